@@ -1,0 +1,36 @@
+"""Name -> component tables for everything a config file chooses by name inside ``ise_plugin``.
+
+Meta-architectures, heads, backbones and data sets go into fastreid's own registries; the tables here are for
+the kinds of component that fastreid has no registry for.
+"""
+
+from fvcore.common.registry import Registry
+
+LOSS = Registry("LOSS")
+LOSS.__doc__ = """
+Losses named in ``MODEL.LOSSES.NAME``. Called with ``(cfg)``; returns a module whose ``forward`` takes the
+dictionary that :class:`ise_plugin.modeling.ClusterMemoryHead` returns and gives a dictionary of scalar losses.
+"""
+
+CLUSTERER = Registry("CLUSTERER")
+CLUSTERER.__doc__ = """
+Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTERER``. Built with keyword arguments; ``fit_predict(graph)``
+takes a sparse distance graph (scipy CSR, N x N) and gives int64 pseudo labels (N,), -1 for outliers.
+"""
+
+DISTANCE = Registry("DISTANCE")
+DISTANCE.__doc__ = """
+Distance graphs: called with ``(features, **options)``, features (N, D) with unit rows; returns a scipy CSR matrix
+(N, N), float32, that stores every pair nearer than a bound.
+"""
+
+NEIGHBOR_SEARCH = Registry("NEIGHBOR_SEARCH")
+NEIGHBOR_SEARCH.__doc__ = """
+k-nearest-neighbour searches: called with ``(features, k, **options)``, features (N, D) with unit rows; return
+``(similarities, indices)``, float32 and int64, both (N, k), most similar first, each row's own index first.
+"""
+
+HOOK = Registry("HOOK")
+HOOK.__doc__ = """
+Training hooks named in ``ISE.PSEUDO_LABEL.HOOK``. Called with ``(cfg)``; return a ``fastreid.engine.HookBase``.
+"""
