@@ -6,6 +6,8 @@ the kinds of component that fastreid has no registry for.
 
 from fvcore.common.registry import Registry
 
+from .errors import UsageError
+
 LOSS = Registry("LOSS")
 LOSS.__doc__ = """
 Losses named in ``MODEL.LOSSES.NAME``. Called with ``(cfg)``; returns a module whose ``forward`` takes the
@@ -34,3 +36,20 @@ HOOK = Registry("HOOK")
 HOOK.__doc__ = """
 Training hooks named in ``ISE.PSEUDO_LABEL.HOOK``. Called with ``(cfg)``; return a ``fastreid.engine.HookBase``.
 """
+
+
+def registered(registry, name: str, key: str):
+    """The component of that name in one of the tables above or in one of fastreid's.
+
+    Args:
+        registry: the table.
+        name: what the config says.
+        key: where the config says it, for the message.
+
+    Raises:
+        UsageError: nothing of that name is registered; the message lists what is.
+    """
+    known = registry._obj_map  # the one attribute that fvcore's and fastreid's tables share
+    if name not in known:
+        raise UsageError(f"{key}: nothing named {name!r} is registered; known are: {', '.join(sorted(known))}")
+    return known[name]

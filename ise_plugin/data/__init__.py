@@ -1,0 +1,16 @@
+"""Images, samplers and loaders that run on any device; importing this package registers the data sets."""
+
+from . import datasets  # noqa: F401  (registers the data sets)
+from .image_sets import TrainingImages, read_evaluation_images, read_training_images
+from .loaders import build_extraction_loader, build_pseudo_label_loader, build_test_loader
+from .samplers import CrossCameraBatchSampler
+
+__all__ = [
+    "CrossCameraBatchSampler",
+    "TrainingImages",
+    "build_extraction_loader",
+    "build_pseudo_label_loader",
+    "build_test_loader",
+    "read_evaluation_images",
+    "read_training_images",
+]

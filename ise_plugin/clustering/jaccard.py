@@ -1,0 +1,226 @@
+"""The k-reciprocal Jaccard distance as a sparse graph.
+
+Zhong, Zheng, Cao, Li, "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017; in the form that
+Cluster-Contrast (Dai et al., 2021) uses for pseudo labels. Two rows have a distance below one only if their weight
+vectors share a column, so nothing of size N x N is ever made: each row's weights are a few hundred numbers, and only
+the pairs within the asked distance are kept.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+from ..registry import DISTANCE, NEIGHBOR_SEARCH
+from . import _jaccard_kernels as kernels
+from ._checks import Features, neighbor_counts, unit_interval, unit_rows
+from ._parallel import blocks_of, for_each_block
+
+# Rows per task: small enough to share the work evenly, large enough that a task's scratch arrays cost nothing.
+_ROWS_PER_TASK = 1024
+
+
+@dataclass
+class SparseRows:
+    """Sparse rows: ``columns`` and ``values`` of row i lie at ``starts[i]:starts[i + 1]``, columns ascending."""
+
+    starts: np.ndarray   # (N + 1,) int64
+    columns: np.ndarray  # (nnz,) int32
+    values: np.ndarray   # (nnz,) float32
+
+
+@DISTANCE.register()
+def jaccard_graph(features: Features, k1: int = 30, k2: int = 6, max_distance: float = 0.6, search: str = "exact",
+                  show_progress: Optional[bool] = None, **search_options) -> csr_matrix:
+    """Every pair of rows whose k-reciprocal Jaccard distance is at most ``max_distance``.
+
+    Args:
+        features: (N, D) unit rows, numpy or torch, float32, float16 or bfloat16, on any device.
+        k1: size of a neighbourhood, the row itself included, 1 <= k1 < N. Larger values join more.
+        k2: neighbours whose weights are averaged (local query expansion), at least 1; 1 switches it off. A value
+            above k1 means k1.
+        max_distance: in [0, 1]. Memory grows with the number of pairs kept; 1 keeps all N * N of them.
+        search: name of a registered neighbour search: ``"exact"``, ``"ivf"``, ``"hnsw"``.
+        show_progress: True or False overrules the look at the terminal.
+        search_options: passed on to the neighbour search.
+
+    Returns:
+        csr_matrix (N, N), float32, symmetric, column indices sorted, with the zero diagonal stored. The values do not
+        depend on the number of threads.
+
+    Raises:
+        ValueError: features that are no finite unit rows, k1 outside [1, N), k2 < 1, max_distance outside [0, 1].
+        A single row is allowed with any k1.
+    """
+    rows = unit_rows(features)
+    k1, k2 = neighbor_counts(len(rows), k1, k2)
+    max_distance = unit_interval(max_distance, "max_distance")
+    similarities, ranks = NEIGHBOR_SEARCH.get(search)(rows, k1, show_progress=show_progress, **search_options)
+    return graph_of_neighbors(rows, similarities, ranks, k2, max_distance, show_progress)
+
+
+def jaccard_distance(features: Features, k1: int = 30, k2: int = 6, search: str = "exact",
+                     **search_options) -> np.ndarray:
+    """The k-reciprocal Jaccard distance of all pairs, for small N.
+
+    The arguments are those of :func:`jaccard_graph`.
+
+    Returns:
+        (N, N) float32, symmetric, in [0, 1], zero diagonal.
+
+    Raises:
+        ValueError: as :func:`jaccard_graph`.
+    """
+    return jaccard_graph(features, k1, k2, 1.0, search, **search_options).toarray()
+
+
+def kth_neighbor_distances(graph: csr_matrix, k: int) -> np.ndarray:
+    """Distance of every row to its k-th nearest other row.
+
+    Its quantiles show which ``eps`` would make how many rows core points of DBSCAN.
+
+    Args:
+        graph: symmetric distance graph with the diagonal stored, as :func:`jaccard_graph` gives.
+        k: at least 1; the row itself does not count.
+
+    Returns:
+        (N,) float32; 1.0 where the graph stores fewer than k other rows.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    found = np.ones(graph.shape[0], dtype=np.float32)
+    lengths = np.diff(graph.indptr)
+    for row in np.flatnonzero(lengths > k):
+        # The row's own zero is one of the k + 1 smallest.
+        found[row] = np.partition(graph.data[graph.indptr[row]:graph.indptr[row + 1]], k)[k]
+    return found
+
+
+def graph_of_neighbors(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, k2: int, max_distance: float,
+                       show_progress: Optional[bool] = None) -> csr_matrix:
+    """The distance graph of given neighbour lists (all the work that follows the search).
+
+    Args:
+        rows: (N, D) float32 unit rows.
+        similarities, ranks: (N, k1), each row's own index first.
+    """
+    ranks = np.ascontiguousarray(ranks, dtype=np.int32)
+    similarities = np.ascontiguousarray(similarities, dtype=np.float32)
+    half = min(int(np.around(ranks.shape[1] / 2)) + 1, ranks.shape[1])
+    weights = neighborhood_weights(rows, similarities, ranks, half)
+    if k2 > 1:
+        weights = mean_of_neighbors(weights, ranks, k2)
+    if max_distance >= 1.0:
+        return _all_pairs(weights, show_progress)
+    return pairs_within(weights, max_distance, show_progress)
+
+
+def neighborhood_weights(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, half: int) -> SparseRows:
+    """Softmax weights over every row's expanded k-reciprocal neighbourhood."""
+    num_rows, k1 = ranks.shape
+    mutual = np.empty((num_rows, k1), dtype=np.bool_)
+    half_mutual = np.empty((num_rows, half), dtype=np.bool_)
+    _each_block(num_rows, kernels.mark_reciprocal, ranks, k1, mutual)
+    _each_block(num_rows, kernels.mark_reciprocal, ranks, half, half_mutual)
+    counts = np.empty(num_rows, dtype=np.int64)
+    _each_block(num_rows, kernels.count_expanded, ranks, mutual, half_mutual, half, counts)
+    weights = _allocate(counts)
+    _each_block(num_rows, kernels.fill_expanded, ranks, mutual, half_mutual, half, weights.starts, weights.columns)
+    _each_block(num_rows, kernels.known_similarities, weights.starts, weights.columns, ranks, similarities,
+                weights.values)
+    _fill_missing_similarities(rows, weights)
+    _each_block(num_rows, kernels.softmax_rows, weights.starts, weights.values)
+    return weights
+
+
+def mean_of_neighbors(weights: SparseRows, ranks: np.ndarray, k2: int) -> SparseRows:
+    """Local query expansion: the mean weight vector of every row's first k2 neighbours."""
+    counts = np.empty(len(ranks), dtype=np.int64)
+    _each_block(len(ranks), kernels.count_mean_of_neighbors, ranks, k2, weights.starts, weights.columns, counts)
+    mean = _allocate(counts)
+    _each_block(len(ranks), kernels.fill_mean_of_neighbors, ranks, k2, weights.starts, weights.columns,
+                weights.values, mean.starts, mean.columns, mean.values)
+    return mean
+
+
+def pairs_within(weights: SparseRows, max_distance: float, show_progress: Optional[bool] = None) -> csr_matrix:
+    """The graph of all pairs at distance <= max_distance < 1."""
+    num_rows = len(weights.starts) - 1
+    by_column = _allocate(np.zeros(num_rows, dtype=np.int64), size=len(weights.columns))
+    places = np.empty(len(weights.columns), dtype=np.int64)
+    kernels.transpose(num_rows, weights.starts, weights.columns, weights.values, by_column.starts, by_column.columns,
+                      by_column.values, places)
+    counts = np.zeros(num_rows, dtype=np.int64)
+
+    def work(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        return kernels.near_pairs(first, last, weights.starts, weights.columns, weights.values, by_column.starts,
+                                  by_column.columns, by_column.values, places, np.float32(max_distance), counts)
+
+    blocks = blocks_of(num_rows, _ROWS_PER_TASK)
+    pieces = for_each_block(work, blocks, "Jaccard distances", show_progress)
+    del by_column, places
+    return _symmetric(num_rows, blocks, counts, pieces)
+
+
+def _symmetric(num_rows: int, blocks: list, counts: np.ndarray, pieces: list) -> csr_matrix:
+    """Upper triangle in pieces -> full matrix with its diagonal; pieces are freed as they are used."""
+    lengths = counts + 1
+    for (first, last), (columns, _) in zip(blocks, pieces):
+        kernels.count_mirrored(first, last, columns, lengths)
+    full = _allocate(lengths)
+    cursor = full.starts[:-1].copy()
+    for number, (first, last) in enumerate(blocks):
+        columns, distances = pieces[number]
+        pieces[number] = None
+        kernels.mirror_piece(first, last, counts, columns, distances, cursor, full.columns, full.values)
+    return _csr(full, num_rows)
+
+
+def _all_pairs(weights: SparseRows, show_progress: Optional[bool]) -> csr_matrix:
+    """Every pair stored, those that share nothing at distance one."""
+    near = pairs_within(weights, np.nextafter(np.float32(1.0), np.float32(0.0)), show_progress)
+    num_rows = near.shape[0]
+    dense = np.ones((num_rows, num_rows), dtype=np.float32)
+    dense[np.repeat(np.arange(num_rows), np.diff(near.indptr)), near.indices] = near.data
+    starts = np.arange(num_rows + 1, dtype=np.int64) * num_rows
+    return _csr(SparseRows(starts, np.tile(np.arange(num_rows, dtype=np.int32), num_rows), dense.ravel()), num_rows)
+
+
+def _csr(rows: SparseRows, num_rows: int) -> csr_matrix:
+    # scipy wants both index arrays of one type; 32 bits serve as long as the number of entries fits.
+    index_type = np.int32 if len(rows.columns) <= np.iinfo(np.int32).max else np.int64
+    graph = csr_matrix((num_rows, num_rows), dtype=np.float32)
+    graph.data, graph.indices, graph.indptr = (rows.values, rows.columns.astype(index_type, copy=False),
+                                               rows.starts.astype(index_type))
+    graph.has_sorted_indices = True
+    graph.has_canonical_format = True
+    return graph
+
+
+def _fill_missing_similarities(rows: torch.Tensor, weights: SparseRows) -> None:
+    num_rows = len(weights.starts) - 1
+    if rows.device.type == "cpu":
+        _each_block(num_rows, kernels.missing_similarities, weights.starts, weights.columns, rows.numpy(),
+                    weights.values)
+        return
+    missing = np.flatnonzero(np.isnan(weights.values))
+    owners = np.searchsorted(weights.starts, missing, side="right") - 1
+    for start in range(0, len(missing), 1 << 16):
+        part = slice(start, start + (1 << 16))
+        a = rows[torch.from_numpy(owners[part]).to(rows.device)]
+        b = rows[torch.from_numpy(weights.columns[missing[part]].astype(np.int64)).to(rows.device)]
+        weights.values[missing[part]] = (a * b).sum(dim=1).cpu().numpy()
+
+
+def _allocate(counts: np.ndarray, size: Optional[int] = None) -> SparseRows:
+    starts = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=starts[1:])
+    size = int(starts[-1]) if size is None else size
+    return SparseRows(starts, np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32))
+
+
+def _each_block(num_rows: int, kernel, *arguments) -> None:
+    for_each_block(lambda first, last: kernel(first, last, *arguments), blocks_of(num_rows, _ROWS_PER_TASK),
+                   kernel.__name__, show_progress=False)

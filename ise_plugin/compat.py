@@ -1,0 +1,138 @@
+"""Mends the faults of stock fastreid 1.4.0 that keep it from running on today's Python and PyTorch.
+
+This is the one place that assigns into foreign modules. Every patch is a function that names the fault it mends
+and does nothing where the fault is absent; :func:`prepare` runs them all, in an order that matters: some must
+happen before fastreid is imported, the others change fastreid once it is there. Faults that a subclass can avoid
+(data loaders, launcher, checkpoint files, evaluator) are not patched but avoided, in ``ise_plugin.engine`` and ``ise_plugin.data``.
+"""
+
+import collections
+import collections.abc
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import os
+import sys
+import types
+
+import torch
+
+INSTALL_COMMAND = "pip install --no-deps fastreid==1.4.0"
+
+# What torchvision/_meta_registrations.py refers to whether or not its compiled extension was loaded.
+_TORCHVISION_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_torchvision_fragments = []  # a library that is garbage-collected takes its schemas along
+
+
+def fastreid_is_installed() -> bool:
+    """Whether fastreid can be found, without importing it."""
+    return importlib.util.find_spec("fastreid") is not None
+
+
+def prepare() -> None:
+    """Makes ``import fastreid`` work and mends what would fail later. Safe to call more than once.
+
+    Raises:
+        ImportError: fastreid is not installed; the message says which command installs it.
+    """
+    if not fastreid_is_installed():
+        raise ImportError(f"fastreid is not installed; install it with: {INSTALL_COMMAND}")
+    supply_collections_names()
+    supply_torch_six()
+    declare_torchvision_operators()
+    switch_off_contiguous_parameters()
+    resolve_regnet_configs()
+    translate_random_affine()
+
+
+def supply_collections_names() -> None:
+    """``from collections import Mapping`` fails: the name moved to ``collections.abc``, and Python 3.10 removed the old one."""
+    if not hasattr(collections, "Mapping"):
+        collections.Mapping = collections.abc.Mapping
+
+
+def supply_torch_six() -> None:
+    """``from torch._six import string_classes`` fails: PyTorch 1.13 was the last release with that module."""
+    if importlib.util.find_spec("torch._six") is None:
+        module = types.ModuleType("torch._six")
+        module.string_classes = (str, bytes)
+        module.__spec__ = importlib.machinery.ModuleSpec("torch._six", loader=None)
+        sys.modules["torch._six"] = module
+
+
+def declare_torchvision_operators() -> None:
+    """``import torchvision`` fails with "operator torchvision::nms does not exist" beside a CPU-only torch.
+
+    The wheel's compiled extension needs CUDA libraries; when it cannot be loaded, torchvision still registers shape
+    functions for its operators. Declaring the schemas is enough: re-identification calls none of them.
+    """
+    for _ in range(len(_TORCHVISION_SCHEMAS) + 1):
+        try:
+            importlib.import_module("torchvision")
+            return
+        except RuntimeError as error:
+            missing = [name for name in _TORCHVISION_SCHEMAS if f"torchvision::{name} does not exist" in str(error)]
+            if not missing:
+                raise
+            fragment = torch.library.Library("torchvision", "FRAGMENT")
+            fragment.define(_TORCHVISION_SCHEMAS[missing[0]])
+            _torchvision_fragments.append(fragment)
+            for name in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
+                del sys.modules[name]  # a half-imported package would be returned by the next import
+    raise ImportError("torchvision cannot be imported: its operators stay undeclared; install the torchvision that matches torch")
+
+
+def switch_off_contiguous_parameters() -> None:
+    """``build_optimizer(contiguous=True)``, the default, silently learns nothing.
+
+    Its flat gradient buffer must keep the gradients as views; since PyTorch 2.0 ``zero_grad`` sets gradients to None, so
+    the optimiser goes on reading a buffer of zeros. The default becomes False; who asks for True gets what stock fastreid does.
+    """
+    build_optimizer = importlib.import_module("fastreid.solver.build").build_optimizer
+    default = inspect.signature(build_optimizer).parameters["contiguous"].default
+    if default is True and build_optimizer.__defaults__ == (True,):
+        build_optimizer.__defaults__ = (False,)
+
+
+def resolve_regnet_configs() -> None:
+    """RegNet and EfficientNet open their YAML files relative to the current folder, so they fail outside a fastreid clone.
+
+    They also merge into one global node, so a network keeps settings of the one built before it (squeeze-and-excitation
+    of a RegNetY in a RegNetX). The node's class is replaced by one that resolves the path and starts from the defaults.
+    """
+    config = importlib.import_module("fastreid.modeling.backbones.regnet.config")
+    node = config.cfg
+    if type(node).__name__ == "PackageConfig":
+        return
+    package_parent = os.path.dirname(os.path.dirname(importlib.import_module("fastreid").__file__))
+    stock_class = type(node)
+    defaults = node.clone()
+
+    class PackageConfig(stock_class):
+        def merge_from_file(self, cfg_filename):
+            in_package = os.path.join(package_parent, cfg_filename)
+            self.merge_from_other_cfg(defaults)
+            super().merge_from_file(in_package if os.path.isfile(in_package) else cfg_filename)
+
+    object.__setattr__(node, "__class__", PackageConfig)  # yacs takes plain assignment for a configuration key
+
+
+def translate_random_affine() -> None:
+    """``INPUT.AFFINE.ENABLED`` passes ``resample`` and ``fillcolor`` to ``RandomAffine``; torchvision 0.13 removed both."""
+    build = importlib.import_module("fastreid.data.transforms.build")
+    current = build.T.RandomAffine
+    if "resample" in inspect.signature(current.__init__).parameters:
+        return
+
+    class RandomAffine(current):
+        def __init__(self, degrees, resample=None, fillcolor=0, **options):
+            # resample=False meant nearest neighbour, which is torchvision's default to this day
+            super().__init__(degrees, fill=fillcolor, **options)
+
+    transforms = types.SimpleNamespace(**vars(build.T))
+    transforms.RandomAffine = RandomAffine
+    build.T = transforms

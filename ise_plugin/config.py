@@ -1,0 +1,238 @@
+"""Every configuration key of the plug-in: default, unit, source. Reading config files with errors a person can act on.
+
+The defaults are Market-1501's constants of Zhang et al., "Implicit Sample Extension for Unsupervised Person
+Re-Identification", CVPR 2022 (called "paper" below), with the released program's values where the two differ
+(``docs/method.md``). fastreid's own keys keep fastreid's meaning and are not repeated here.
+"""
+
+import ast
+import difflib
+import math
+import os
+from typing import Iterable, Optional, Sequence
+
+import yaml
+from fastreid.config import CfgNode
+from fastreid.config import get_cfg as get_fastreid_cfg
+from fastreid.config.config import BASE_KEY
+
+from .errors import UsageError
+
+
+def add_ise_config(cfg: CfgNode) -> None:
+    """Adds the plug-in's keys with their defaults to a fastreid configuration, in place."""
+    _C = cfg
+
+    # Seed of every random choice; a negative number takes one from the clock and logs it. Same seed, same run on the CPU.
+    _C.SEED = 0
+
+    _C.ISE = CfgNode()
+    # Training steps in an epoch. Unit: steps. Paper: 400.
+    _C.ISE.ITERS_PER_EPOCH = 400
+    # Evaluate once before the first step, so that a run shows what it added ("initial" in results.json).
+    _C.ISE.EVAL_BEFORE_TRAIN = False
+
+    # Support samples: synthetic embeddings near the boundary to neighbouring clusters (paper, section 3.2).
+    _C.ISE.SUPPORT = CfgNode()
+    _C.ISE.SUPPORT.ENABLED = True
+    # Support samples made for each embedding, one for each of its K nearest other centroids. Released program: 1.
+    _C.ISE.SUPPORT.NUM_NEIGHBORS = 1
+    # The degree of extension at the end of training, as a factor on the difference of two centroids. The
+    # paper's lambda of 1.0 is 0.25 here, because the released program halves it twice.
+    _C.ISE.SUPPORT.BASE_DEGREE = 0.25
+
+    # Cluster memory (Dai et al., "Cluster Contrast", arXiv 2103.11568).
+    _C.ISE.MEMORY = CfgNode()
+    # Share of the old centroid kept at an update, in [0, 1).
+    _C.ISE.MEMORY.MOMENTUM = 0.2
+    # "hard": the member least similar to its centroid updates it; "mean": every member does, one after the other.
+    _C.ISE.MEMORY.UPDATE = "hard"
+    # Temperature of the sample-extension loss, > 0.
+    _C.ISE.MEMORY.TEMPERATURE = 0.05
+
+    # Label-preserving loss (paper, section 3.3).
+    _C.ISE.LABEL_PRESERVING = CfgNode()
+    # Its weight beta in the total loss, >= 0; 0 leaves it out.
+    _C.ISE.LABEL_PRESERVING.WEIGHT = 0.1
+    # Its temperature, > 0.
+    _C.ISE.LABEL_PRESERVING.TEMPERATURE = 0.6
+
+    # Pseudo labels: clustering of the training images' embeddings.
+    _C.ISE.PSEUDO_LABEL = CfgNode()
+    # Registered names (ise_plugin.registry) of the hook that labels, and of the clustering it uses.
+    _C.ISE.PSEUDO_LABEL.HOOK = "DBSCANPseudoLabelHook"
+    _C.ISE.PSEUDO_LABEL.CLUSTERER = "DBSCAN"
+    # Label anew every so many epochs. Unit: epochs. Paper: 1.
+    _C.ISE.PSEUDO_LABEL.PERIOD = 1
+    # Neighbours of the k-reciprocal Jaccard distance (Zhong et al., CVPR 2017): in the sets, and in the local query expansion.
+    _C.ISE.PSEUDO_LABEL.K1 = 30
+    _C.ISE.PSEUDO_LABEL.K2 = 6
+    # Jaccard distance up to which two images are neighbours, in (0, 1]; a larger value joins more. Paper: 0.4 Market-1501, 0.7 MSMT17.
+    _C.ISE.PSEUDO_LABEL.EPS = 0.4
+    # Neighbours, itself included, that make an image the core of a cluster.
+    _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
+    # Neighbour search: "exact", or "ivf" / "hnsw" (faiss) for sets too large for it.
+    _C.ISE.PSEUDO_LABEL.SEARCH = "exact"
+
+
+def get_cfg() -> CfgNode:
+    """fastreid's default configuration with the plug-in's keys added."""
+    cfg = get_fastreid_cfg()
+    add_ise_config(cfg)
+    return cfg
+
+
+def load_cfg(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> CfgNode:
+    """Reads a config file over the defaults, then ``KEY VALUE`` pairs, and checks the values.
+
+    Args:
+        config_file: YAML file, with fastreid's ``_BASE_``; None or empty takes the defaults alone.
+        opts: keys and values in turn, as they stand on a command line.
+
+    Raises:
+        UsageError: a file is missing or no YAML, a key is unknown (the message names the nearest valid one), a value
+            has the wrong type or an impossible value.
+    """
+    cfg = get_cfg()
+    if config_file:
+        for name, values in _read_chain(config_file):
+            _merge(cfg, values, name)
+    _merge_opts(cfg, list(opts))
+    check_values(cfg)
+    return cfg
+
+
+def _read_chain(config_file: str, seen: tuple = ()) -> list:
+    """[(file name, its values)], bases first, so that an error can name the file it comes from."""
+    path = os.path.expanduser(config_file)
+    if os.path.abspath(path) in seen:
+        raise UsageError(f"config file {config_file}: {BASE_KEY} leads back to itself; remove the loop")
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(f"config file {config_file}: cannot be read ({reason}); check the path") from error
+    except yaml.YAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        raise UsageError(f"config file {config_file}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UsageError(f"config file {config_file}: expected keys and values, found a {type(values).__name__}")
+    base = values.pop(BASE_KEY, None)
+    if base is None:
+        return [(config_file, values)]
+    if not isinstance(base, str):
+        raise UsageError(f"config file {config_file}: {BASE_KEY} must be the path of a config file, not {base!r}")
+    base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    return _read_chain(base_path, seen + (os.path.abspath(path),)) + [(config_file, values)]
+
+
+def _merge(cfg: CfgNode, values: dict, source: str) -> None:
+    for key, value in _leaves(values):
+        _set_value(cfg, key, value, source)
+
+
+def _leaves(values: dict, prefix: str = "") -> Iterable:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, name + ".")
+        else:
+            yield name, value
+
+
+def _merge_opts(cfg: CfgNode, opts: list) -> None:
+    if len(opts) % 2:
+        raise UsageError(f"command line: expected KEY VALUE pairs, but {opts[-1]!r} has no partner")
+    for key, value in zip(opts[0::2], opts[1::2]):
+        _set_value(cfg, key, value, "command line")
+
+
+def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
+    """Sets one key to a value of the type its default has; whole numbers serve as floats, lists and tuples as each other."""
+    *parents, leaf = str(key).split(".")
+    node = cfg
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or leaf not in node:
+        nearest = difflib.get_close_matches(str(key), [k for k, _ in _leaves(cfg)], n=1, cutoff=0)
+        hint = f"; the nearest valid key is {nearest[0]}" if nearest else ""
+        raise UsageError(f"{source}: unknown key {key}{hint}")
+    default = node[leaf]
+    if isinstance(default, CfgNode):
+        raise UsageError(f"{source}: {key} is a group of keys, not a value; set one of: {', '.join(sorted(default))}")
+    node[leaf] = _as_type_of(default, value, key, source)
+
+
+def _as_type_of(default, value, key: str, source: str):
+    if isinstance(value, str) and not isinstance(default, str):
+        value = _literal(value)  # YAML knows no tuples and reads 1e-4 as text; a command line knows text alone
+    if default is None or type(value) is type(default):
+        return value
+    if type(default) is float and type(value) is int:
+        return float(value)
+    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
+        return type(default)(value)
+    if isinstance(default, str) and type(value) in (int, float):
+        return str(value)  # a folder named 2024, say
+    raise UsageError(f"{source}: {key} must be of type {type(default).__name__}, like {default!r}, not {value!r}")
+
+
+def _literal(text: str):
+    """The Python literal that a text spells, or the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Refuses values that no run could use.
+
+    Raises:
+        UsageError: names the key, its value and the range.
+    """
+    ise, solver = cfg.ISE, cfg.SOLVER
+    label = ise.PSEUDO_LABEL
+    _in_range("ISE.ITERS_PER_EPOCH", ise.ITERS_PER_EPOCH, low=1)
+    _in_range("ISE.SUPPORT.NUM_NEIGHBORS", ise.SUPPORT.NUM_NEIGHBORS, low=1)
+    _in_range("ISE.SUPPORT.BASE_DEGREE", ise.SUPPORT.BASE_DEGREE, low=0)
+    _in_range("ISE.MEMORY.MOMENTUM", ise.MEMORY.MOMENTUM, low=0, below=1)
+    _in_range("ISE.MEMORY.TEMPERATURE", ise.MEMORY.TEMPERATURE, above=0)
+    _in_range("ISE.LABEL_PRESERVING.WEIGHT", ise.LABEL_PRESERVING.WEIGHT, low=0)
+    _in_range("ISE.LABEL_PRESERVING.TEMPERATURE", ise.LABEL_PRESERVING.TEMPERATURE, above=0)
+    _in_range("ISE.PSEUDO_LABEL.PERIOD", label.PERIOD, low=1)
+    _in_range("ISE.PSEUDO_LABEL.K1", label.K1, low=1)
+    _in_range("ISE.PSEUDO_LABEL.K2", label.K2, low=1)
+    _in_range("ISE.PSEUDO_LABEL.EPS", label.EPS, above=0, high=1)
+    _in_range("ISE.PSEUDO_LABEL.MIN_SAMPLES", label.MIN_SAMPLES, low=1)
+    _in_range("SOLVER.MAX_EPOCH", solver.MAX_EPOCH, low=1)
+    _in_range("SOLVER.IMS_PER_BATCH", solver.IMS_PER_BATCH, low=1)
+    _in_range("SOLVER.BASE_LR", solver.BASE_LR, above=0)
+    _in_range("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD, low=1)
+    _in_range("DATALOADER.NUM_INSTANCE", cfg.DATALOADER.NUM_INSTANCE, low=1)
+    _in_range("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, low=0)
+    _in_range("TEST.IMS_PER_BATCH", cfg.TEST.IMS_PER_BATCH, low=1)
+    _in_range("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, low=0)
+    if ise.MEMORY.UPDATE not in ("hard", "mean"):
+        raise UsageError(f"ISE.MEMORY.UPDATE must be 'hard' or 'mean', not {ise.MEMORY.UPDATE!r}")
+    if solver.IMS_PER_BATCH % cfg.DATALOADER.NUM_INSTANCE:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of DATALOADER.NUM_INSTANCE "
+            f"({cfg.DATALOADER.NUM_INSTANCE}): a batch is made of whole groups"
+        )
+    if not cfg.DATASETS.NAMES:
+        raise UsageError("DATASETS.NAMES is empty; name at least one data set to train on")
+
+
+def _in_range(key: str, value, low=None, high=None, above=None, below=None) -> None:
+    bounds = [(low, "at least", value >= low if low is not None else True),
+              (high, "at most", value <= high if high is not None else True),
+              (above, "greater than", value > above if above is not None else True),
+              (below, "less than", value < below if below is not None else True)]
+    if math.isfinite(value) and all(holds for _, _, holds in bounds):
+        return
+    wanted = " and ".join(f"{words} {bound}" for bound, words, _ in bounds if bound is not None)
+    raise UsageError(f"{key} must be {wanted}, not {value}")

@@ -1,0 +1,103 @@
+"""What fastreid's data set readers know, without the identities of the training images."""
+
+import os
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.utils import comm
+
+from ..errors import UsageError
+from ..registry import registered
+
+ROOT_VARIABLE = "FASTREID_DATASETS"
+DEFAULT_ROOT = "datasets"
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The training images in a fixed order, and the camera of each. Their identities are not kept.
+
+    Attributes:
+        paths: N file names, sorted.
+        cameras: (N,), int64, 0..C-1.
+    """
+
+    paths: tuple
+    cameras: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def datasets_root() -> str:
+    """The folder that holds the data sets: the variable FASTREID_DATASETS, else ``datasets``, as in fastreid."""
+    return os.getenv(ROOT_VARIABLE, DEFAULT_ROOT)
+
+
+def read_training_images(names: Sequence[str], combine_all: bool = False) -> TrainingImages:
+    """The training images of the named data sets.
+
+    Readers list their folders in the order of the file system; sorting makes a run repeatable elsewhere.
+
+    Args:
+        names: registered data set names.
+        combine_all: query and gallery images take part as well (``DATASETS.COMBINEALL``).
+
+    Raises:
+        UsageError: a name is not registered, its folder is missing, or there are no images.
+    """
+    items = []
+    for name in names:
+        data = _read(name, combineall=combine_all)
+        if comm.is_main_process():
+            data.show_train()
+        items.extend((path, f"{name}/{camera}") for path, _identity, camera in data.train)
+        if not data.train:
+            raise UsageError(f"data set {name} has no training images in {_folder(data)}; {_where_to_put(name)}")
+    items.sort()
+    cameras = np.unique([camera for _, camera in items], return_inverse=True)[1]
+    return TrainingImages(tuple(path for path, _ in items), cameras.astype(np.int64))
+
+
+def read_evaluation_images(name: str) -> tuple[list, int]:
+    """Query and gallery of a data set: the items (path, identity, camera), queries first, and the number of queries.
+
+    Raises:
+        UsageError: the name is not registered, its folder is missing, or there are no query or gallery images.
+    """
+    data = _read(name)
+    if comm.is_main_process():
+        data.show_test()
+    query, gallery = sorted(data.query), sorted(data.gallery)
+    if not query or not gallery:
+        part = "query" if not query else "gallery"
+        raise UsageError(f"data set {name} has no {part} images in {_folder(data)}; {_where_to_put(name)}")
+    return query + gallery, len(query)
+
+
+def _read(name: str, **options):
+    reader = registered(DATASET_REGISTRY, name, "DATASETS")
+    try:
+        data = reader(root=datasets_root(), **options)
+        data.train, data.query, data.gallery  # readers list their folders only when asked
+    except (RuntimeError, FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"data set {name} cannot be read: {_one_line(error)}; {_where_to_put(name)}") from error
+    return data
+
+
+def _where_to_put(name: str) -> str:
+    root = os.path.abspath(datasets_root())
+    return (
+        f"looked under {root}, which {ROOT_VARIABLE} sets; a Market-1501-style data set there holds bounding_box_train, "
+        f"query and bounding_box_test (docs/howto/datasets.md has the layout of each)"
+    )
+
+
+def _folder(data) -> str:
+    return os.path.abspath(getattr(data, "data_dir", getattr(data, "dataset_dir", datasets_root())))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

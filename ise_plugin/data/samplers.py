@@ -1,0 +1,91 @@
+"""Batches of whole groups: images of one pseudo identity, taken by several cameras."""
+
+import logging
+from typing import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+logger = logging.getLogger("fastreid.ise.sampler")
+
+# the largest seed that numpy's legacy generator, which some augmentations use, accepts
+_SEED_LIMIT = 2**32 - 1
+
+
+class CrossCameraBatchSampler(Sampler):
+    """Draws batches of clusters x instances from pseudo-labelled images, the instances across cameras where it can.
+
+    A pass visits the clusters in random order. From each it takes one random image and ``num_instances - 1`` others of
+    the cluster: by other cameras where there are any, otherwise by the same; with replacement when there are too few.
+    A cluster with a single image makes no group. Passes follow one another until the epoch has its batches; every batch
+    is made of distinct clusters, the clusters left over at the end of a pass are dropped. Source: the multiple-gallery
+    sampler that Cluster Contrast and ISE train with (``docs/method.md``).
+
+    Args:
+        labels: (N,), int64 pseudo labels, -1 for outliers, which are never drawn.
+        cameras: (N,), int64 camera of each image.
+        num_instances: images per group, >= 1.
+        batch_size: images per batch, a multiple of ``num_instances``. With fewer clusters than groups in a batch, the
+            batch shrinks to one group per cluster, with a warning.
+        num_batches: batches per epoch.
+        seed: of this epoch's draws.
+
+    Iterating gives lists of ``(index, label, seed)``: the image, its pseudo label, and the seed of its augmentation, so
+    that what an image looks like does not depend on which worker prepares it.
+
+    Raises:
+        ValueError: no cluster has two images, or ``batch_size`` is not a multiple of ``num_instances``.
+    """
+
+    def __init__(
+        self, labels: np.ndarray, cameras: np.ndarray, num_instances: int, batch_size: int, num_batches: int, seed: int
+    ):
+        if num_instances < 1 or batch_size < num_instances or batch_size % num_instances:
+            raise ValueError(f"batch_size must be a multiple of num_instances ({num_instances}), not {batch_size}")
+        labels = np.asarray(labels)
+        members = np.argsort(labels, kind="stable")
+        values, starts = np.unique(labels[members], return_index=True)
+        groups = np.split(members, starts[1:])
+        self.members = {int(v): g for v, g in zip(values, groups) if v >= 0 and len(g) > 1}
+        if not self.members:
+            raise ValueError("labels has no cluster of two or more images: there is nothing to draw")
+        self.labels = labels
+        self.cameras = np.asarray(cameras)
+        self.num_instances = num_instances
+        self.num_batches = num_batches
+        self.seed = seed
+        wanted = batch_size // num_instances
+        self.clusters_per_batch = min(wanted, len(self.members))
+        if self.clusters_per_batch < wanted:
+            logger.warning(
+                f"{len(self.members)} clusters with two or more images, fewer than the {wanted} that a batch wants: "
+                f"batches have {self.clusters_per_batch * num_instances} images instead of {batch_size}"
+            )
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list]:
+        rng = np.random.default_rng(self.seed)
+        clusters = np.array(sorted(self.members))
+        done = 0
+        while True:
+            order = rng.permutation(clusters)
+            for start in range(0, len(order) - self.clusters_per_batch + 1, self.clusters_per_batch):
+                if done == self.num_batches:
+                    return
+                done += 1
+                yield self._batch(order[start : start + self.clusters_per_batch], rng)
+
+    def _batch(self, clusters: np.ndarray, rng: np.random.Generator) -> list:
+        indices = np.concatenate([self._group(self.members[int(c)], rng) for c in clusters])
+        seeds = rng.integers(_SEED_LIMIT, size=len(indices))
+        return [(int(i), int(self.labels[i]), int(s)) for i, s in zip(indices, seeds)]
+
+    def _group(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        first = rng.choice(members)
+        candidates = members[self.cameras[members] != self.cameras[first]]
+        if len(candidates) == 0:
+            candidates = members[members != first]
+        wanted = self.num_instances - 1
+        return np.append(first, rng.choice(candidates, size=wanted, replace=len(candidates) < wanted))

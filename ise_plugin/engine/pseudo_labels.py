@@ -1,0 +1,137 @@
+"""Once per epoch: embeddings -> pseudo labels -> memory -> loader of pseudo-labelled images."""
+
+import logging
+import time
+from typing import Optional
+
+import numpy as np
+import torch
+from fastreid.engine.hooks import HookBase
+from fastreid.utils import comm
+from torch import Tensor
+
+from ..clustering import jaccard_graph, kth_neighbor_distances
+from ..data import build_extraction_loader, build_pseudo_label_loader
+from ..errors import UsageError
+from ..method import cluster_centroids
+from ..registry import CLUSTERER, HOOK, registered
+from .extraction import extract_embeddings
+from .seeds import epoch_seed
+
+logger = logging.getLogger("fastreid.ise.pseudo_labels")
+
+# Graphs for advice on eps store all distances up to this one, where the Jaccard distance says "no common neighbour".
+_EVERY_DISTANCE = 1.0
+_ADVICE_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@HOOK.register()
+class DBSCANPseudoLabelHook(HookBase):
+    """Labels the training images by clustering their embeddings, and hands the trainer memory and loader.
+
+    k-reciprocal Jaccard distance (Zhong et al., CVPR 2017) and DBSCAN, or the clusterer that
+    ``ISE.PSEUDO_LABEL.CLUSTERER`` names. A clustering with fewer than two clusters cannot be trained on: the first one
+    ends the run with the distances that tell which eps would work, a later one leaves the last usable labels in place.
+
+    Attributes:
+        labels: (N,), int64, -1 for outliers; None before the first labelling.
+    """
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.labels: Optional[np.ndarray] = None
+        self._centroids: Optional[Tensor] = None
+        self._extraction_loader = None
+
+    def before_epoch(self) -> None:
+        """Labels anew when the period says so; always makes the epoch's loader."""
+        epoch, period = self.trainer.epoch, self.cfg.ISE.PSEUDO_LABEL.PERIOD
+        if self.labels is None or epoch % period == 0:
+            self._relabel()
+        elif self._centroids is not None:  # resumed between two labellings
+            self._head().set_centroids(self._centroids)
+        self._centroids = None
+        self.trainer.set_loader(
+            build_pseudo_label_loader(self.cfg, self.trainer.images, self.labels, epoch_seed(self.cfg.SEED, epoch))
+        )
+
+    def _relabel(self) -> None:
+        start = time.perf_counter()
+        features = self._extract()
+        extracted = time.perf_counter()
+        labels = self._cluster(features)
+        clustered = time.perf_counter()
+        clusters = _cluster_count(labels)
+        if clusters < 2:
+            self._handle_unusable(features, labels)
+        else:
+            self.labels = labels
+        self._head().set_centroids(cluster_centroids(features, torch.from_numpy(self.labels)))
+        self._report(labels, clusters, extracted - start, clustered - extracted)
+
+    def _extract(self) -> Tensor:
+        if self._extraction_loader is None:
+            self._extraction_loader = build_extraction_loader(self.cfg, self.trainer.images)
+        return extract_embeddings(self.trainer.model, self._extraction_loader)
+
+    def _cluster(self, features: Tensor) -> np.ndarray:
+        label = self.cfg.ISE.PSEUDO_LABEL
+        clusterer = registered(CLUSTERER, label.CLUSTERER, "ISE.PSEUDO_LABEL.CLUSTERER")
+        return clusterer(eps=label.EPS, min_samples=label.MIN_SAMPLES).fit_predict(self._graph(features, label.EPS))
+
+    def _graph(self, features: Tensor, max_distance: float):
+        label = self.cfg.ISE.PSEUDO_LABEL
+        try:
+            return jaccard_graph(features, k1=label.K1, k2=label.K2, max_distance=max_distance, search=label.SEARCH)
+        except ValueError as error:
+            raise UsageError(f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}") from error
+
+    def _handle_unusable(self, features: Tensor, labels: np.ndarray) -> None:
+        outliers = int((labels == -1).sum())
+        found = f"clustering found {_cluster_count(labels)} cluster(s) and {outliers} outliers among {len(labels)} images"
+        label = self.cfg.ISE.PSEUDO_LABEL
+        if self.labels is not None:
+            logger.warning(f"{found} with eps {label.EPS}; keeping the last usable labels ({_cluster_count(self.labels)} clusters)")
+            return
+        distances = kth_neighbor_distances(self._graph(features, _EVERY_DISTANCE), label.MIN_SAMPLES)
+        quantiles = ", ".join(f"{q:.0%}: {np.quantile(distances, q):.3f}" for q in _ADVICE_QUANTILES)
+        raise UsageError(
+            f"{found} with ISE.PSEUDO_LABEL.EPS {label.EPS}; two clusters are the least that can be trained on. "
+            f"Distance of each image to its neighbour number {label.MIN_SAMPLES}, itself counted, by quantile: {quantiles}. "
+            f"Set ISE.PSEUDO_LABEL.EPS among these: larger joins more images, smaller separates them"
+        )
+
+    def _report(self, labels: np.ndarray, clusters: int, extraction: float, clustering: float) -> None:
+        outliers = int((labels == -1).sum())
+        logger.info(
+            f"Epoch {self.trainer.epoch}: {clusters} clusters, {outliers} of {len(labels)} images outliers "
+            f"(extraction {extraction:.1f} s, clustering {clustering:.1f} s)"
+        )
+        if comm.is_main_process():
+            self.trainer.storage.put_scalars(
+                clusters=clusters, outliers=outliers, extraction_time=extraction, clustering_time=clustering, smoothing_hint=False
+            )
+
+    def _head(self):
+        return unwrapped(self.trainer.model).heads
+
+    def state_dict(self) -> dict:
+        """Labels and memory, for a run that is resumed before the next labelling."""
+        if self.labels is None:
+            return {}
+        return {"labels": torch.from_numpy(self.labels), "centroids": self._head().memory.centroids}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what :meth:`state_dict` gave."""
+        if state:
+            self.labels = state["labels"].numpy()
+            self._centroids = state["centroids"]
+
+
+def unwrapped(model):
+    """The model inside DistributedDataParallel, or the model itself."""
+    return getattr(model, "module", model)
+
+
+def _cluster_count(labels: np.ndarray) -> int:
+    return int(labels.max()) + 1

@@ -1,0 +1,11 @@
+"""Seeds of the parts of a run."""
+
+import numpy as np
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch, unrelated to that of the next, in 0..2**32-1.
+
+    Every epoch starts its random numbers from here, so that a run resumed at an epoch's end goes on as it would have.
+    """
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

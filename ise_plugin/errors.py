@@ -1,0 +1,11 @@
+"""Errors that the person at the keyboard can mend."""
+
+
+class UsageError(Exception):
+    """Something the user gave (a file, a folder, a configuration value) cannot be used.
+
+    The message is one line: what was wrong, and what to do. Command-line tools print it without a traceback
+    and exit with :data:`EXIT_CODE`.
+    """
+
+    EXIT_CODE = 2

@@ -1,0 +1,71 @@
+"""The two losses of the paper, as free functions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-6  # the released program adds it to the denominator and to the logarithm of the label-preserving loss
+
+
+def sample_extension_loss(features: Tensor, labels: Tensor, centroids: Tensor, temperature: float = 0.05) -> Tensor:
+    """InfoNCE over centroids, for real and support samples alike: mean of ``-log(exp(f.c_y / t) / sum_m exp(f.c_m / t))``.
+
+    Source: Zhang et al., CVPR 2022, section 3.2; without support samples it is the loss of Cluster Contrast.
+
+    Args:
+        features: (B, D), float, unit rows.
+        labels: (B,), int64, in 0..M-1.
+        centroids: (M, D), float, unit rows; no gradient flows into them.
+        temperature: > 0.
+
+    Returns:
+        Scalar, >= 0.
+
+    Raises:
+        ValueError: ``temperature`` is not positive.
+    """
+    _check_temperature(temperature)
+    return F.cross_entropy(features @ centroids.detach().t() / temperature, labels)
+
+
+def label_preserving_loss(
+    features: Tensor, supports: Tensor, labels: Tensor, support_labels: Tensor, temperature: float = 0.6
+) -> Tensor:
+    """Keeps support samples with their cluster: the hardest positive against the hardest negative of every other cluster.
+
+    With ``s_ij = exp(f_i . f~_j / t)`` over the batch's support samples: ``pos`` is the smallest s among the supports of
+    i's label, ``neg`` the largest s among the supports of each other cluster, and the loss is the mean of
+    ``-log(pos / (pos + sum of neg + 1e-6) + 1e-6)``. Clusters are found by label, so that any batch will do.
+    Source: Zhang et al., CVPR 2022, section 3.3.
+
+    Args:
+        features: (B, D), float, unit rows.
+        supports: (S, D), float, unit rows.
+        labels: (B,), int64; each must occur in ``support_labels``.
+        support_labels: (S,), int64.
+        temperature: > 0.
+
+    Returns:
+        Scalar. No loop over samples or clusters and no device-to-host synchronisation.
+
+    Raises:
+        ValueError: ``temperature`` is not positive, or there is no support sample.
+    """
+    _check_temperature(temperature)
+    if len(supports) == 0:
+        raise ValueError("supports is empty: the loss compares each sample with the batch's support samples")
+    similarity = torch.exp(features @ supports.t() / temperature)  # (B, S)
+    own = labels.unsqueeze(1) == support_labels.unsqueeze(0)
+    positive = similarity.masked_fill(~own, torch.inf).amin(1)
+    # A cluster is named by the position of its first support sample: S slots, of which only those in use hold anything.
+    slot = (support_labels.unsqueeze(1) == support_labels.unsqueeze(0)).to(torch.uint8).argmax(1)
+    hardest = torch.zeros_like(similarity).scatter_reduce(
+        1, slot.expand_as(similarity), similarity.masked_fill(own, 0), "amax"
+    )
+    negative = hardest.sum(1)
+    return -torch.log(positive / (positive + negative + EPSILON) + EPSILON).mean()
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0, not {temperature}")

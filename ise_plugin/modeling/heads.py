@@ -1,0 +1,141 @@
+"""The head: embeddings, cluster memory and support samples."""
+
+import logging
+from typing import Optional, Union
+
+import torch
+import torch.nn.functional as F
+from fastreid.config import configurable
+from fastreid.layers import get_norm, pooling
+from fastreid.layers.weight_init import weights_init_kaiming
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..method import ClusterMemory, generate_support_samples
+
+logger = logging.getLogger("fastreid.ise.head")
+
+
+@REID_HEADS_REGISTRY.register()
+class ClusterMemoryHead(nn.Module):
+    """Pooling, batch-norm neck, L2 normalisation, and in training the cluster memory with its support samples.
+
+    Parameter names follow fastreid's ``EmbeddingHead`` (``bottleneck.*``), so that its checkpoints load here and those
+    of this head load there.
+
+    Args:
+        feat_dim: channels of the backbone's feature map.
+        embedding_dim: channels after a 1 x 1 convolution in front of the neck; 0 leaves the convolution out.
+        pool_type: name of a layer in ``fastreid.layers.pooling``, such as GlobalAvgPool or GeneralizedMeanPooling.
+        with_bnneck: whether the neck has a batch norm (its bias is frozen, as in fastreid).
+        norm_type: fastreid's name of that norm.
+        num_neighbors: support samples per embedding; 0 makes none.
+        momentum, update: of :class:`ise_plugin.method.ClusterMemory`.
+
+    Attributes:
+        memory: the :class:`ClusterMemory`, None until :meth:`set_centroids`. Not part of ``state_dict``: its size changes
+            from epoch to epoch, and it is rebuilt from the embeddings.
+        degree: degree of extension of the next step; the trainer sets it before every step.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        feat_dim: int,
+        embedding_dim: int = 0,
+        pool_type: str = "GlobalAvgPool",
+        with_bnneck: bool = True,
+        norm_type: str = "BN",
+        num_neighbors: int = 1,
+        momentum: float = 0.2,
+        update: str = "hard",
+    ):
+        super().__init__()
+        if pool_type not in pooling.__all__:
+            raise UsageError(f"MODEL.HEADS.POOL_LAYER must be one of {', '.join(pooling.__all__)}, not {pool_type!r}")
+        self.pool_layer = getattr(pooling, pool_type)()
+        neck = []
+        if embedding_dim > 0:
+            neck.append(nn.Conv2d(feat_dim, embedding_dim, 1, 1, bias=False))
+        if with_bnneck:
+            neck.append(get_norm(norm_type, embedding_dim or feat_dim, bias_freeze=True))
+        self.bottleneck = nn.Sequential(*neck)
+        self.bottleneck.apply(weights_init_kaiming)
+
+        self.num_neighbors = num_neighbors
+        self.momentum = momentum
+        self.update_rule = update
+        self.memory: Optional[ClusterMemory] = None
+        self.degree = 0.0
+        self._warned_about_neighbors = False
+
+    @classmethod
+    def from_config(cls, cfg):
+        heads, ise = cfg.MODEL.HEADS, cfg.ISE
+        return {
+            "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
+            "embedding_dim": heads.EMBEDDING_DIM,
+            "pool_type": heads.POOL_LAYER,
+            "with_bnneck": heads.WITH_BNNECK,
+            "norm_type": heads.NORM,
+            "num_neighbors": ise.SUPPORT.NUM_NEIGHBORS if ise.SUPPORT.ENABLED else 0,
+            "momentum": ise.MEMORY.MOMENTUM,
+            "update": ise.MEMORY.UPDATE,
+        }
+
+    def set_centroids(self, centroids: Tensor) -> None:
+        """Starts a new memory.
+
+        Args:
+            centroids: (M, D), one row for each pseudo label 0..M-1.
+        """
+        device = next(self.parameters(), centroids).device
+        self.memory = ClusterMemory(centroids, self.momentum, self.update_rule, persistent=False).to(device)
+
+    def forward(self, features: Tensor, targets: Optional[Tensor] = None) -> Union[Tensor, dict]:
+        """
+        Args:
+            features: (B, C, H, W), the backbone's feature map.
+            targets: (B,), int64 pseudo labels; needed in training only.
+
+        Returns:
+            In evaluation the embeddings (B, D) before L2 normalisation, as fastreid's ``EmbeddingHead`` returns them.
+            In training what the losses take: ``features`` (B, D) with unit rows, ``labels`` (B,), ``centroids`` (M, D) of before
+            this step's update, ``supports`` (B*K, D) and ``support_labels`` (B*K,), both empty without support samples.
+        """
+        embeddings = self.bottleneck(self.pool_layer(features))[..., 0, 0]
+        if not self.training:
+            return embeddings
+        if self.memory is None:
+            raise RuntimeError("the cluster memory is empty: call set_centroids first, or train with ise_plugin.engine.ISETrainer")
+        outputs = self._extend(F.normalize(embeddings.float(), dim=1), targets)
+        self.memory.update(
+            torch.cat([outputs["features"], outputs["supports"]]), torch.cat([targets, outputs["support_labels"]])
+        )
+        return outputs
+
+    def _extend(self, features: Tensor, labels: Tensor) -> dict:
+        centroids = self.memory.centroids
+        count = self._usable_neighbors(len(centroids))
+        if count:
+            supports, support_labels = generate_support_samples(features, labels, centroids, count, self.degree)
+        else:
+            supports, support_labels = features[:0], labels[:0]
+        return {
+            "features": features,
+            "labels": labels,
+            "centroids": centroids,
+            "supports": supports,
+            "support_labels": support_labels,
+        }
+
+    def _usable_neighbors(self, clusters: int) -> int:
+        usable = min(self.num_neighbors, clusters - 1)
+        if usable < self.num_neighbors and not self._warned_about_neighbors:
+            self._warned_about_neighbors = True
+            logger.warning(
+                f"ISE.SUPPORT.NUM_NEIGHBORS is {self.num_neighbors}, but {clusters} clusters have {usable} neighbour(s) each; using these"
+            )
+        return usable

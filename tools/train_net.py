@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Trains or evaluates ISE: python tools/train_net.py --config-file configs/ISE/market_r50.yml [KEY VALUE ...]"""
+
+import sys
+
+from ise_plugin import compat
+
+if __name__ == "__main__":
+    try:
+        compat.prepare()
+    except ImportError as error:
+        sys.exit(f"error: {error}")
+    from ise_plugin.engine.cli import main
+
+    sys.exit(main())
