@@ -118,7 +118,16 @@ def resolve_regnet_configs() -> None:
             self.merge_from_other_cfg(defaults)
             super().merge_from_file(in_package if os.path.isfile(in_package) else cfg_filename)
 
-    object.__setattr__(node, "__class__", PackageConfig)  # yacs takes plain assignment for a configuration key
+    set_config_class(node, PackageConfig)
+    set_config_class(defaults, PackageConfig)
+
+
+def set_config_class(node, node_class: type) -> None:
+    """Turns a yacs node and all nodes in it into ``node_class``; yacs merges only nodes of one class."""
+    object.__setattr__(node, "__class__", node_class)  # yacs takes plain assignment for a configuration key
+    for child in node.values():
+        if isinstance(child, dict):
+            set_config_class(child, node_class)
 
 
 def translate_random_affine() -> None:

@@ -1,15 +1,18 @@
 """Embeddings in, pseudo labels out: neighbour search, k-reciprocal Jaccard graph, DBSCAN. Knows nothing of fastreid."""
 
+from . import approximate_neighbors, neighbors  # importing registers the searches
 from .clusterers import DBSCAN
 from .jaccard import jaccard_distance, jaccard_graph, kth_neighbor_distances
-from .neighbors import exact
 from .pseudo_labels import generate_pseudo_labels
+from .reranking import rerank_distance
 
 __all__ = [
-    "exact",
     "DBSCAN",
+    "approximate_neighbors",
     "generate_pseudo_labels",
     "jaccard_distance",
     "jaccard_graph",
     "kth_neighbor_distances",
+    "neighbors",
+    "rerank_distance",
 ]

@@ -72,6 +72,18 @@ def neighbor_counts(num_rows: int, k1: int, k2: int) -> tuple[int, int]:
     return k1, min(k2, k1)
 
 
+def neighbor_count(k: int, num_rows: int) -> int:
+    """Check the number of neighbours asked of a search, the row itself included.
+
+    Raises:
+        ValueError: k outside [1, N].
+    """
+    k = integer(k, "k")
+    if not 1 <= k <= num_rows:
+        raise ValueError(f"k must lie in [1, {num_rows}] for {num_rows} rows, got {k}")
+    return k
+
+
 def integer(value: int, name: str) -> int:
     """Give ``value`` as a plain int, or say which argument was not whole."""
     try:

@@ -108,11 +108,11 @@ def missing_similarities(first, last, starts, columns, features, values):
 
 @njit(nogil=True, cache=True)
 def softmax_rows(first, last, starts, values):
-    """Replace similarities by the softmax of minus the squared Euclidean distance, -(2 - 2 s), within every row."""
+    """Replace distances by the softmax of minus the distance within every row."""
     for i in range(first, last):
         total = np.float32(0.0)
         for entry in range(starts[i], starts[i + 1]):
-            values[entry] = np.exp(np.float32(2.0) * values[entry] - np.float32(2.0))
+            values[entry] = np.exp(-values[entry])
             total += values[entry]
         for entry in range(starts[i], starts[i + 1]):
             values[entry] /= total
@@ -314,3 +314,20 @@ def mirror_piece(first, last, counts, columns, distances, cursor, out_columns, o
             cursor[j] = mirror + 1
             position += 1
         cursor[i] = place
+
+
+@njit(nogil=True, cache=True)
+def mix_distances(first, last, starts, columns, values, by_column_starts, by_column_rows, by_column_values,
+                  num_queries, jaccard_share, others):
+    """others[i, j] <- jaccard_share * d(i, num_queries + j) + others[i, j], for the queries ``first..last``."""
+    mass = np.zeros(others.shape[1], dtype=np.float32)
+    for i in range(first, last):
+        mass[:] = 0.0
+        for entry in range(starts[i], starts[i + 1]):
+            weight = values[entry]
+            begin, end = by_column_starts[columns[entry]], by_column_starts[columns[entry] + 1]
+            begin += np.searchsorted(by_column_rows[begin:end], num_queries)
+            for place in range(begin, end):
+                mass[by_column_rows[place] - num_queries] += min(weight, by_column_values[place])
+        for j in range(mass.size):
+            others[i, j] += jaccard_share * shared_mass_to_distance(mass[j])

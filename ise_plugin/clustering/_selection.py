@@ -106,8 +106,9 @@ def _offer(score, column, row, keep, scores, columns, filled, thresholds, scratc
 
 
 @njit(nogil=True, cache=True)
-def offer_rows(block, row_start, column_start, first, last, num_columns, keep, scores, columns, filled, thresholds):
-    """Offer the block's columns to its rows ``first..last``; a row is never offered itself."""
+def offer_rows(block, own, row_start, column_start, first, last, num_columns, keep, scores, columns, filled,
+               thresholds):
+    """Offer the block's columns to its rows ``first..last``, to each all but the column ``own`` says is itself."""
     scratch = np.empty(scores.shape[1], dtype=np.float32)
     for i in range(first, last):
         row = row_start + i
@@ -120,7 +121,7 @@ def offer_rows(block, row_start, column_start, first, last, num_columns, keep, s
             if hits == 0:
                 continue
             for j in range(chunk, stop):
-                if block[i, j] >= gate and column_start + j != row:
+                if block[i, j] >= gate and column_start + j != own[row]:
                     _offer(_score(block[i, j]), column_start + j, row, keep, scores, columns, filled, thresholds,
                            scratch)
 

@@ -109,49 +109,68 @@ def graph_of_neighbors(rows: torch.Tensor, similarities: np.ndarray, ranks: np.n
     ranks = np.ascontiguousarray(ranks, dtype=np.int32)
     similarities = np.ascontiguousarray(similarities, dtype=np.float32)
     half = min(int(np.around(ranks.shape[1] / 2)) + 1, ranks.shape[1])
-    weights = neighborhood_weights(rows, similarities, ranks, half)
-    if k2 > 1:
-        weights = mean_of_neighbors(weights, ranks, k2)
+    weights = expanded_neighborhoods(rows, similarities, ranks, half)
+    weights.values[:] = 2 - 2 * weights.values  # squared Euclidean distance of unit rows
+    weights = neighborhood_weights(weights, ranks, k2)
     if max_distance >= 1.0:
         return _all_pairs(weights, show_progress)
     return pairs_within(weights, max_distance, show_progress)
 
 
-def neighborhood_weights(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, half: int) -> SparseRows:
-    """Softmax weights over every row's expanded k-reciprocal neighbourhood."""
-    num_rows, k1 = ranks.shape
-    mutual = np.empty((num_rows, k1), dtype=np.bool_)
+def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, half: int) -> SparseRows:
+    """Every row's expanded k-reciprocal neighbourhood, with the similarities as values.
+
+    Args:
+        rows: (N, D) float32, whose inner products are the similarities.
+        similarities, ranks: (N, k) neighbours, each row's own index first.
+        half: neighbours that count for the sets which expand a neighbourhood, at most k.
+    """
+    num_rows, k = ranks.shape
+    mutual = np.empty((num_rows, k), dtype=np.bool_)
     half_mutual = np.empty((num_rows, half), dtype=np.bool_)
-    _each_block(num_rows, kernels.mark_reciprocal, ranks, k1, mutual)
-    _each_block(num_rows, kernels.mark_reciprocal, ranks, half, half_mutual)
+    each_row_block(num_rows, kernels.mark_reciprocal, ranks, k, mutual)
+    each_row_block(num_rows, kernels.mark_reciprocal, ranks, half, half_mutual)
     counts = np.empty(num_rows, dtype=np.int64)
-    _each_block(num_rows, kernels.count_expanded, ranks, mutual, half_mutual, half, counts)
-    weights = _allocate(counts)
-    _each_block(num_rows, kernels.fill_expanded, ranks, mutual, half_mutual, half, weights.starts, weights.columns)
-    _each_block(num_rows, kernels.known_similarities, weights.starts, weights.columns, ranks, similarities,
-                weights.values)
-    _fill_missing_similarities(rows, weights)
-    _each_block(num_rows, kernels.softmax_rows, weights.starts, weights.values)
-    return weights
+    each_row_block(num_rows, kernels.count_expanded, ranks, mutual, half_mutual, half, counts)
+    expanded = _allocate(counts)
+    each_row_block(num_rows, kernels.fill_expanded, ranks, mutual, half_mutual, half, expanded.starts, expanded.columns)
+    each_row_block(num_rows, kernels.known_similarities, expanded.starts, expanded.columns, ranks, similarities,
+                expanded.values)
+    _fill_missing_similarities(rows, expanded)
+    return expanded
 
 
-def mean_of_neighbors(weights: SparseRows, ranks: np.ndarray, k2: int) -> SparseRows:
-    """Local query expansion: the mean weight vector of every row's first k2 neighbours."""
-    counts = np.empty(len(ranks), dtype=np.int64)
-    _each_block(len(ranks), kernels.count_mean_of_neighbors, ranks, k2, weights.starts, weights.columns, counts)
+def neighborhood_weights(distances: SparseRows, ranks: np.ndarray, k2: int) -> SparseRows:
+    """Softmax of minus the distances over every neighbourhood, averaged over each row's first k2 neighbours.
+
+    Overwrites ``distances.values``.
+    """
+    num_rows = len(ranks)
+    each_row_block(num_rows, kernels.softmax_rows, distances.starts, distances.values)
+    if k2 == 1:
+        return distances
+    counts = np.empty(num_rows, dtype=np.int64)
+    each_row_block(num_rows, kernels.count_mean_of_neighbors, ranks, k2, distances.starts, distances.columns, counts)
     mean = _allocate(counts)
-    _each_block(len(ranks), kernels.fill_mean_of_neighbors, ranks, k2, weights.starts, weights.columns,
-                weights.values, mean.starts, mean.columns, mean.values)
+    each_row_block(num_rows, kernels.fill_mean_of_neighbors, ranks, k2, distances.starts, distances.columns,
+                distances.values, mean.starts, mean.columns, mean.values)
     return mean
 
 
-def pairs_within(weights: SparseRows, max_distance: float, show_progress: Optional[bool] = None) -> csr_matrix:
-    """The graph of all pairs at distance <= max_distance < 1."""
+def transposed(weights: SparseRows) -> tuple[SparseRows, np.ndarray]:
+    """The matrix by columns, and for every entry where it went."""
     num_rows = len(weights.starts) - 1
     by_column = _allocate(np.zeros(num_rows, dtype=np.int64), size=len(weights.columns))
     places = np.empty(len(weights.columns), dtype=np.int64)
     kernels.transpose(num_rows, weights.starts, weights.columns, weights.values, by_column.starts, by_column.columns,
                       by_column.values, places)
+    return by_column, places
+
+
+def pairs_within(weights: SparseRows, max_distance: float, show_progress: Optional[bool] = None) -> csr_matrix:
+    """The graph of all pairs at distance <= max_distance < 1."""
+    num_rows = len(weights.starts) - 1
+    by_column, places = transposed(weights)
     counts = np.zeros(num_rows, dtype=np.int64)
 
     def work(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +221,7 @@ def _csr(rows: SparseRows, num_rows: int) -> csr_matrix:
 def _fill_missing_similarities(rows: torch.Tensor, weights: SparseRows) -> None:
     num_rows = len(weights.starts) - 1
     if rows.device.type == "cpu":
-        _each_block(num_rows, kernels.missing_similarities, weights.starts, weights.columns, rows.numpy(),
+        each_row_block(num_rows, kernels.missing_similarities, weights.starts, weights.columns, rows.numpy(),
                     weights.values)
         return
     missing = np.flatnonzero(np.isnan(weights.values))
@@ -221,6 +240,6 @@ def _allocate(counts: np.ndarray, size: Optional[int] = None) -> SparseRows:
     return SparseRows(starts, np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32))
 
 
-def _each_block(num_rows: int, kernel, *arguments) -> None:
+def each_row_block(num_rows: int, kernel, *arguments) -> None:
     for_each_block(lambda first, last: kernel(first, last, *arguments), blocks_of(num_rows, _ROWS_PER_TASK),
                    kernel.__name__, show_progress=False)

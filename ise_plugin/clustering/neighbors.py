@@ -1,14 +1,16 @@
 """k-nearest-neighbour searches for unit rows, registered by name."""
 
 import logging
+from functools import lru_cache
 from typing import Optional
 
 import numpy as np
 import torch
 
 from ..registry import NEIGHBOR_SEARCH
-from ._checks import Features, integer, unit_rows
-from ._exact import search_all_pairs
+from ._checks import Features, neighbor_count, unit_rows
+from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
+from ._exact import Multiply, search_all_pairs, search_some_rows
 
 logger = logging.getLogger("fastreid.ise.clustering")
 
@@ -16,12 +18,16 @@ Neighbors = tuple[np.ndarray, np.ndarray]
 
 
 @NEIGHBOR_SEARCH.register()
-def exact(features: Features, k: int, show_progress: Optional[bool] = None) -> Neighbors:
+def exact(features: Features, k: int, precision: str = "auto", show_progress: Optional[bool] = None) -> Neighbors:
     """The k most similar rows of every row, by comparing all pairs.
 
     Args:
         features: (N, D) unit rows, numpy or torch.
         k: neighbours per row, the row itself included, 1 <= k <= N.
+        precision: ``"float32"`` compares in float32. ``"bfloat16"`` finds candidates in bfloat16, scores them again in
+            float32 and proves for every row that none was missed; rows without a proof are searched in float32. Either
+            way the neighbours are the same, up to pairs whose similarities differ by less than float32's own rounding.
+            ``"auto"`` takes bfloat16 on CPUs with bfloat16 dot products. On an accelerator, always float32.
         show_progress: True or False overrules the look at the terminal.
 
     Returns:
@@ -29,26 +35,77 @@ def exact(features: Features, k: int, show_progress: Optional[bool] = None) -> N
         if other rows equal it; among equal similarities the lower index comes first.
 
     Raises:
-        ValueError: features that are no finite unit rows, k outside [1, N].
+        ValueError: features that are no finite unit rows, k outside [1, N], an unknown precision.
     """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
     rows = unit_rows(features)
-    k = _neighbor_count(k, len(rows))
+    k = neighbor_count(k, len(rows))
     if rows.device.type != "cpu":
         return _search_on_device(rows, k)
-    others, indices = _search_float32(rows.numpy(), k - 1, show_progress)
-    return _own_index_first(rows, others, indices)
+    if k == 1:
+        return _own_index_first(rows, np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int32))
+    if precision == "auto":
+        precision = _best_precision(len(rows))
+    search = _search_bfloat16 if precision == "bfloat16" else _search_float32
+    return _own_index_first(rows, *search(rows, k - 1, show_progress))
 
 
-def _neighbor_count(k: int, num_rows: int) -> int:
-    k = integer(k, "k")
-    if not 1 <= k <= num_rows:
-        raise ValueError(f"k must lie in [1, {num_rows}] for {num_rows} rows, got {k}")
-    return k
+_PRECISIONS = ("auto", "float32", "bfloat16")
+# Below this size the search is over before the candidates' second scoring can pay.
+_FEW_ROWS = 2048
+# With more unproven rows than this part, searching them singly costs more than searching everything in float32, which
+# multiplies every pair once.
+_UNPROVEN_SHARE = 0.4
 
 
-def _search_float32(rows: np.ndarray, keep: int, show_progress: Optional[bool]) -> Neighbors:
-    if keep == 0:
-        return np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int32)
+@lru_cache(maxsize=None)
+def log_once(message: str) -> None:
+    """Log a choice or a fallback the first time it is made."""
+    logger.info(message)
+
+
+def _best_precision(num_rows: int) -> str:
+    if num_rows < _FEW_ROWS:
+        return "float32"
+    if torch.cpu._is_amx_tile_supported():
+        log_once("Neighbour search: bfloat16 candidates, because this CPU has bfloat16 matrix units (AMX).")
+        return "bfloat16"
+    if torch.cpu._is_avx512_bf16_supported():
+        log_once("Neighbour search: bfloat16 candidates, because this CPU has bfloat16 dot products (avx512_bf16).")
+        return "bfloat16"
+    log_once("Neighbour search: float32, because this CPU has no bfloat16 dot products (AMX or avx512_bf16).")
+    return "float32"
+
+
+def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool]) -> Neighbors:
+    rounded = round_rows(rows)
+    candidates = candidates_needed(rounded, keep)
+    if candidates is None:
+        log_once("Neighbour search: float32, because these embeddings lie too close together to be told apart in "
+                 "bfloat16.")
+        return _search_float32(rows, keep, show_progress)
+    similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, show_progress)
+    del rounded
+    unproven = np.flatnonzero(~proven)
+    if len(unproven) > _UNPROVEN_SHARE * len(rows):
+        log_once("Neighbour search: float32 for all rows, because bfloat16 candidates could not be proven complete "
+                 f"for {len(unproven)} of {len(rows)} rows.")
+        return _search_float32(rows, keep, show_progress)
+    if len(unproven):
+        log_once(f"Neighbour search: float32 for {len(unproven)} of {len(rows)} rows, whose bfloat16 candidates could "
+                 "not be proven complete.")
+        buffers = search_some_rows(rows.numpy(), unproven, keep, float32_product(), show_progress)
+        similarities[unproven], indices[unproven] = buffers.sorted()
+    return similarities, indices
+
+
+def _search_float32(rows: torch.Tensor, keep: int, show_progress: Optional[bool]) -> Neighbors:
+    return search_all_pairs(rows.numpy(), keep, float32_product(), show_progress).sorted()
+
+
+def float32_product() -> Multiply:
+    """Products of equal blocks, always written to the same memory."""
     product: list[np.ndarray] = []
 
     def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -56,7 +113,7 @@ def _search_float32(rows: np.ndarray, keep: int, show_progress: Optional[bool]) 
             product.append(np.empty((len(a), len(b)), dtype=np.float32))
         return np.matmul(a, b.T, out=product[0])
 
-    return search_all_pairs(rows, keep, multiply, show_progress).sorted()
+    return multiply
 
 
 def _own_index_first(rows: torch.Tensor, similarities: np.ndarray, indices: np.ndarray) -> Neighbors:

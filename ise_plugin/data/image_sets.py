@@ -82,7 +82,7 @@ def _read(name: str, **options):
     try:
         data = reader(root=datasets_root(), **options)
         data.train, data.query, data.gallery  # readers list their folders only when asked
-    except (RuntimeError, FileNotFoundError, NotADirectoryError) as error:
+    except (RuntimeError, AssertionError, OSError) as error:  # stock readers raise each of these for a missing folder
         raise UsageError(f"data set {name} cannot be read: {_one_line(error)}; {_where_to_put(name)}") from error
     return data
 

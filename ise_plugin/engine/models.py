@@ -37,8 +37,8 @@ def build_model(cfg) -> nn.Module:
     backbone = cfg.MODEL.BACKBONE
     try:
         model = build_fastreid_model(cfg)
-    except KeyError as error:
-        raise UsageError(f"MODEL.BACKBONE: {backbone.NAME} cannot be built with DEPTH {backbone.DEPTH!r} (no {error})") from error
+    except (KeyError, ValueError) as error:  # stock builders raise either for an unknown depth
+        raise UsageError(f"MODEL.BACKBONE: {backbone.NAME} cannot be built with DEPTH {backbone.DEPTH!r} ({error})") from error
     except pickle.UnpicklingError as error:
         raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH} is not a file of weights alone") from error
     except RuntimeError as error:

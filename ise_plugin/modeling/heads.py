@@ -55,6 +55,7 @@ class ClusterMemoryHead(nn.Module):
         super().__init__()
         if pool_type not in pooling.__all__:
             raise UsageError(f"MODEL.HEADS.POOL_LAYER must be one of {', '.join(pooling.__all__)}, not {pool_type!r}")
+        self.feat_dim = feat_dim
         self.pool_layer = getattr(pooling, pool_type)()
         neck = []
         if embedding_dim > 0:
@@ -104,7 +105,12 @@ class ClusterMemoryHead(nn.Module):
             In evaluation the embeddings (B, D) before L2 normalisation, as fastreid's ``EmbeddingHead`` returns them.
             In training what the losses take: ``features`` (B, D) with unit rows, ``labels`` (B,), ``centroids`` (M, D) of before
             this step's update, ``supports`` (B*K, D) and ``support_labels`` (B*K,), both empty without support samples.
+
+        Raises:
+            UsageError: the feature map has other channels than the config says.
         """
+        if features.shape[1] != self.feat_dim:
+            raise UsageError(f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]}; set it to that")
         embeddings = self.bottleneck(self.pool_layer(features))[..., 0, 0]
         if not self.training:
             return embeddings

@@ -175,7 +175,7 @@ def _draw_obstacle(picture: Image.Image, rng: np.random.Generator) -> None:
     x = float(rng.uniform(0, width))
     if kind == 0:
         top = height * rng.uniform(0.60, 0.80)
-        draw.rounded_rectangle((x - 6, top, x + 6, height), 4, fill=(grey, grey, int(grey * 0.9)))
+        draw.rounded_rectangle((x - 6, top, x + 6, height), 4, fill=(52, 54, 60))
         draw.rectangle((x - 6, top + 6, x + 6, top + 10), fill=(200, 60, 50))
     elif kind == 1:
         top = height * rng.uniform(0.70, 0.88)

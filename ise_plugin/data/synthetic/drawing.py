@@ -23,6 +23,7 @@ WAIST, CHEST_TOP = 0.555, 0.845
 HEM = {"dress": 0.30, "coat": 0.33, "skirt": 0.33}
 FLARE = {"dress": 0.20, "coat": 0.08, "skirt": 0.16}
 FAR_LIMB_OPENNESS = 0.72  # the arm and the leg behind the body get less light
+FAR_SIDE = -0.05  # what is farther than this is hidden by the whole body
 PATTERN_STEP = 0.042  # body units between two stripes
 SOLE: Colour = (46, 44, 44)
 PATTERN_COLUMNS = 0.34  # half width, in body units, that patterns cover
@@ -90,6 +91,10 @@ class _Figure:
 
     def _add(self, depth: float, paint: Callable[[], None]) -> None:
         self.parts.append(_Part(depth, paint))
+
+    def _add_beside(self, depth: float, paint: Callable[[], None]) -> None:
+        """Adds what hangs beside the body: on the far side it lies behind legs and trunk alike."""
+        self._add(depth if depth > FAR_SIDE else depth - 2.0, paint)
 
     # ------------------------------------------------------------------ cloth
     def _texture(self, garment: Garment) -> Material:
@@ -187,7 +192,7 @@ class _Figure:
         for side in (-1, 1):
             limb = body.arm(side, self.pose.phase, self.who.build, self.who.stride)
             depth = limb.depth(self.pose)
-            self._add(depth + 0.01, lambda limb=limb, depth=depth: self._paint_arm(limb, depth))
+            self._add_beside(depth + 0.01, lambda limb=limb, depth=depth: self._paint_arm(limb, depth))
 
     def _paint_arm(self, limb: Limb, depth: float) -> None:
         open_ = FAR_LIMB_OPENNESS if depth < -0.05 else 0.93
@@ -268,14 +273,14 @@ class _Figure:
         kind = self.who.bag.kind
         if kind == "backpack":
             depth = self.pose.project((0.0, 0.7, -0.115))[2]
-            self._add(depth, self._paint_backpack)
+            self._add_beside(depth, self._paint_backpack)
             self._add(0.005, self._paint_backpack_straps)
         elif kind == "shoulder bag":
-            self._add(self.pose.project((self.who.bag.side * 0.14, 0.5, 0.0))[2], self._paint_shoulder_bag)
+            self._add_beside(self.pose.project((self.who.bag.side * 0.14, 0.5, 0.0))[2], self._paint_shoulder_bag)
             self._add(0.006, self._paint_shoulder_strap)
         elif kind == "handbag":
             hand = body.arm(self.who.bag.side, self.pose.phase, self.who.build, self.who.stride).joints[2]
-            self._add(self.pose.project(hand)[2], lambda: self._paint_handbag(hand))
+            self._add_beside(self.pose.project(hand)[2], lambda: self._paint_handbag(hand))
 
     def _paint_backpack(self) -> None:
         colour = self.who.bag.colour
@@ -304,11 +309,11 @@ class _Figure:
 
     def _paint_shoulder_strap(self) -> None:
         # From the far shoulder across chest and back to the hip that carries the bag.
-        steps = [(0.825 - 0.045 * i, -self.who.bag.side * (40 - 19 * i)) for i in range(7)]
+        steps = [(0.825 - 0.018 * i, -self.who.bag.side * (40 - 7.6 * i)) for i in range(17)]
         for (top, at), (bottom, _) in zip(steps, steps[1:]):
             sections = body.levels(self.who.build, top, bottom, 1.05)
             for middle in (at, 180 - at):
-                self.canvas.mark(body.trunk_patch(self.pose, sections, middle, 12), _shaded(self.who.bag.colour, 0.8))
+                self.canvas.mark(body.trunk_patch(self.pose, sections, middle, 10), _shaded(self.who.bag.colour, 0.8))
 
     def _paint_handbag(self, hand: body.Solid) -> None:
         x, y, depth = self.pose.project(hand)

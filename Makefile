@@ -1,0 +1,27 @@
+# make install: the environment.  make demo: a training run with its result.  make test: the test suite.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DATASETS := $(or $(FASTREID_DATASETS),datasets)
+DEMO_OUTPUT ?= logs/ISE/synthetic_mobilenetv2
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: install demo test
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt requirements-no-deps.txt setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed; call make with PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --requirement requirements.txt
+	$(PIP) install --quiet --no-deps --requirement requirements-no-deps.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: install
+	$(BIN)/python tools/make_synthetic_persons.py --size demo --output $(DATASETS)
+	FASTREID_DATASETS=$(DATASETS) $(BIN)/python tools/train_net.py \
+	    --config-file configs/ISE/synthetic_mobilenetv2.yml OUTPUT_DIR $(DEMO_OUTPUT)
+
+test: install
+	$(BIN)/python -m pytest

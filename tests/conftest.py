@@ -1,0 +1,32 @@
+"""What all tests share: the plug-in is imported first (it makes fastreid importable), and one small drawn data set."""
+
+import ise_plugin  # noqa: F401  isort:skip
+
+import pytest
+from helpers import CONFIGS
+
+from ise_plugin.config import load_cfg
+from ise_plugin.data.synthetic import write_dataset
+
+
+@pytest.fixture(scope="session")
+def datasets_folder(tmp_path_factory):
+    """A folder of data sets that holds the tiny SyntheticPersons."""
+    folder = tmp_path_factory.mktemp("datasets")
+    write_dataset(folder / "synthetic_persons_tiny", size="tiny", workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture
+def tiny_dataset(datasets_folder, monkeypatch):
+    """The tiny SyntheticPersons where the readers look for it; returns the folder that holds it."""
+    monkeypatch.setenv("FASTREID_DATASETS", str(datasets_folder))
+    return datasets_folder
+
+
+@pytest.fixture
+def tiny_cfg(tiny_dataset, tmp_path):
+    """Configuration of a run of seconds on the CPU."""
+    return load_cfg(
+        str(CONFIGS / "ISE" / "synthetic_tiny.yml"), ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run")]
+    )

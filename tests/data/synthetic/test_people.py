@@ -1,0 +1,48 @@
+from dataclasses import fields
+
+import pytest
+
+from ise_plugin.data.synthetic import Stream, sample_identity, stream
+from ise_plugin.data.synthetic.people import LOOK_ALIKE_CHANGES
+
+
+def differing(a, b):
+    return {f.name for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)}
+
+
+def test_an_identity_depends_on_seed_and_number_only():
+    first = sample_identity(3, 17)
+    sample_identity(3, 16)
+    assert sample_identity(3, 17) == first
+    assert sample_identity(4, 17) != first
+    assert sample_identity(3, 18) != first
+    assert sample_identity(3, 17, Stream.STRANGER) != first
+
+
+def test_odd_numbers_share_most_clothes_with_the_number_before():
+    body = {"height", "build", "stride", "skin"}
+    for number in range(1, 60, 2):
+        changed = differing(sample_identity(0, number), sample_identity(0, number - 1))
+        assert len(changed - body) <= LOOK_ALIKE_CHANGES
+        assert changed - body  # but something to wear tells them apart
+
+
+def test_the_wardrobe_is_limited():
+    people = [sample_identity(0, number) for number in range(0, 200, 2)]
+    kinds = {(p.upper.kind, p.upper.pattern) for p in people}
+    assert len(kinds) < len(people) / 2
+
+
+def test_streams_differ_by_purpose_and_key():
+    draws = {
+        stream(*arguments).random()
+        for arguments in [(0, Stream.IMAGE, 1), (0, Stream.IMAGE, 1, 0), (0, Stream.TRACK, 1), (1, Stream.IMAGE, 1), (0, Stream.IMAGE)]
+    }
+    assert len(draws) == 5
+    assert stream(0, Stream.IMAGE, 1).random() == stream(0, Stream.IMAGE, 1).random()
+
+
+@pytest.mark.parametrize("arguments", [(-1, Stream.IMAGE), (0, Stream.IMAGE, -2)])
+def test_negative_seeds_and_keys_are_refused(arguments):
+    with pytest.raises(ValueError, match="-"):
+        stream(*arguments)

@@ -1,0 +1,124 @@
+"""The sampler's promises: groups, cameras, singletons, repetition, order."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from ise_plugin.data import CrossCameraBatchSampler
+
+
+def make(labels, cameras, num_instances=4, batch_size=8, num_batches=50, seed=0):
+    return CrossCameraBatchSampler(np.array(labels), np.array(cameras), num_instances, batch_size, num_batches, seed)
+
+
+def groups_of(sampler):
+    for batch in sampler:
+        for start in range(0, len(batch), sampler.num_instances):
+            yield batch[start : start + sampler.num_instances]
+
+
+MANY = dict(labels=np.repeat(np.arange(6), 10), cameras=np.tile(np.arange(10) % 3, 6))
+
+
+def test_batches_are_whole_groups_of_distinct_clusters():
+    sampler = make(**MANY, num_instances=4, batch_size=12)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 50
+    for batch in batches:
+        labels = [label for _, label, _ in batch]
+        groups = [labels[i : i + 4] for i in range(0, 12, 4)]
+        assert all(len(set(group)) == 1 for group in groups)
+        assert len({group[0] for group in groups}) == 3
+        assert all(MANY["labels"][index] == label for index, label, _ in batch)
+
+
+def test_a_pass_visits_every_cluster_once():
+    batches = list(make(**MANY, num_instances=2, batch_size=4, num_batches=6))
+    for start in (0, 3):  # six clusters, two to a batch
+        assert sorted(batch[i][1] for batch in batches[start : start + 3] for i in (0, 2)) == list(range(6))
+
+
+def test_clusters_left_over_at_the_end_of_a_pass_are_dropped():
+    labels = np.repeat(np.arange(5), 4)
+    batches = list(make(labels, labels * 0, num_instances=2, batch_size=4, num_batches=40))
+    for start in range(0, 40, 2):
+        drawn = [batch[i][1] for batch in batches[start : start + 2] for i in (0, 2)]
+        assert len(set(drawn)) == 4
+
+
+def test_partners_come_from_other_cameras_without_repetition():
+    cameras = MANY["cameras"]
+    for group in groups_of(make(**MANY)):
+        indices = [index for index, _, _ in group]
+        assert all(cameras[i] != cameras[indices[0]] for i in indices[1:])
+        assert len(set(indices)) == 4
+
+
+def test_too_few_in_other_cameras_are_repeated():
+    # one image by camera 1, five by camera 0: a first image by camera 0 has one partner, three times
+    sampler = make([0] * 6 + [1] * 6, [1, 0, 0, 0, 0, 0] * 2)
+    repeated = 0
+    for group in groups_of(sampler):
+        first, *partners = [index for index, _, _ in group]
+        if first % 6:
+            assert set(partners) == {first - first % 6}
+            repeated += 1
+        else:
+            assert len(set(partners)) == 3
+    assert repeated > 10
+
+
+def test_exactly_enough_partners_are_each_taken_once():
+    for group in groups_of(make([0] * 4 + [1] * 4, [0, 1, 1, 1] * 2)):
+        first, *partners = [index for index, _, _ in group]
+        if first % 4 == 0:
+            assert sorted(partners) == [first + 1, first + 2, first + 3]
+
+
+def test_one_camera_gives_other_images_of_the_same():
+    for group in groups_of(make([0] * 5 + [1] * 5, [0] * 10)):
+        assert len({index for index, _, _ in group}) == 4
+
+
+def test_one_camera_with_too_few_images_repeats_the_others():
+    for group in groups_of(make([0, 0, 1, 1], [0] * 4)):
+        first, *partners = [index for index, _, _ in group]
+        assert set(partners) == {first ^ 1}
+
+
+def test_single_images_and_outliers_are_never_drawn():
+    labels = [0, 0, 1, 2, 2, -1, -1, -1]
+    drawn = {index for batch in make(labels, [0] * 8, num_instances=2, batch_size=4) for index, _, _ in batch}
+    assert drawn == {0, 1, 3, 4}
+
+
+def test_fewer_clusters_than_a_batch_wants_make_smaller_batches_with_a_warning(caplog):
+    with caplog.at_level(logging.WARNING, logger="fastreid.ise"):
+        sampler = make([0, 0, 1, 1], [0, 1, 0, 1], num_instances=2, batch_size=16, num_batches=3)
+    assert [len(batch) for batch in sampler] == [4, 4, 4]
+    assert "4 images instead of 16" in caplog.text and len(caplog.records) == 1
+
+
+def test_same_seed_same_batches_other_seed_other_batches():
+    assert list(make(**MANY, seed=3)) == list(make(**MANY, seed=3))
+    assert list(make(**MANY, seed=3)) != list(make(**MANY, seed=4))
+    sampler = make(**MANY)
+    assert list(sampler) == list(sampler)
+
+
+def test_every_image_of_a_batch_has_its_own_seed():
+    seeds = [seed for batch in make(**MANY) for _, _, seed in batch]
+    assert len(set(seeds)) > 0.99 * len(seeds) and all(0 <= s < 2**32 for s in seeds)
+
+
+@pytest.mark.parametrize("labels", [[-1, -1, -1], [0, 1, 2]])
+def test_nothing_to_draw_is_an_error(labels):
+    with pytest.raises(ValueError, match="two or more images"):
+        make(labels, [0, 0, 0])
+
+
+@pytest.mark.parametrize("num_instances, batch_size", [(3, 8), (0, 8), (8, 4)])
+def test_batch_must_be_whole_groups(num_instances, batch_size):
+    with pytest.raises(ValueError, match=str(batch_size)):
+        make(**MANY, num_instances=num_instances, batch_size=batch_size)

@@ -1,0 +1,122 @@
+"""The meta-architecture with every backbone family of fastreid."""
+
+import pytest
+import torch
+
+from ise_plugin.config import get_cfg, load_cfg
+from ise_plugin.engine.models import build_model
+from ise_plugin.errors import UsageError
+from ise_plugin.registry import LOSS
+from helpers import CONFIGS
+
+# name of the builder without build_..._backbone, depth, channels, further keys
+BACKBONES = [
+    ("resnet", "18x", 512, {}),
+    ("resnet", "34x", 512, {}),
+    ("resnet", "50x", 2048, {}),
+    ("resnet", "101x", 2048, {}),
+    ("resnet", "50x", 2048, {"WITH_IBN": True}),
+    ("resnet", "50x", 2048, {"WITH_SE": True}),
+    ("resnet", "50x", 2048, {"WITH_NL": True}),
+    ("resnest", "50x", 2048, {}),
+    ("resnext", "101x", 2048, {"WITH_IBN": True}),
+    ("osnet", "x1_0", 512, {}),
+    ("mobilenetv2", "1.0x", 1280, {}),
+    ("mobilenetv3", "large", 1280, {}),
+    ("shufflenetv2", "1.0x", 1024, {}),
+    ("repvgg", "A0", 1280, {}),
+    ("regnet", "400y", 440, {}),
+    ("regnet", "200x", 368, {}),
+    ("effnet", "b0", 1280, {}),
+    ("vit", "small", 768, {"STRIDE_SIZE": (16, 16)}),
+]
+
+
+def make_cfg(name, depth, channels, keys):
+    cfg = load_cfg(str(CONFIGS / "Base-ISE.yml"), ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", "False"])
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = f"build_{name}_backbone", depth, channels
+    for key, value in keys.items():
+        cfg.MODEL.BACKBONE[key] = value
+    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [128, 64]
+    return cfg
+
+
+@pytest.mark.parametrize("name, depth, channels, keys", BACKBONES, ids=lambda value: str(value))
+def test_every_backbone_takes_a_step_that_changes_its_weights(name, depth, channels, keys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # nothing may depend on the folder of a fastreid clone
+    torch.manual_seed(0)
+    model = build_model(make_cfg(name, depth, channels, keys)).train()
+    model.heads.set_centroids(torch.randn(4, channels))
+    model.heads.degree = 0.1
+    batch = {"images": torch.rand(8, 3, 128, 64) * 255, "targets": torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {n: p.detach().clone() for n, p in model.backbone.named_parameters()}
+    losses = model(batch)
+    assert set(losses) == {"loss_se", "loss_lp"} and all(torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
+    optimizer.step()
+    changed = [not torch.equal(p, before[n]) for n, p in model.backbone.named_parameters()]
+    assert sum(changed) > 0.5 * len(changed)
+    with torch.no_grad():
+        assert model.eval()(batch).shape == (8, channels)
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    torch.manual_seed(0)
+    return build_model(make_cfg("shufflenetv2", "1.0x", 1024, {})).eval()
+
+
+def test_images_are_left_as_they_were(small_model):
+    images = torch.rand(2, 3, 64, 32) * 255
+    copy = images.clone()
+    with torch.no_grad():
+        small_model({"images": images})
+    assert torch.equal(images, copy)
+
+
+def test_bytes_floats_dictionary_and_tensor_give_the_same_embeddings(small_model):
+    images = torch.randint(256, (2, 3, 64, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        as_bytes, as_floats, as_tensor = (
+            small_model({"images": images}), small_model({"images": images.float()}), small_model(images)
+        )
+    assert torch.equal(as_bytes, as_floats) and torch.equal(as_bytes, as_tensor)
+
+
+def test_losses_are_looked_up_by_name():
+    cfg = make_cfg("shufflenetv2", "1.0x", 1024, {})
+
+    @LOSS.register()
+    class NormLoss(torch.nn.Module):
+        def __init__(self, cfg):
+            super().__init__()
+
+        def forward(self, outputs):
+            return {"loss_norm": outputs["features"].sum()}
+
+    try:
+        cfg.MODEL.LOSSES.NAME = ("ISELoss", "NormLoss")
+        model = build_model(cfg).train()
+        model.heads.set_centroids(torch.randn(3, 1024))
+        losses = model({"images": torch.rand(4, 3, 64, 32), "targets": torch.tensor([0, 0, 1, 1])})
+        assert set(losses) == {"loss_se", "loss_lp", "loss_norm"}
+    finally:
+        del LOSS._obj_map["NormLoss"]
+    cfg.MODEL.LOSSES.NAME = ("TripletLos",)
+    with pytest.raises(UsageError, match="MODEL.LOSSES.NAME.*TripletLos.*ISELoss"):
+        build_model(cfg)
+
+
+def test_wrong_number_of_channels_is_named_with_the_right_one():
+    model = build_model(make_cfg("shufflenetv2", "1.0x", 512, {})).eval()
+    with pytest.raises(UsageError, match="FEAT_DIM is 512.*gives 1024"):
+        model(torch.rand(2, 3, 64, 32))
+
+
+def test_unknown_components_and_depths_are_named():
+    for key, value in (("NAME", "build_alexnet_backbone"), ("DEPTH", "51x")):
+        cfg = make_cfg("resnet", "50x", 2048, {key: value})
+        with pytest.raises(UsageError, match=f"MODEL.BACKBONE.*{value}"):
+            build_model(cfg)
+    assert get_cfg().MODEL.META_ARCHITECTURE == "Baseline"

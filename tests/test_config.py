@@ -1,0 +1,167 @@
+"""Keys, files, values: what is read and what is refused, in one line that names the culprit."""
+
+import pytest
+from fastreid.config import get_cfg as get_fastreid_cfg
+
+from helpers import CONFIGS
+from ise_plugin.config import check_values, get_cfg, load_cfg
+from ise_plugin.errors import UsageError
+
+RUNS = sorted(p.relative_to(CONFIGS).as_posix() for p in (CONFIGS / "ISE").glob("*.yml"))
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def refusal(*arguments):
+    with pytest.raises(UsageError) as caught:
+        load_cfg(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_fastreids_defaults_stay_as_they_are():
+    ours, theirs = get_cfg(), get_fastreid_cfg()
+    assert {key for key in ours if key not in theirs} == {"SEED", "ISE"}
+    assert all(ours[key] == theirs[key] for key in theirs)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_config_file_loads(name):
+    cfg = load_cfg(str(CONFIGS / name))
+    assert cfg.MODEL.META_ARCHITECTURE == "ISE" and cfg.MODEL.LOSSES.NAME == ("ISELoss",)
+
+
+def test_constants_of_the_paper_for_market1501():
+    cfg = load_cfg(str(CONFIGS / "ISE/market_r50.yml"))
+    assert (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH) == ("build_resnet_backbone", "50x")
+    assert cfg.MODEL.BACKBONE.LAST_STRIDE == 1 and cfg.MODEL.HEADS.POOL_LAYER == "GlobalAvgPool"
+    assert list(cfg.INPUT.SIZE_TRAIN) == list(cfg.INPUT.SIZE_TEST) == [256, 128]
+    assert (cfg.INPUT.FLIP.PROB, cfg.INPUT.PADDING.SIZE, cfg.INPUT.REA.PROB) == (0.5, 10, 0.5)
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE) == (256, 16)
+    assert (cfg.ISE.ITERS_PER_EPOCH, cfg.SOLVER.MAX_EPOCH, list(cfg.SOLVER.STEPS)) == (400, 70, [30, 60])
+    assert (cfg.SOLVER.OPT, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == ("Adam", 3.5e-4, 5e-4)
+    assert cfg.SOLVER.WEIGHT_DECAY_NORM == cfg.SOLVER.WEIGHT_DECAY_BIAS == 5e-4
+    assert (cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.GAMMA) == (0, 0.1)
+    assert (cfg.ISE.PSEUDO_LABEL.EPS, cfg.ISE.PSEUDO_LABEL.MIN_SAMPLES) == (0.4, 4)
+    assert (cfg.ISE.PSEUDO_LABEL.K1, cfg.ISE.PSEUDO_LABEL.K2, cfg.ISE.PSEUDO_LABEL.PERIOD) == (30, 6, 1)
+    assert (cfg.ISE.MEMORY.MOMENTUM, cfg.ISE.MEMORY.UPDATE, cfg.ISE.MEMORY.TEMPERATURE) == (0.2, "hard", 0.05)
+    assert (cfg.ISE.LABEL_PRESERVING.WEIGHT, cfg.ISE.LABEL_PRESERVING.TEMPERATURE) == (0.1, 0.6)
+    assert (cfg.ISE.SUPPORT.ENABLED, cfg.ISE.SUPPORT.NUM_NEIGHBORS, cfg.ISE.SUPPORT.BASE_DEGREE) == (True, 1, 0.25)
+
+
+def test_constants_of_the_paper_for_msmt17():
+    cfg = load_cfg(str(CONFIGS / "ISE/msmt17_r50.yml"))
+    assert (cfg.ISE.ITERS_PER_EPOCH, cfg.SOLVER.MAX_EPOCH, list(cfg.SOLVER.STEPS)) == (400, 50, [20, 40])
+    assert (cfg.ISE.PSEUDO_LABEL.EPS, cfg.ISE.MEMORY.MOMENTUM, cfg.ISE.MEMORY.UPDATE) == (0.7, 0.1, "mean")
+    assert cfg.ISE.LABEL_PRESERVING.WEIGHT == 0.01
+
+
+def test_command_line_comes_after_file_comes_after_base(tmp_path):
+    write(tmp_path / "base.yml", "SEED: 1\nISE:\n  ITERS_PER_EPOCH: 11\n  MEMORY: {MOMENTUM: 0.5}\n")
+    child = write(tmp_path / "child.yml", "_BASE_: base.yml\nSEED: 2\nISE: {ITERS_PER_EPOCH: 12}\n")
+    cfg = load_cfg(child, ["SEED", "3"])
+    assert (cfg.SEED, cfg.ISE.ITERS_PER_EPOCH, cfg.ISE.MEMORY.MOMENTUM) == (3, 12, 0.5)
+
+
+def test_values_are_read_as_the_type_of_their_default(tmp_path):
+    path = write(tmp_path / "a.yml", 'DATASETS:\n  NAMES: ("A", "B")\nSOLVER:\n  BASE_LR: 1e-4\n  STEPS: (3, 4)\nOUTPUT_DIR: 2024\n')
+    cfg = load_cfg(path, ["ISE.PSEUDO_LABEL.EPS", "1", "DATASETS.TESTS", "()"])
+    assert cfg.DATASETS.NAMES == ("A", "B") and cfg.DATASETS.TESTS == ()
+    assert cfg.SOLVER.BASE_LR == 1e-4 and cfg.SOLVER.STEPS == [3, 4] and cfg.OUTPUT_DIR == "2024"
+    assert isinstance(cfg.ISE.PSEUDO_LABEL.EPS, float)
+
+
+def test_unknown_key_in_a_file_names_file_key_and_nearest_key(tmp_path):
+    base = write(tmp_path / "base.yml", "ISE: {PSEUDO_LABEL: {EPSS: 0.5}}\n")
+    child = write(tmp_path / "child.yml", "_BASE_: base.yml\n")
+    message = refusal(child)
+    assert base in message and "ISE.PSEUDO_LABEL.EPSS" in message and "nearest valid key is ISE.PSEUDO_LABEL.EPS" in message
+
+
+@pytest.mark.parametrize(
+    "opts, words",
+    [
+        (["SOLVER.BASE_LEARNING", "1"], ["SOLVER.BASE_LEARNING", "SOLVER.BASE_LR"]),
+        (["ISE.PSEUDO_LABEL.EPS", "'wide'"], ["ISE.PSEUDO_LABEL.EPS", "float", "wide"]),
+        (["SOLVER.MAX_EPOCH", "1.5"], ["SOLVER.MAX_EPOCH", "int", "1.5"]),
+        (["ISE.SUPPORT.ENABLED", "1"], ["ISE.SUPPORT.ENABLED", "bool"]),
+        (["ISE.MEMORY", "1"], ["ISE.MEMORY", "group of keys", "MOMENTUM"]),
+        (["SEED.X", "1"], ["SEED.X", "unknown key"]),
+        (["SEED"], ["SEED", "no partner"]),
+        (["", "1"], ["unknown key"]),
+    ],
+)
+def test_command_line_mistakes_are_named(opts, words):
+    message = refusal(None, opts)
+    assert "command line" in message and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("ISE: [1, 2\n", "YAML"),
+        ("- a\n- b\n", "list"),
+        ("ISE: 3\n", "group of keys"),
+        ("ISE: {}\n", "group of keys"),
+        ("_BASE_: nowhere.yml\n", "nowhere.yml"),
+        ("_BASE_: [a]\n", "_BASE_"),
+        ("_BASE_: self.yml\n", "loop"),
+        ("SEED: null\n", "SEED"),
+        ("a: !!python/object/apply:os.system [true]\n", "YAML"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path, text, word):
+    message = refusal(write(tmp_path / "self.yml", text))
+    assert word in message and str(tmp_path) in message
+
+
+def test_missing_file_and_binary_file_are_named(tmp_path):
+    assert "nothere.yml" in refusal("nothere.yml")
+    (tmp_path / "x.yml").write_bytes(bytes(range(128, 256)))
+    assert "x.yml" in refusal(str(tmp_path / "x.yml"))
+
+
+def test_empty_file_is_the_defaults(tmp_path):
+    assert load_cfg(write(tmp_path / "empty.yml", "")) == get_cfg()
+
+
+@pytest.mark.parametrize(
+    "key, values",
+    [
+        ("ISE.ITERS_PER_EPOCH", [0, -1]),
+        ("ISE.SUPPORT.NUM_NEIGHBORS", [0, -2]),
+        ("ISE.SUPPORT.BASE_DEGREE", [-0.1, float("nan")]),
+        ("ISE.MEMORY.MOMENTUM", [-0.1, 1.0, float("nan")]),
+        ("ISE.MEMORY.UPDATE", ["ori"]),
+        ("ISE.MEMORY.TEMPERATURE", [0.0, float("inf")]),
+        ("ISE.LABEL_PRESERVING.WEIGHT", [-1.0]),
+        ("ISE.LABEL_PRESERVING.TEMPERATURE", [0.0]),
+        ("ISE.PSEUDO_LABEL.PERIOD", [0]),
+        ("ISE.PSEUDO_LABEL.K1", [0]),
+        ("ISE.PSEUDO_LABEL.K2", [0]),
+        ("ISE.PSEUDO_LABEL.EPS", [-0.4, 0.0, 1.1]),
+        ("ISE.PSEUDO_LABEL.MIN_SAMPLES", [0]),
+        ("SOLVER.MAX_EPOCH", [0]),
+        ("SOLVER.IMS_PER_BATCH", [0, 30]),
+        ("SOLVER.BASE_LR", [0.0]),
+        ("SOLVER.CHECKPOINT_PERIOD", [0]),
+        ("DATALOADER.NUM_INSTANCE", [0]),
+        ("DATALOADER.NUM_WORKERS", [-1]),
+        ("TEST.IMS_PER_BATCH", [0]),
+        ("TEST.EVAL_PERIOD", [-1]),
+        ("DATASETS.NAMES", [()]),
+    ],
+)
+def test_impossible_values_are_refused_by_key(key, values):
+    for value in values:
+        cfg = load_cfg(str(CONFIGS / "Base-ISE.yml"))
+        *parents, leaf = key.split(".")
+        node = cfg
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+        with pytest.raises(UsageError, match=key):
+            check_values(cfg)
