@@ -1,6 +1,7 @@
 """Builds the model that a config asks for, with errors a person can act on."""
 
 import importlib.resources
+import logging
 import os
 import pickle
 
@@ -15,7 +16,12 @@ from ..errors import UsageError
 from ..registry import registered
 from .checkpointing import load_checkpoint_file
 
+logger = logging.getLogger("fastreid.ise.models")
+
 PACKAGE_SCHEME = "package://"
+
+# (name in torchvision's weights, name in fastreid's backbone) of layers that differ in nothing else
+_RENAMED_LAYERS = {"build_mobilenetv2_backbone": ("features.18.", "conv.")}
 
 
 def build_model(cfg) -> nn.Module:
@@ -53,7 +59,7 @@ def build_model(cfg) -> nn.Module:
             f"set MODEL.BACKBONE.PRETRAIN_PATH to a local file, or MODEL.BACKBONE.PRETRAIN False"
         ) from error
     if backbone.PRETRAIN and backbone.PRETRAIN_PATH:
-        _check_weights_used(model, backbone.PRETRAIN_PATH)
+        _complete_weights(model.backbone, backbone)
     return model
 
 
@@ -89,17 +95,29 @@ def _with_weights_path(cfg):
     return cfg
 
 
-def _check_weights_used(model: nn.Module, path: str) -> None:
-    """fastreid only logs which keys match, so a file of another network would silently leave random weights."""
-    found = {name for name, _ in _tensors(load_checkpoint_file(path))}
-    names = list(model.backbone.state_dict())
-    if not any(name.removeprefix("model.") in found or name in found for name in names):
-        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds no weights of this backbone ({names[0]}, for one, is not there)")
+def _complete_weights(backbone: nn.Module, settings) -> None:
+    """Loads what fastreid's loader leaves out, and says what stays random.
+
+    fastreid takes the names that match and only logs the others, so a file with a layer under another name, or of another
+    network, would silently leave random weights in place.
+    """
+    path = settings.PRETRAIN_PATH
+    found = dict(_tensors(load_checkpoint_file(path)))
+    theirs, ours = _RENAMED_LAYERS.get(settings.NAME, ("", ""))
+    renamed = {ours + name.removeprefix(theirs): found.pop(name) for name in list(found) if theirs and name.startswith(theirs)}
+    backbone.load_state_dict(renamed, strict=False)
+    names = [name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")]
+    missing = [name for name in names if name not in found and name not in renamed]
+    if len(missing) == len(names):
+        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds no weights of this backbone ({names[0]}, for one, is not in it)")
+    if missing:
+        logger.warning(f"{path} lacks {len(missing)} of {len(names)} weights of the backbone, {missing[0]} the first; they start at random")
 
 
-def _tensors(content, prefix: str = ""):
+def _tensors(content):
+    """(name, tensor) pairs of a file, whichever entry of it holds the state dict."""
     for name, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, torch.Tensor):
-            yield name, value
+            yield name.removeprefix("module."), value
         else:
             yield from _tensors(value)

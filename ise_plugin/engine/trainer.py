@@ -1,6 +1,7 @@
 """The trainer: fastreid's DefaultTrainer for images without labels."""
 
 import logging
+import os
 import time
 
 from fastreid.engine import hooks as fastreid_hooks
@@ -9,6 +10,7 @@ from fastreid.engine.train_loop import TrainerBase
 from fastreid.solver import build_optimizer
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
+from fastreid.utils.logger import setup_logger
 
 from ..data import build_test_loader, read_training_images
 from ..registry import HOOK, registered
@@ -45,6 +47,9 @@ class ISETrainer(DefaultTrainer):
 
     def __init__(self, cfg):
         TrainerBase.__init__(self)  # DefaultTrainer's own needs CUDA and labels
+        if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
+            setup_logger()  # used from Python, without ise_plugin.engine.setup
+        os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
         self.cfg = cfg
         self.start_time = time.perf_counter()
         self.images = read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL)

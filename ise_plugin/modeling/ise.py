@@ -50,7 +50,9 @@ class ISE(Baseline):
         feature_map = self.backbone(self.preprocess_image(batched_inputs))
         if not self.training:
             return self.heads(feature_map)
-        outputs = self.heads(feature_map, batched_inputs["targets"].to(self.device, non_blocking=True))
+        # precise batch norm marks its batches with negative labels; it wants the statistics, not the losses
+        targets = batched_inputs["targets"].to(self.device, non_blocking=True).clamp(min=0)
+        outputs = self.heads(feature_map, targets)
         return {name: value for module in self.loss_modules for name, value in module(outputs).items()}
 
     def preprocess_image(self, batched_inputs) -> Tensor:

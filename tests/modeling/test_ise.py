@@ -22,7 +22,7 @@ BACKBONES = [
     ("resnext", "101x", 2048, {"WITH_IBN": True}),
     ("osnet", "x1_0", 512, {}),
     ("mobilenetv2", "1.0x", 1280, {}),
-    ("mobilenetv3", "large", 1280, {}),
+    ("mobilenetv3", "Large", 1280, {}),
     ("shufflenetv2", "1.0x", 1024, {}),
     ("repvgg", "A0", 1280, {}),
     ("regnet", "400y", 440, {}),

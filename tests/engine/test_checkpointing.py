@@ -1,0 +1,172 @@
+"""Checkpoints: whole or not at all, read without running anything, refused when they are another model's."""
+
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from fastreid.utils.checkpoint import Checkpointer
+from torch import nn
+
+from ise_plugin.engine.checkpointing import ISECheckpointer, load_checkpoint_file
+from ise_plugin.engine.files import write_atomically
+from ise_plugin.errors import UsageError
+
+
+def make_model(width=4):
+    torch.manual_seed(width)
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width))
+
+
+def refusal(path, model=None):
+    with pytest.raises(UsageError) as caught:
+        ISECheckpointer(model or make_model()).load(str(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_round_trip_with_everything_else(tmp_path):
+    model, other = make_model(), make_model(width=4)
+    nn.init.zeros_(other[0].weight)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.rand(5, 3)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    ISECheckpointer(model, str(tmp_path), optimizer=optimizer, lr_sched=schedule).save("model_0001", epoch=1)
+
+    new_optimizer = torch.optim.Adam(other.parameters())
+    new_schedule = torch.optim.lr_scheduler.MultiStepLR(new_optimizer, [1, 2])
+    checkpointer = ISECheckpointer(other, str(tmp_path), optimizer=new_optimizer, lr_sched=new_schedule)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0001.pth")
+    rest = checkpointer.resume_or_load("", resume=True)
+    assert rest["epoch"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
+    moments = [s["exp_avg"] for s in optimizer.state_dict()["state"].values()]
+    assert all(torch.equal(a, s["exp_avg"]) for a, s in zip(moments, new_optimizer.state_dict()["state"].values()))
+
+
+def test_fastreids_checkpointer_reads_ours_and_ours_reads_fastreids(tmp_path):
+    ours, theirs = make_model(), make_model()
+    nn.init.zeros_(theirs[0].weight)
+    ISECheckpointer(ours, str(tmp_path)).save("a")
+    Checkpointer(theirs).load(str(tmp_path / "a.pth"))
+    assert torch.equal(theirs[0].weight, ours[0].weight)
+    # fastreid adds the metric as a numpy scalar, which plain weights_only loading refuses
+    Checkpointer(ours, str(tmp_path)).save("b", epoch=3, metric=np.float64(12.5))
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "b.pth", weights_only=True)
+    nn.init.zeros_(theirs[0].weight)
+    assert ISECheckpointer(theirs).load(str(tmp_path / "b.pth"))["metric"] == 12.5
+    assert torch.equal(theirs[0].weight, ours[0].weight)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_bare_state_dicts_and_data_parallel_names_load(tmp_path, prefix):
+    model, other = make_model(), make_model()
+    nn.init.zeros_(other[0].weight)
+    torch.save({prefix + k: v for k, v in model.state_dict().items()}, tmp_path / "w.pth")
+    ISECheckpointer(other).load(str(tmp_path / "w.pth"))
+    assert torch.equal(other[0].weight, model[0].weight)
+
+
+def test_missing_file_is_named(tmp_path):
+    assert "is not there" in refusal(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 broken zip", bytes(300)])
+def test_other_files_are_no_checkpoints(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    assert "not a checkpoint" in refusal(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("size", [10, 200, -1])
+def test_truncated_checkpoint_is_refused(tmp_path, size):
+    ISECheckpointer(make_model(), str(tmp_path)).save("m")
+    content = (tmp_path / "m.pth").read_bytes()
+    (tmp_path / "m.pth").write_bytes(content[:size])
+    assert "not a checkpoint" in refusal(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("content", [[1, 2], 3, {"model": 5}, {"model": {"a": "text"}}, {"epoch": 3}])
+def test_files_without_a_state_dict_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    refusal(tmp_path / "x.pth")
+
+
+class Payload:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("place", ["top", "model", "extra", "plain pickle"])
+def test_nothing_in_a_file_is_executed(tmp_path, place):
+    executed = tmp_path / "executed"
+    payload = Payload(executed)
+    content = {"top": payload, "model": {"model": payload}, "extra": {"model": make_model().state_dict(), "extra": payload}}
+    if place == "plain pickle":
+        (tmp_path / "x.pth").write_bytes(pickle.dumps(payload))
+    else:
+        torch.save(content[place], tmp_path / "x.pth")
+    message = refusal(tmp_path / "x.pth")
+    assert not executed.exists()
+    assert ("mkdir" in message) == (place != "plain pickle")  # torch refuses a bare pickle before it knows what is inside
+    pickle.loads(pickle.dumps(payload))
+    assert executed.exists()  # the payload does what it should not be able to do above
+
+
+@pytest.mark.parametrize("change, words", [("wider", ["0.weight", "(6, 3)", "(4, 3)", "5 more"]), ("missing", ["1.running_mean"])])
+def test_weights_of_another_model_are_refused_and_change_nothing(tmp_path, change, words):
+    model = make_model()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    weights = make_model(6).state_dict() if change == "wider" else {k: v for k, v in before.items() if k != "1.running_mean"}
+    torch.save({"model": weights}, tmp_path / "w.pth")
+    message = refusal(tmp_path / "w.pth", model)
+    assert all(word in message for word in words), message
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_what_the_model_does_not_have_is_left_out_with_a_warning(tmp_path, caplog):
+    torch.save({"model": {**make_model().state_dict(), "heads.weight": torch.zeros(2), "extra.weight": torch.zeros(2)}}, tmp_path / "w.pth")
+    ISECheckpointer(make_model()).load(str(tmp_path / "w.pth"))
+    assert "1 entries" in caplog.text and "extra.weight" in caplog.text
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    checkpointer = ISECheckpointer(make_model(), str(tmp_path))
+    checkpointer.save("m")
+    before = (tmp_path / "m.pth").read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            checkpointer.save("m")
+    assert (tmp_path / "m.pth").read_bytes() == before and sorted(os.listdir(tmp_path)) == ["last_checkpoint", "m.pth"]
+
+
+def test_write_atomically_replaces_content(tmp_path):
+    path = tmp_path / "f"
+    for content in (b"one", b"two"):
+        write_atomically(str(path), content)
+        assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_ranks_that_do_not_save_write_nothing(tmp_path):
+    ISECheckpointer(make_model(), str(tmp_path), save_to_disk=False).save("m")
+    assert os.listdir(tmp_path) == []
+
+
+def test_load_checkpoint_file_gives_tensors_on_the_cpu(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"a": torch.arange(3), "b": [1, "x", None]}, buffer)
+    (tmp_path / "t.pth").write_bytes(buffer.getvalue())
+    content = load_checkpoint_file(str(tmp_path / "t.pth"))
+    assert torch.equal(content["a"], torch.arange(3)) and content["b"] == [1, "x", None]

@@ -1,0 +1,98 @@
+"""The command as a user types it, in a process of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from helpers import CONFIGS, REPOSITORY
+
+TOOL = str(REPOSITORY / "tools" / "train_net.py")
+
+
+def run(datasets, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "FASTREID_DATASETS": str(datasets), **environment},
+    )
+
+
+def opts(output_dir, *more):
+    return ["--config-file", CONFIGS / "ISE/synthetic_tiny.yml", *more, "OUTPUT_DIR", output_dir, "MODEL.DEVICE", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def one_epoch(datasets_folder, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("cli") / "run"
+    result = run(datasets_folder, *opts(output_dir), "SOLVER.MAX_EPOCH", 1)
+    assert result.returncode == 0, result.stderr
+    return output_dir, result
+
+
+def test_one_epoch_prints_a_table_of_before_and_after(one_epoch):
+    output_dir, result = one_epoch
+    results = json.loads((output_dir / "results.json").read_text())
+    table = result.stdout[result.stdout.rindex("Results, also in") :]
+    for row in ("initial", "final"):
+        assert any(line.startswith(f"| {row} ") and f"{results[row]['mAP']:.2f}" in line for line in table.splitlines())
+    assert (output_dir / "log.txt").exists() and (output_dir / "config.yaml").exists()
+
+
+def test_evaluating_the_final_checkpoint_gives_what_training_printed(one_epoch, datasets_folder, tmp_path):
+    output_dir, _ = one_epoch
+    result = run(datasets_folder, *opts(tmp_path / "eval", "--eval-only"), "MODEL.WEIGHTS", output_dir / "model_final.pth")
+    assert result.returncode == 0, result.stderr
+    final = json.loads((output_dir / "results.json").read_text())["final"]
+    assert json.loads((tmp_path / "eval/evaluation.json").read_text()) == final
+
+
+def test_resume_goes_on_after_the_last_epoch(one_epoch, datasets_folder, tmp_path):
+    output_dir, _ = one_epoch
+    before = json.loads((output_dir / "results.json").read_text())
+    result = run(datasets_folder, *opts(output_dir, "--resume"), "SOLVER.MAX_EPOCH", 2)
+    assert result.returncode == 0 and "Starting training from epoch 1" in result.stdout
+    after = json.loads((output_dir / "results.json").read_text())
+    assert after["initial"] == before["initial"] and after["seconds"] > before["seconds"]
+
+
+MISTAKES = {
+    "no data": (["DATASETS.NAMES", "('Market1501',)"], "FASTREID_DATASETS"),
+    "unknown key": (["ISE.PSEUDO_LABEL.EPSILON", "0.4"], "ISE.PSEUDO_LABEL.EPS"),
+    "mistyped value": (["SOLVER.MAX_EPOCH", "many"], "SOLVER.MAX_EPOCH"),
+    "batch of broken groups": (["SOLVER.IMS_PER_BATCH", "18"], "DATALOADER.NUM_INSTANCE"),
+    "negative eps": (["ISE.PSEUDO_LABEL.EPS", "-0.5"], "ISE.PSEUDO_LABEL.EPS"),
+    "no neighbours": (["ISE.SUPPORT.NUM_NEIGHBORS", "0"], "ISE.SUPPORT.NUM_NEIGHBORS"),
+    "missing weights": (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
+    "useless eps": (["ISE.PSEUDO_LABEL.EPS", "0.001"], "Set ISE.PSEUDO_LABEL.EPS among these"),
+    "too many GPUs": (["--num-gpus", "64"], "--num-gpus 64"),
+    "evaluation without weights": (["--eval-only"], "MODEL.WEIGHTS"),
+}
+
+
+@pytest.mark.parametrize("arguments, word", MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistakes_get_one_line_and_exit_code_2(datasets_folder, tmp_path, arguments, word):
+    flags = arguments if arguments[0].startswith("--") else []
+    keys = [] if flags else arguments
+    result = run(datasets_folder, *opts(tmp_path / "run", *flags), "ISE.EVAL_BEFORE_TRAIN", "False", *keys)
+    assert result.returncode == 2, result.stdout + result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and word in errors[0], result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".pth")] if (tmp_path / "run").exists() else True
+
+
+def test_traceback_is_there_for_who_asks(datasets_folder, tmp_path):
+    result = run(datasets_folder, *opts(tmp_path / "run", "--traceback"), "SEEDS", "1")
+    assert result.returncode == 2 and "Traceback" in result.stderr and "nearest valid key is SEED" in result.stderr
+
+
+def test_unreadable_image_is_named(datasets_folder, tmp_path):
+    copy = tmp_path / "datasets"
+    shutil.copytree(datasets_folder, copy)
+    victim = sorted((copy / "synthetic_persons_tiny/bounding_box_train").iterdir())[5]
+    victim.write_bytes(victim.read_bytes()[:100])
+    result = run(copy, *opts(tmp_path / "run"), "ISE.EVAL_BEFORE_TRAIN", "False")
+    assert result.returncode == 2 and f"image {victim} cannot be read" in result.stderr.splitlines()[-1]
