@@ -130,6 +130,15 @@ def set_config_class(node, node_class: type) -> None:
             set_config_class(child, node_class)
 
 
+def tell_local_process_group(group) -> None:
+    """fastreid takes a process's number on its machine from a global that only its own, CUDA-only launcher sets.
+
+    Args:
+        group: the torch process group of this machine's processes; None when there is none any more.
+    """
+    importlib.import_module("fastreid.utils.comm")._LOCAL_PROCESS_GROUP = group
+
+
 def translate_random_affine() -> None:
     """``INPUT.AFFINE.ENABLED`` passes ``resample`` and ``fillcolor`` to ``RandomAffine``; torchvision 0.13 removed both."""
     build = importlib.import_module("fastreid.data.transforms.build")

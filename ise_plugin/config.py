@@ -67,7 +67,7 @@ def add_ise_config(cfg: CfgNode) -> None:
     # Neighbours of the k-reciprocal Jaccard distance (Zhong et al., CVPR 2017): in the sets, and in the local query expansion.
     _C.ISE.PSEUDO_LABEL.K1 = 30
     _C.ISE.PSEUDO_LABEL.K2 = 6
-    # Jaccard distance up to which two images are neighbours, in (0, 1]; a larger value joins more. Paper: 0.4 Market-1501, 0.7 MSMT17.
+    # Jaccard distance up to which two images are neighbours, in (0, 1); a larger value joins more. Paper: 0.4 Market-1501, 0.7 MSMT17.
     _C.ISE.PSEUDO_LABEL.EPS = 0.4
     # Neighbours, itself included, that make an image the core of a cluster.
     _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
@@ -206,7 +206,7 @@ def check_values(cfg: CfgNode) -> None:
     _in_range("ISE.PSEUDO_LABEL.PERIOD", label.PERIOD, low=1)
     _in_range("ISE.PSEUDO_LABEL.K1", label.K1, low=1)
     _in_range("ISE.PSEUDO_LABEL.K2", label.K2, low=1)
-    _in_range("ISE.PSEUDO_LABEL.EPS", label.EPS, above=0, high=1)
+    _in_range("ISE.PSEUDO_LABEL.EPS", label.EPS, above=0, below=1)
     _in_range("ISE.PSEUDO_LABEL.MIN_SAMPLES", label.MIN_SAMPLES, low=1)
     _in_range("SOLVER.MAX_EPOCH", solver.MAX_EPOCH, low=1)
     _in_range("SOLVER.IMS_PER_BATCH", solver.IMS_PER_BATCH, low=1)

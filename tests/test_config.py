@@ -68,10 +68,10 @@ def test_command_line_comes_after_file_comes_after_base(tmp_path):
 
 def test_values_are_read_as_the_type_of_their_default(tmp_path):
     path = write(tmp_path / "a.yml", 'DATASETS:\n  NAMES: ("A", "B")\nSOLVER:\n  BASE_LR: 1e-4\n  STEPS: (3, 4)\nOUTPUT_DIR: 2024\n')
-    cfg = load_cfg(path, ["ISE.PSEUDO_LABEL.EPS", "1", "DATASETS.TESTS", "()"])
+    cfg = load_cfg(path, ["ISE.SUPPORT.BASE_DEGREE", "1", "DATASETS.TESTS", "()"])
     assert cfg.DATASETS.NAMES == ("A", "B") and cfg.DATASETS.TESTS == ()
     assert cfg.SOLVER.BASE_LR == 1e-4 and cfg.SOLVER.STEPS == [3, 4] and cfg.OUTPUT_DIR == "2024"
-    assert isinstance(cfg.ISE.PSEUDO_LABEL.EPS, float)
+    assert isinstance(cfg.ISE.SUPPORT.BASE_DEGREE, float)
 
 
 def test_unknown_key_in_a_file_names_file_key_and_nearest_key(tmp_path):
@@ -142,7 +142,7 @@ def test_empty_file_is_the_defaults(tmp_path):
         ("ISE.PSEUDO_LABEL.PERIOD", [0]),
         ("ISE.PSEUDO_LABEL.K1", [0]),
         ("ISE.PSEUDO_LABEL.K2", [0]),
-        ("ISE.PSEUDO_LABEL.EPS", [-0.4, 0.0, 1.1]),
+        ("ISE.PSEUDO_LABEL.EPS", [-0.4, 0.0, 1.0]),
         ("ISE.PSEUDO_LABEL.MIN_SAMPLES", [0]),
         ("SOLVER.MAX_EPOCH", [0]),
         ("SOLVER.IMS_PER_BATCH", [0, 30]),

@@ -8,6 +8,7 @@ import torch
 from fastreid.data.transforms import build_transforms
 from torch.utils.data import DataLoader
 
+from ..distributed import shard, world_size
 from ..errors import UsageError
 from .image_dataset import ImageDataset
 from .image_sets import TrainingImages, read_evaluation_images
@@ -30,13 +31,13 @@ class UserErrorLoader(DataLoader):
 
 
 def build_extraction_loader(cfg, images: TrainingImages) -> DataLoader:
-    """All training images once, in order, with the test transform."""
+    """This process's share of the training images, once, in order, with the test transform."""
     dataset = ImageDataset(images.paths, build_transforms(cfg, is_train=False), cameras=images.cameras)
-    return UserErrorLoader(dataset, batch_size=cfg.TEST.IMS_PER_BATCH, **_loading_options(cfg))
+    return _sequential_loader(cfg, dataset)
 
 
 def build_pseudo_label_loader(cfg, images: TrainingImages, labels: np.ndarray, seed: int) -> DataLoader:
-    """One epoch's batches of pseudo-labelled images, with the training transform.
+    """This process's share of one epoch's batches of pseudo-labelled images, with the training transform.
 
     Args:
         cfg: configuration.
@@ -57,11 +58,16 @@ def build_pseudo_label_loader(cfg, images: TrainingImages, labels: np.ndarray, s
 
 
 def build_test_loader(cfg, dataset_name: str) -> tuple[DataLoader, int]:
-    """Query and gallery images of a data set, queries first, and the number of queries."""
+    """This process's share of a data set's query and gallery images, queries first, and the number of queries."""
     items, num_query = read_evaluation_images(dataset_name)
     paths, identities, cameras = zip(*items)
     dataset = ImageDataset(paths, build_transforms(cfg, is_train=False), targets=identities, cameras=cameras)
-    return UserErrorLoader(dataset, batch_size=cfg.TEST.IMS_PER_BATCH, **_loading_options(cfg)), num_query
+    return _sequential_loader(cfg, dataset), num_query
+
+
+def _sequential_loader(cfg, dataset: ImageDataset) -> DataLoader:
+    batch_size = max(1, cfg.TEST.IMS_PER_BATCH // world_size())
+    return UserErrorLoader(dataset, batch_size=batch_size, sampler=shard(len(dataset)), **_loading_options(cfg))
 
 
 def _loading_options(cfg) -> dict:

@@ -6,6 +6,8 @@ from typing import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..distributed import shard, world_size
+
 logger = logging.getLogger("fastreid.ise.sampler")
 
 # the largest seed that numpy's legacy generator, which some augmentations use, accepts
@@ -18,7 +20,8 @@ class CrossCameraBatchSampler(Sampler):
     A pass visits the clusters in random order. From each it takes one random image and ``num_instances - 1`` others of
     the cluster: by other cameras where there are any, otherwise by the same; with replacement when there are too few.
     A cluster with a single image makes no group. Passes follow one another until the epoch has its batches; every batch
-    is made of distinct clusters, the clusters left over at the end of a pass are dropped. Source: the multiple-gallery
+    is made of distinct clusters, the clusters left over at the end of a pass are dropped. With several processes all draw the
+    same batches, and each takes its share of the groups of every batch. Source: the multiple-gallery
     sampler that Cluster Contrast and ISE train with (``docs/method.md``).
 
     Args:
@@ -34,7 +37,7 @@ class CrossCameraBatchSampler(Sampler):
     that what an image looks like does not depend on which worker prepares it.
 
     Raises:
-        ValueError: no cluster has two images, or ``batch_size`` is not a multiple of ``num_instances``.
+        ValueError: no cluster has two images, there are fewer clusters than processes, or ``batch_size`` is not a multiple of ``num_instances``.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class CrossCameraBatchSampler(Sampler):
         self.seed = seed
         wanted = batch_size // num_instances
         self.clusters_per_batch = min(wanted, len(self.members))
+        if self.clusters_per_batch < world_size():
+            raise ValueError(f"{self.clusters_per_batch} clusters in a batch cannot be shared by {world_size()} processes; use fewer")
         if self.clusters_per_batch < wanted:
             logger.warning(
                 f"{len(self.members)} clusters with two or more images, fewer than the {wanted} that a batch wants: "
@@ -80,7 +85,9 @@ class CrossCameraBatchSampler(Sampler):
     def _batch(self, clusters: np.ndarray, rng: np.random.Generator) -> list:
         indices = np.concatenate([self._group(self.members[int(c)], rng) for c in clusters])
         seeds = rng.integers(_SEED_LIMIT, size=len(indices))
-        return [(int(i), int(self.labels[i]), int(s)) for i, s in zip(indices, seeds)]
+        share = shard(len(clusters))
+        mine = slice(share.start * self.num_instances, share.stop * self.num_instances)
+        return [(int(i), int(self.labels[i]), int(s)) for i, s in zip(indices[mine], seeds[mine])]
 
     def _group(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         first = rng.choice(members)

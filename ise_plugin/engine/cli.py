@@ -7,6 +7,8 @@ import sys
 import traceback
 
 from fastreid.engine import default_argument_parser
+from fastreid.utils import comm
+from torch.multiprocessing import ProcessRaisedException
 
 from ..errors import UsageError
 from .checkpointing import ISECheckpointer
@@ -28,8 +30,8 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    except (UsageError, FloatingPointError) as error:
-        if args.traceback:
+    except (UsageError, FloatingPointError, ProcessRaisedException) as error:
+        if args.traceback or isinstance(error, ProcessRaisedException) and "UsageError: " not in str(error):
             traceback.print_exc()
         print(f"error: {_describe(error)}", file=sys.stderr)
         return UsageError.EXIT_CODE
@@ -49,7 +51,7 @@ def run(args) -> None:
 
 
 def evaluate(cfg) -> dict:
-    """Evaluates ``MODEL.WEIGHTS`` on the test sets and writes ``OUTPUT_DIR/evaluation.json``.
+    """Evaluates ``MODEL.WEIGHTS`` on the test sets and writes ``OUTPUT_DIR/evaluation.json``; the first process returns it.
 
     Raises:
         UsageError: no weights or no test set are given.
@@ -63,11 +65,14 @@ def evaluate(cfg) -> dict:
     cfg.MODEL.BACKBONE.PRETRAIN = False  # the checkpoint holds all of them
     model = build_model(cfg)
     ISECheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    metrics = ISETrainer.test(cfg, model)
+    if not comm.is_main_process():
+        return {}
     results = Results(cfg.OUTPUT_DIR)
-    results.record(ISETrainer.test(cfg, model), metric=0.0, epoch=0)
+    results.record(metrics, metric=0.0, epoch=0)
+    results.best = None
     path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
     write_atomically(path, (json.dumps(results.final, indent=2) + "\n").encode())
-    results.best = None
     logger.info(f"Results, also in {path}:\n{results.table()}")
     return results.final
 
@@ -75,4 +80,4 @@ def evaluate(cfg) -> dict:
 def _describe(error: Exception) -> str:
     if isinstance(error, FloatingPointError):
         return f"{' '.join(str(error).split())}; the last checkpoint is intact, try a smaller SOLVER.BASE_LR and --resume"
-    return str(error)
+    return str(error).strip().splitlines()[-1].split("UsageError: ")[-1]  # a spawned process's error repeats its traceback

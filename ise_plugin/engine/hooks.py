@@ -23,7 +23,7 @@ class SeedEpoch(HookBase):
         self._seed = seed
 
     def before_epoch(self) -> None:
-        seed_all_rng(epoch_seed(self._seed, self.trainer.epoch))
+        seed_all_rng(epoch_seed(self._seed, self.trainer.epoch, comm.get_rank()))
 
 
 class ExtensionDegree(HookBase):

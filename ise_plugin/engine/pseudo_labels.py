@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..clustering import jaccard_graph, kth_neighbor_distances
 from ..data import build_extraction_loader, build_pseudo_label_loader
+from ..distributed import average_buffers, computed_once, gather_rows
 from ..errors import UsageError
 from ..method import cluster_centroids
 from ..registry import CLUSTERER, HOOK, registered
@@ -20,8 +21,8 @@ from .seeds import epoch_seed
 
 logger = logging.getLogger("fastreid.ise.pseudo_labels")
 
-# Graphs for advice on eps store all distances up to this one, where the Jaccard distance says "no common neighbour".
-_EVERY_DISTANCE = 1.0
+# Graphs for advice on eps store all distances up to this one: images with hardly a common neighbour. At 1 every pair counts.
+_LARGEST_DISTANCE = 0.99
 _ADVICE_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -59,7 +60,7 @@ class DBSCANPseudoLabelHook(HookBase):
         start = time.perf_counter()
         features = self._extract()
         extracted = time.perf_counter()
-        labels = self._cluster(features)
+        labels = computed_once(lambda: self._cluster(features))
         clustered = time.perf_counter()
         clusters = _cluster_count(labels)
         if clusters < 2:
@@ -72,7 +73,8 @@ class DBSCANPseudoLabelHook(HookBase):
     def _extract(self) -> Tensor:
         if self._extraction_loader is None:
             self._extraction_loader = build_extraction_loader(self.cfg, self.trainer.images)
-        return extract_embeddings(self.trainer.model, self._extraction_loader)
+        average_buffers(self.trainer.model)
+        return gather_rows(extract_embeddings(self.trainer.model, self._extraction_loader))
 
     def _cluster(self, features: Tensor) -> np.ndarray:
         label = self.cfg.ISE.PSEUDO_LABEL
@@ -93,11 +95,12 @@ class DBSCANPseudoLabelHook(HookBase):
         if self.labels is not None:
             logger.warning(f"{found} with eps {label.EPS}; keeping the last usable labels ({_cluster_count(self.labels)} clusters)")
             return
-        distances = kth_neighbor_distances(self._graph(features, _EVERY_DISTANCE), label.MIN_SAMPLES)
+        others = max(1, label.MIN_SAMPLES - 1)
+        distances = kth_neighbor_distances(self._graph(features, _LARGEST_DISTANCE), others)
         quantiles = ", ".join(f"{q:.0%}: {np.quantile(distances, q):.3f}" for q in _ADVICE_QUANTILES)
         raise UsageError(
             f"{found} with ISE.PSEUDO_LABEL.EPS {label.EPS}; two clusters are the least that can be trained on. "
-            f"Distance of each image to its neighbour number {label.MIN_SAMPLES}, itself counted, by quantile: {quantiles}. "
+            f"Distance of each image to its neighbour number {others}, by quantile: {quantiles}. "
             f"Set ISE.PSEUDO_LABEL.EPS among these: larger joins more images, smaller separates them"
         )
 

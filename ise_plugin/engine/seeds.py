@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed for one epoch, unrelated to that of the next, in 0..2**32-1.
+def epoch_seed(seed: int, epoch: int, process: int = 0) -> int:
+    """A seed for one epoch and process, unrelated to that of the next, in 0..2**32-1.
 
     Every epoch starts its random numbers from here, so that a run resumed at an epoch's end goes on as it would have.
     """
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, epoch, process]).generate_state(1)[0])

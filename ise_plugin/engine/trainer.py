@@ -4,6 +4,7 @@ import logging
 import os
 import time
 
+import torch
 from fastreid.engine import hooks as fastreid_hooks
 from fastreid.engine.defaults import DefaultTrainer
 from fastreid.engine.train_loop import TrainerBase
@@ -11,8 +12,10 @@ from fastreid.solver import build_optimizer
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from fastreid.utils.logger import setup_logger
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data import build_test_loader, read_training_images
+from ..distributed import average_buffers, world_size
 from ..registry import HOOK, registered
 from . import hooks
 from .checkpointing import ISECheckpointer
@@ -55,6 +58,9 @@ class ISETrainer(DefaultTrainer):
         self.images = read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        if world_size() > 1:
+            devices = [torch.cuda.current_device()] if torch.device(cfg.MODEL.DEVICE).type == "cuda" else None
+            model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
         self._trainer = TrainingStep(model, optimizer)
 
         self.iters_per_epoch = cfg.ISE.ITERS_PER_EPOCH
@@ -94,8 +100,7 @@ class ISETrainer(DefaultTrainer):
         if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0:
             ret.append(fastreid_hooks.LayerFreeze(model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS))
         if cfg.DATASETS.TESTS:
-            evaluate = lambda: self.test(cfg, self.model)  # noqa: E731
-            ret.append(hooks.Evaluate(cfg.TEST.EVAL_PERIOD, cfg.ISE.EVAL_BEFORE_TRAIN, evaluate, self.results))
+            ret.append(hooks.Evaluate(cfg.TEST.EVAL_PERIOD, cfg.ISE.EVAL_BEFORE_TRAIN, self._evaluate, self.results))
         ret.append(hooks.WriteResults(self.results))
         if comm.is_main_process():
             ret.append(hooks.SaveCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
@@ -130,6 +135,10 @@ class ISETrainer(DefaultTrainer):
     def set_loader(self, loader) -> None:
         """Batches of the next epoch; the pseudo-label hook calls this."""
         self._trainer.set_loader(loader)
+
+    def _evaluate(self) -> dict:
+        average_buffers(self.model)
+        return self.test(self.cfg, self.model)
 
     def _close_writers(self) -> None:
         for hook in self._hooks:

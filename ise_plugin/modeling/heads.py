@@ -11,6 +11,7 @@ from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from ..distributed import gather_rows, gather_with_gradient
 from ..errors import UsageError
 from ..method import ClusterMemory, generate_support_samples
 
@@ -103,7 +104,7 @@ class ClusterMemoryHead(nn.Module):
 
         Returns:
             In evaluation the embeddings (B, D) before L2 normalisation, as fastreid's ``EmbeddingHead`` returns them.
-            In training what the losses take: ``features`` (B, D) with unit rows, ``labels`` (B,), ``centroids`` (M, D) of before
+            In training what the losses take, with B the global batch: ``features`` (B, D) with unit rows, ``labels`` (B,), ``centroids`` (M, D) of before
             this step's update, ``supports`` (B*K, D) and ``support_labels`` (B*K,), both empty without support samples.
 
         Raises:
@@ -116,7 +117,8 @@ class ClusterMemoryHead(nn.Module):
             return embeddings
         if self.memory is None:
             raise RuntimeError("the cluster memory is empty: call set_centroids first, or train with ise_plugin.engine.ISETrainer")
-        outputs = self._extend(F.normalize(embeddings.float(), dim=1), targets)
+        features, targets = gather_with_gradient(F.normalize(embeddings.float(), dim=1)), gather_rows(targets)
+        outputs = self._extend(features, targets)
         self.memory.update(
             torch.cat([outputs["features"], outputs["supports"]]), torch.cat([targets, outputs["support_labels"]])
         )

@@ -82,7 +82,7 @@ def test_first_clustering_that_is_of_no_use_gives_advice(trainer, monkeypatch, e
     if embeddings == "one cluster":
         cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
         cfg.defrost()
-        cfg.ISE.PSEUDO_LABEL.EPS = 1.0
+        cfg.ISE.PSEUDO_LABEL.EPS = 0.999
     with pytest.raises(UsageError) as caught:
         trainer.pseudo_labels.before_epoch()
     message = str(caught.value)

@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from helpers import CONFIGS, REPOSITORY
+from ise_plugin.engine.checkpointing import load_checkpoint_file
 
 TOOL = str(REPOSITORY / "tools" / "train_net.py")
 
@@ -96,3 +98,23 @@ def test_unreadable_image_is_named(datasets_folder, tmp_path):
     victim.write_bytes(victim.read_bytes()[:100])
     result = run(copy, *opts(tmp_path / "run"), "ISE.EVAL_BEFORE_TRAIN", "False")
     assert result.returncode == 2 and f"image {victim} cannot be read" in result.stderr.splitlines()[-1]
+
+
+def test_two_processes_label_and_learn_as_one(datasets_folder, tmp_path):
+    # without batch norm over the batch, whose statistics are those of one process's share
+    frozen = ["MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.HEADS.WITH_BNNECK", "False", "SOLVER.CHECKPOINT_PERIOD", "1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    result = run(datasets_folder, *opts(one), *frozen)
+    assert result.returncode == 0, result.stderr
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TOOL, *map(str, opts(two)), *frozen],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "FASTREID_DATASETS": str(datasets_folder), "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    for name in ("model_0000.pth", "model_final.pth"):
+        a, b = load_checkpoint_file(str(one / name)), load_checkpoint_file(str(two / name))
+        assert torch.equal(a["pseudo_labels"]["labels"], b["pseudo_labels"]["labels"])
+        assert torch.allclose(a["pseudo_labels"]["centroids"], b["pseudo_labels"]["centroids"], atol=1e-3)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
+    assert results[0]["initial"] == results[1]["initial"]
+    assert results[0]["final"]["mAP"] == pytest.approx(results[1]["final"]["mAP"], abs=0.5)
