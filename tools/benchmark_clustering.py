@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import sys
 import threading
@@ -145,6 +146,7 @@ def measure(size: int, level: str, arguments: argparse.Namespace) -> dict:
     for _ in range(arguments.repeats):
         seconds, labels, ranks = stages(rows, search)
         runs.append(seconds)
+        record.setdefault("memory_in_all", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         if size <= arguments.faiss_limit:
             flat_seconds, true_ranks = flat_search(rows)
             flat_runs.append(flat_seconds)
@@ -194,7 +196,7 @@ def table(records: list[dict]) -> str:
             "faiss flat": flat, "total/flat": flat and times["total"] / flat, "rest/flat": flat and times["rest"] / flat,
             "peer": peer, "peer/total": peer and peer / times["total"], "peer labels": record.get("peer_labels_equal"),
             "MB above input": record["memory"] / 1e6 if "memory" in record else None,
-            "GB in all": record["memory_in_all"] / 1e9 if "memory" in record else None,
+            "GB in all": record["memory_in_all"] / 1e9,
             "recall": record.get("recall"), "ARI subset": record.get("subset_ari_with_exact"),
             "clusters": record["clusters"], "outliers": record["outliers"],
         })

@@ -2,7 +2,7 @@
 
 A similarity serves both of its rows, so only blocks on and above the diagonal are multiplied: half the arithmetic of a
 search that treats queries and data base as different. All blocks have the same shape (the last is padded with zeros),
-so that equal rows get equal similarities wherever they stand and ties are broken by index, not by rounding.
+so that one piece of memory serves all products and every row is multiplied in the same way.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +11,11 @@ from typing import Callable, Optional
 import numpy as np
 
 from ._parallel import Block, blocks_of, for_each_block, num_threads, progress_bar
-from ._selection import offer_columns, offer_rows, sort_buffers
+from ._selection import CHUNK, offer_columns, offer_rows, sort_buffers
 
 # Rows per block: large enough for the matrix product to run at full speed, small enough for its result to stay in the
-# last-level cache; a multiple of the product's own tile.
+# last-level cache; a multiple of the columns that the selection tests at once.
 _LARGEST_BLOCK = 2048
-_TILE = 64
 
 # (b, D), (b, D) -> (b, b) products of all pairs: float32, or int16 holding the bits of bfloat16.
 Multiply = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -48,7 +47,9 @@ class CandidateBuffers:
             first, last = num_rows * stripe // stripes, num_rows * (stripe + 1) // stripes
             offer_rows(block, self.own, rows[0], columns[0], first, last, num_columns, *state)
             if mirror:
-                first, last = num_columns * stripe // stripes, num_columns * (stripe + 1) // stripes
+                chunks = -(-num_columns // CHUNK)
+                first, last = chunks * stripe // stripes * CHUNK, chunks * (stripe + 1) // stripes * CHUNK
+                last = min(last, num_columns)
                 offer_columns(block, rows[0], columns[0], first, last, num_rows, *state)
 
         list(pool.map(work, range(stripes)))
@@ -64,7 +65,7 @@ class CandidateBuffers:
 def block_size(num_rows: int) -> int:
     """Rows per block: the largest allowed size that wastes little padding in the last block."""
     count = -(-num_rows // _LARGEST_BLOCK)
-    return -(-num_rows // (count * _TILE)) * _TILE
+    return -(-num_rows // (count * CHUNK)) * CHUNK
 
 
 def search_all_pairs(rows: np.ndarray, keep: int, multiply: Multiply,
@@ -88,9 +89,9 @@ def search_all_pairs(rows: np.ndarray, keep: int, multiply: Multiply,
 def search_some_rows(rows: np.ndarray, which: np.ndarray, keep: int, multiply: Multiply,
                      show_progress: Optional[bool] = None) -> CandidateBuffers:
     """The best ``keep`` other rows of the rows ``which`` (n,) only: what ``search_all_pairs`` gives for those."""
-    size = block_size(len(rows))
-    operands, blocks = _equal_blocks(rows, size)
+    operands, blocks = _equal_blocks(rows, block_size(len(rows)))
     buffers = CandidateBuffers(which, keep)
+    size = block_size(len(which))
     with ThreadPoolExecutor(num_threads()) as pool, progress_bar(len(which), "neighbour search of the rest",
                                                                   show=show_progress) as bar:
         for start, stop in blocks_of(len(which), size):

@@ -1,19 +1,15 @@
 """Approximate k-nearest-neighbour searches through faiss, for sets too large to compare all pairs of."""
 
-import logging
 from typing import Optional
 
 import faiss
 import numpy as np
-import torch
 
 from ..registry import NEIGHBOR_SEARCH
 from ._checks import Features, integer, neighbor_count, unit_rows
 from ._exact import search_some_rows
 from ._parallel import blocks_of, progress_bar
 from .neighbors import Neighbors, float32_product, log_once
-
-logger = logging.getLogger("fastreid.ise.clustering")
 
 # Queries handed to faiss at once: enough to keep every thread busy, few enough for the bar to move.
 _QUERIES_AT_ONCE = 16384

@@ -10,6 +10,7 @@ import torch
 from ..registry import NEIGHBOR_SEARCH
 from ._checks import Features, neighbor_count, unit_rows
 from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
+from ._duplicates import find_copies, spread_over_copies
 from ._exact import Multiply, search_all_pairs, search_some_rows
 
 logger = logging.getLogger("fastreid.ise.clustering")
@@ -41,14 +42,16 @@ def exact(features: Features, k: int, precision: str = "auto", show_progress: Op
         raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
     rows = unit_rows(features)
     k = neighbor_count(k, len(rows))
-    if rows.device.type != "cpu":
-        return _search_on_device(rows, k)
-    if k == 1:
-        return _own_index_first(rows, np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int32))
-    if precision == "auto":
-        precision = _best_precision(len(rows))
-    search = _search_bfloat16 if precision == "bfloat16" else _search_float32
-    return _own_index_first(rows, *search(rows, k - 1, show_progress))
+    own = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
+    copies = find_copies(rows.cpu().numpy())
+    if copies is None:
+        found = _search_others(rows, k - 1, precision, show_progress)
+    else:
+        distinct = rows[torch.from_numpy(copies.firsts).to(rows.device)]
+        others = _search_others(distinct, min(k, len(distinct)) - 1, precision, show_progress)
+        found = spread_over_copies(copies, own[copies.firsts], *others, k - 1)
+    return (np.concatenate([own[:, None], found[0]], axis=1),
+            np.concatenate([np.arange(len(rows))[:, None], found[1]], axis=1))
 
 
 _PRECISIONS = ("auto", "float32", "bfloat16")
@@ -57,6 +60,17 @@ _FEW_ROWS = 2048
 # With more unproven rows than this part, searching them singly costs more than searching everything in float32, which
 # multiplies every pair once.
 _UNPROVEN_SHARE = 0.4
+
+
+def _search_others(rows: torch.Tensor, keep: int, precision: str, show_progress: Optional[bool]) -> Neighbors:
+    """The ``keep`` most similar other rows of every row: similarities and int32 indices, (N, keep)."""
+    if keep == 0:
+        return np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int32)
+    if rows.device.type != "cpu":
+        return _search_on_device(rows, keep)
+    if precision == "auto":
+        precision = _best_precision(len(rows))
+    return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, show_progress)
 
 
 @lru_cache(maxsize=None)
@@ -106,7 +120,7 @@ def _search_float32(rows: torch.Tensor, keep: int, show_progress: Optional[bool]
 
 def float32_product() -> Multiply:
     """Products of equal blocks, always written to the same memory."""
-    product: list[np.ndarray] = []
+    product: list[np.ndarray] = []  # filled on the first call, when the size of a block is known
 
     def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         if not product:
@@ -116,35 +130,26 @@ def float32_product() -> Multiply:
     return multiply
 
 
-def _own_index_first(rows: torch.Tensor, similarities: np.ndarray, indices: np.ndarray) -> Neighbors:
-    own = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
-    similarities = np.concatenate([own[:, None], similarities], axis=1)
-    return similarities, np.concatenate([np.arange(len(rows))[:, None], indices], axis=1)
-
-
 # Scores held at once by the search on an accelerator, in elements (512 MiB of float32).
 _DEVICE_BLOCK_ELEMENTS = 1 << 27
 
 
-def _search_on_device(rows: torch.Tensor, k: int) -> Neighbors:
+def _search_on_device(rows: torch.Tensor, keep: int) -> Neighbors:
     """Row blocks against everything with torch, in full float32 (TF32 would disturb the order of neighbours)."""
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
         size = max(1, _DEVICE_BLOCK_ELEMENTS // len(rows))
-        found = [_search_rows(rows, start, size, k) for start in range(0, len(rows), size)]
+        found = [_search_rows(rows, start, size, keep) for start in range(0, len(rows), size)]
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
     similarities, indices = (torch.cat(parts).cpu().numpy() for parts in zip(*found))
-    return similarities, indices
+    return similarities, indices.astype(np.int32)
 
 
-def _search_rows(rows: torch.Tensor, start: int, size: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _search_rows(rows: torch.Tensor, start: int, size: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
     block = rows[start:start + size]
     scores = block @ rows.T
     own = torch.arange(start, start + len(block), device=rows.device)
-    true_own = scores.gather(1, own[:, None])
-    scores.scatter_(1, own[:, None], float("inf"))
-    best, columns = scores.topk(k, dim=1, sorted=True)
-    best[:, :1] = true_own
-    return best, columns
+    scores.scatter_(1, own[:, None], -torch.inf)
+    return scores.topk(keep, dim=1, sorted=True)

@@ -4,7 +4,7 @@ import pytest
 from ise_plugin.clustering import generate_pseudo_labels
 from ise_plugin.registry import NEIGHBOR_SEARCH
 
-from .conftest import random_embeddings, reference_ranks
+from clustering.references import random_embeddings, reference_ranks
 
 GENEROUS = {"ivf": {"num_cells": 8, "num_probes": 8}, "hnsw": {"search_effort": 400, "construction_effort": 200}}
 
