@@ -56,10 +56,10 @@ def supply_collections_names() -> None:
 
 
 def supply_torch_six() -> None:
-    """``from torch._six import string_classes`` fails: PyTorch 1.13 was the last release with that module."""
+    """``from torch._six import ...`` fails: PyTorch 1.13 was the last release with that module. Older fastreid takes more names from it."""
     if importlib.util.find_spec("torch._six") is None:
         module = types.ModuleType("torch._six")
-        module.string_classes = (str, bytes)
+        module.string_classes, module.int_classes, module.container_abcs = (str, bytes), int, collections.abc
         module.__spec__ = importlib.machinery.ModuleSpec("torch._six", loader=None)
         sys.modules["torch._six"] = module
 

@@ -3,6 +3,7 @@
 import collections
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -158,6 +159,29 @@ except ImportError as error:
     assert compat.INSTALL_COMMAND in result.stdout.splitlines()[0], result.stderr
     assert "usable False" in result.stdout
     assert f"refused: fastreid is not installed; install it with: {compat.INSTALL_COMMAND}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "import_lines",
+    [
+        "from torch._six import string_classes\nfrom collections import Mapping\n",  # the package index
+        "from torch._six import container_abcs, string_classes, int_classes\nfrom collections.abc import Mapping\n",  # older
+        "string_classes = (str, bytes)\nfrom collections.abc import Mapping\n",  # mended by its user
+    ],
+)
+def test_a_checkout_on_the_path_works_whatever_its_import_lines(tmp_path, import_lines):
+    shutil.copytree(os.path.dirname(fastreid.__file__), tmp_path / "fastreid", ignore=shutil.ignore_patterns("__pycache__"))
+    build = tmp_path / "fastreid/data/build.py"
+    text = build.read_text()
+    stock = "from torch._six import string_classes\nfrom collections import Mapping\n"
+    assert stock in text
+    build.write_text(text.replace(stock, import_lines))
+    result = run_python(
+        "del sys.modules['ise_plugin']\nimport fastreid, ise_plugin\nfrom fastreid.modeling.meta_arch import META_ARCH_REGISTRY\n"
+        "print(fastreid.__file__, META_ARCH_REGISTRY.get('ISE').__name__)",
+        PYTHONPATH=str(tmp_path),
+    )
+    assert result.stdout.split() == [str(tmp_path / "fastreid/__init__.py"), "ISE"], result.stderr
 
 
 def test_patches_say_which_fault_they_mend():

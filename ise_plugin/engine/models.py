@@ -60,7 +60,7 @@ def build_model(cfg) -> nn.Module:
         ) from error
     if backbone.PRETRAIN and backbone.PRETRAIN_PATH:
         _complete_weights(model.backbone, backbone)
-    return model
+    return model.to(memory_format=torch.channels_last)
 
 
 def resolve_weights_path(path: str) -> str:

@@ -22,7 +22,7 @@ from .checkpointing import ISECheckpointer
 from .evaluation import PortableReidEvaluator
 from .models import build_model
 from .results import Results
-from .step import TrainingStep
+from .step import TrainingStep, choose_precision
 
 logger = logging.getLogger("fastreid.ise.trainer")
 
@@ -59,9 +59,10 @@ class ISETrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if world_size() > 1:
-            devices = [torch.cuda.current_device()] if torch.device(cfg.MODEL.DEVICE).type == "cuda" else None
+            devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
-        self._trainer = TrainingStep(model, optimizer)
+        device = torch.device(cfg.MODEL.DEVICE)
+        self._trainer = TrainingStep(model, optimizer, device, choose_precision(device, cfg.SOLVER.AMP.ENABLED))
 
         self.iters_per_epoch = cfg.ISE.ITERS_PER_EPOCH
         self.max_epoch = cfg.SOLVER.MAX_EPOCH
