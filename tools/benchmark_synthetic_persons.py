@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,6 +22,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from fastreid.config import get_cfg  # noqa: E402
 from fastreid.data.datasets import DATASET_REGISTRY  # noqa: E402
+from fastreid.data.samplers import NaiveIdentitySampler  # noqa: E402
 from fastreid.data.transforms import build_transforms  # noqa: E402
 from fastreid.evaluation.rank import evaluate_rank  # noqa: E402
 from fastreid.modeling import build_model  # noqa: E402
@@ -29,8 +31,8 @@ from ise_plugin.clustering import generate_pseudo_labels  # noqa: E402
 from ise_plugin.errors import UsageError  # noqa: E402
 from PIL import Image  # noqa: E402
 
-BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 3.5e-4, 5e-4
-HEIGHT, WIDTH = 128, 64
+BATCH, INSTANCES, LEARNING_RATE, WEIGHT_DECAY = 64, 4, 3.5e-4, 5e-4
+HEIGHT, WIDTH, PADDING = 128, 64, 5
 K1, EPS, MIN_SAMPLES = (15, 30), (0.4, 0.5, 0.6), 4
 
 
@@ -41,10 +43,12 @@ def make_config(classes: int):
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = "build_mobilenetv2_backbone", "1.0x", 1280
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES, cfg.MODEL.HEADS.WITH_BNNECK = classes, True
-    cfg.MODEL.LOSSES.NAME = ("CrossEntropyLoss",)
+    cfg.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "TripletLoss")
+    cfg.MODEL.LOSSES.TRI.HARD_MINING, cfg.MODEL.LOSSES.TRI.MARGIN = True, 0.3
     cfg.MODEL.LOSSES.CE.EPSILON = 0.1
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [HEIGHT, WIDTH]
     cfg.INPUT.FLIP.ENABLED = cfg.INPUT.PADDING.ENABLED = cfg.INPUT.REA.ENABLED = True
+    cfg.INPUT.PADDING.SIZE = PADDING
     return cfg
 
 
@@ -102,23 +106,25 @@ def cluster_quality(features: np.ndarray, identities: np.ndarray) -> dict[str, d
 
 
 def train(model, data, classes: np.ndarray, cfg, epochs: int) -> None:
-    """Softmax cross-entropy with label smoothing over the identities; Adam, one warm-up epoch, then a cosine."""
-    loader = torch.utils.data.DataLoader(
-        Images(data.train, classes.tolist(), build_transforms(cfg, is_train=True)), BATCH, shuffle=True, drop_last=True
-    )
+    """Label-smoothed softmax and triplet loss, as fastreid's bag of tricks; Adam, one warm-up epoch, then a cosine."""
+    training = Images(data.train, classes.tolist(), build_transforms(cfg, is_train=True))
+    sampler = NaiveIdentitySampler(data.train, BATCH, INSTANCES, seed=0)  # endless
+    batches = iter(torch.utils.data.DataLoader(training, BATCH, sampler=sampler))
+    per_epoch = len(data.train) // BATCH
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * len(loader), pct_start=1 / max(2, epochs))
+    steps = epochs * per_epoch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=1 / max(2, epochs))
     for epoch in range(epochs):
         model.train()
         total = 0.0
-        for images, targets in loader:
+        for images, targets in islice(batches, per_epoch):
             loss = sum(model({"images": images.contiguous(memory_format=torch.channels_last), "targets": targets}).values())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}/{epochs}: loss {total / len(loader):.3f}", file=sys.stderr)
+        print(f"epoch {epoch + 1}/{epochs}: loss {total / per_epoch:.3f}", file=sys.stderr)
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -147,7 +153,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", required=True, help="state dict of an ImageNet MobileNetV2, torchvision's or fastreid's names")
     parser.add_argument("--dataset", default="SyntheticPersons", help="registered name (default: SyntheticPersons)")
-    parser.add_argument("--epochs", type=int, default=12, help="epochs of supervised training; 0 leaves it out (default: 12)")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs of supervised training; 0: none (default: 15)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", help="JSON file to write")
     args = parser.parse_args()

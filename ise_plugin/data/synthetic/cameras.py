@@ -16,23 +16,23 @@ MIN_CAMERAS, MAX_CAMERAS = 2, 6
 # Gains of red, green and blue: the colour casts that are dealt out to the cameras.
 CASTS = (
     (1.00, 1.00, 1.00),
-    (1.08, 1.00, 0.89),
-    (0.91, 0.99, 1.10),
-    (0.96, 1.05, 0.94),
-    (1.05, 0.97, 1.04),
-    (1.03, 1.02, 0.93),
+    (1.06, 1.00, 0.92),
+    (0.93, 0.99, 1.08),
+    (0.97, 1.04, 0.95),
+    (1.04, 0.97, 1.03),
+    (1.02, 1.02, 0.94),
 )
-GAMMAS = (0.88, 0.95, 1.0, 1.06, 1.15, 1.24)
+GAMMAS = (0.92, 0.96, 1.0, 1.04, 1.08, 1.12)
 FAVOURITE_VIEWS = (10.0, 175.0, 65.0, 320.0, 215.0, 130.0)
 FAVOURITE_SHARE = 0.5  # share of walks that follow the favourite direction; the others go anywhere
 VIEW_SPREAD_DEG = 22.0  # how closely they follow it, standard deviation
-BLURS = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75)  # pixels
-NOISES = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0)  # 8-bit levels, standard deviation
-RESOLUTIONS = (1.0, 0.92, 0.85, 0.78, 0.72, 0.66)  # detail left by the distance: pixels really seen per pixel written
-SATURATIONS = (1.06, 1.0, 0.96, 0.92, 0.87, 0.82)
+BLURS = (0.2, 0.3, 0.35, 0.4, 0.45, 0.5)  # pixels
+NOISES = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)  # 8-bit levels, standard deviation
+RESOLUTIONS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80)  # detail left by the distance: pixels really seen per pixel written
+SATURATIONS = (1.05, 1.02, 1.0, 0.97, 0.94, 0.91)
 JPEG_QUALITIES = (92, 90, 88, 84, 80, 76)
-CAST_JITTER = 0.03  # drift of the white balance between walks, standard deviation per channel
-EXPOSURE_JITTER = 0.06
+CAST_JITTER = 0.02  # drift of the white balance between walks, standard deviation per channel
+EXPOSURE_JITTER = 0.04
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def make_cameras(seed: int, count: int = MAX_CAMERAS) -> tuple[Camera, ...]:
         raise ValueError(f"cameras must be {MIN_CAMERAS} to {MAX_CAMERAS}, got {count}")
     rng = stream(seed, Stream.CAMERA)
     order = [rng.permutation(MAX_CAMERAS) for _ in range(9)]
-    # Poor optics come together: one order for blur, noise, resolution and compression would make one camera
-    # hopeless, so only compression follows resolution.
+    # Blur, noise and resolution have an order each: the worst of all in one camera would be hopeless. Compression
+    # follows resolution, as a far camera's small pictures are also sent with fewer bytes.
     cameras = []
     for i in range(MAX_CAMERAS):
         cameras.append(

@@ -17,14 +17,14 @@ from .streams import Stream, stream
 CROP_SIZE = (64, 128)  # width, height in pixels
 BODY_SHARE = (0.84, 0.98)  # body height per crop height
 STRETCH = (1.02, 1.26)  # people are narrower than a box of 1 : 2, so boxes are stretched
-OFFSET_X, OFFSET_Y = 3.0, 3.0  # pixels by which boxes miss the person, standard deviation
+OFFSET_X, OFFSET_Y = 2.2, 2.2  # pixels by which boxes miss the person, standard deviation
 VIEW_JITTER_DEG = 8.0  # how much a walker's direction sways, standard deviation
 TURN_SHARE, TURN_DEG = 0.25, 70.0  # share of walks with a bend, and how far it goes round
 PHASE_STEP = (0.08, 0.30)  # gait between two pictures of a walk, in turns
-OBSTACLE_SHARE, PASSER_SHARE = 0.12, 0.12
+OBSTACLE_SHARE, PASSER_SHARE = 0.06, 0.06
 SCENE_ZOOM = (0.8, 1.35)
-UNEVEN_LIGHT = 0.28  # largest change of brightness across a crop
-SHADOW_SHARE = 0.15  # share of crops with a cast shadow over part of the picture
+UNEVEN_LIGHT = 0.20  # largest change of brightness across a crop
+SHADOW_SHARE = 0.06  # share of crops with a cast shadow over part of the picture
 SHADOW_FACTOR = 0.62
 JUNK_MISS = (0.30, 0.62)  # by how much of the crop a junk box misses its person
 STRANGERS = 100_000  # how many different passers-by there are
@@ -94,7 +94,8 @@ def draw_person(
         identity: who.
         camera: seen by which camera.
         view: the way the person faces, in degrees: 0 front, 90 to the picture's right, 180 back, 270 to the left.
-        rng: random stream for everything that is not given.
+        rng: random stream for everything that is not given; frames of a clip get equal streams, the same walk and
+            a phase and a place that move on.
         phase: gait phase in turns, 0 to 1; random by default.
         walk: white balance and zoom of a walk; sampled by default.
         place: where in the scene, 0 to 1; the walk's by default.

@@ -122,7 +122,7 @@ class _Figure:
         widen = {"leggings": 0.86, "trousers": 1.08}.get(kind, 0.9) if not bare else 0.86
         self.canvas.fill(body.limb_outline(self.pose, limb, 0, 2, widen), skin_or_cloth, depth, open_)
         if kind == "shorts" and bare and self.who.upper.kind != "dress":
-            self.canvas.fill(body.limb_outline(self.pose, _shortened(limb, 0.92), 0, 1, 1.16), self.lower, depth, open_)
+            self.canvas.fill(body.limb_outline(self.pose, _shortened(limb, 0, 0.92), 0, 1, 1.16), self.lower, depth, open_)
         if self.who.lower.pattern == "side stripe" and not bare:
             self._paint_side_stripe(limb)
         self.canvas.fill(body.limb_outline(self.pose, limb, 2, 3, 0.98), self.who.shoes, depth, open_)
@@ -165,7 +165,8 @@ class _Figure:
             self.canvas.mark(body.trunk_patch(self.pose, chest, 0, 26), who.inner_colour)
         elif kind == "coat":
             self.canvas.mark(body.trunk_patch(self.pose, chest, 0, 4), _shaded(who.upper.colour, 0.55))
-            self.canvas.mark(body.trunk_patch(self.pose, body.levels(who.build, 0.60, 0.575, 1.15), 0, 180), _shaded(who.upper.colour, 0.5))
+            belt = body.levels(who.build, 0.60, 0.575, 1.15)
+            self.canvas.mark(body.trunk_patch(self.pose, belt, 0, 180), _shaded(who.upper.colour, 0.5))
         else:
             collar = [(0.835, 0.05, 0.045), (0.812, 0.10, 0.06)]
             self.canvas.mark(body.trunk_patch(self.pose, collar, 0, 20), who.skin)
@@ -199,10 +200,10 @@ class _Figure:
         kind, fill = self.who.upper.kind, self.canvas.fill
         fill(body.limb_outline(self.pose, limb, 0, 2, 0.92), self.who.skin, depth, open_)
         if kind in ("t-shirt", "dress"):
-            fill(body.limb_outline(self.pose, _shortened(limb, 0.72), 0, 1, 1.12), self.sleeve, depth, open_)
+            fill(body.limb_outline(self.pose, _shortened(limb, 0, 0.72), 0, 1, 1.12), self.sleeve, depth, open_)
         elif kind != "tank top":
             widen = 1.22 if kind in ("coat", "open jacket") else 1.05
-            fill(body.limb_outline(self.pose, _shortened(limb, 0.88), 0, 2, widen), self.sleeve, depth, open_)
+            fill(body.limb_outline(self.pose, _shortened(limb, 1, 0.88), 0, 2, widen), self.sleeve, depth, open_)
 
     # ------------------------------------------------------------------- head
     def _add_head(self) -> None:
@@ -323,12 +324,10 @@ class _Figure:
         self.canvas.fill([handle, box], self.who.bag.colour, depth + 0.05)
 
 
-def _shortened(limb: Limb, share: float) -> Limb:
-    """The limb with its last drawn bone cut to a share: sleeves and trouser legs that end early."""
+def _shortened(limb: Limb, bone: int, share: float) -> Limb:
+    """The limb with one bone cut to a share of its length: where a sleeve or a trouser leg ends."""
     joints = list(limb.joints)
-    # Sleeves end along the first or second bone; cutting both keeps the shape of a bent arm.
-    joints[1] = _between(joints[0], joints[1], share) if len(joints) != 3 or share < 0.8 else joints[1]
-    joints[2] = _between(joints[1], joints[2], share)
+    joints[bone + 1] = _between(joints[bone], joints[bone + 1], share)
     return Limb(tuple(joints), limb.radii, limb.side)
 
 

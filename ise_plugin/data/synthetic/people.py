@@ -1,7 +1,7 @@
 """Who a person is: sampled attributes that stay the same in every camera.
 
-A person is told from others by the combination of attributes. Every second person of a group is a look-alike that
-wears most of the clothes of the person before it, so that no single garment settles who it is.
+A person is told from others by the combination of attributes. Every eighth person is a look-alike that shares what
+it wears above the waist, and some of the rest, with the person before it, so that no single garment settles who it is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from .wardrobe import Colour
 HEIGHT_RANGE_M = (1.50, 1.95)
 BUILD_RANGE = (0.84, 1.26)
 DYE_SPREAD = 9.0  # two garments of one colour name differ by about this much (8-bit levels, standard deviation)
-LOOK_ALIKE_CHANGES = 3  # attributes in which a look-alike surely was drawn anew
-LOOK_ALIKE_ATTRIBUTES = ("lower", "hair_style", "hair_colour", "shoes", "bag", "upper", "print_shape")
+LOOK_ALIKE_PERIOD = 8  # the last of so many consecutive numbers looks like the one before it
+LOOK_ALIKE_CHANGES = 4  # attributes, beside the lower garment and the body, that a look-alike draws anew
+COVERING = ("dress", "coat")  # garments that hide most of the lower one
+LOOK_ALIKE_ATTRIBUTES = ("hair_style", "hair_colour", "shoes", "bag", "print_shape")
 
 
 @dataclass(frozen=True)
@@ -78,20 +80,24 @@ def sample_identity(seed: int, number: int, split: Stream = Stream.IDENTITY) -> 
 
     Args:
         seed: the data set's seed, 0 or more.
-        number: which person; odd numbers look like the even number before them.
+        number: which person; 7, 15, 23, ... look like the number before them.
         split: the family of random streams; strangers have one of their own.
 
     Returns:
         The same `Identity` whenever it is called with the same arguments.
     """
     own = _sample_independent(stream(seed, split, number))
-    if number % 2 == 0:
+    if number % LOOK_ALIKE_PERIOD != LOOK_ALIKE_PERIOD - 1:
         return own
     model = _sample_independent(stream(seed, split, number - 1))
     rng = stream(seed, Stream.LOOK_ALIKE, int(split), number)
     changed = rng.choice(len(LOOK_ALIKE_ATTRIBUTES), size=LOOK_ALIKE_CHANGES, replace=False)
     changes = {LOOK_ALIKE_ATTRIBUTES[i]: getattr(own, LOOK_ALIKE_ATTRIBUTES[i]) for i in changed}
-    return replace(model, height=own.height, build=own.build, stride=own.stride, skin=own.skin, **changes)
+    body = {name: getattr(own, name) for name in ("height", "build", "stride", "skin")}
+    upper = model.upper
+    if upper.kind in COVERING:  # the lower garment would not tell the two apart
+        upper = replace(upper, colour=own.upper.colour)
+    return replace(model, upper=upper, lower=own.lower, **body, **changes)
 
 
 def _sample_independent(rng: np.random.Generator) -> Identity:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cameras import MAX_CAMERAS, MIN_CAMERAS
+from .people import LOOK_ALIKE_PERIOD
 from .streams import Stream, stream
 
 TRAIN_DIR, QUERY_DIR, GALLERY_DIR = "bounding_box_train", "query", "bounding_box_test"
 FOLDERS = (TRAIN_DIR, QUERY_DIR, GALLERY_DIR)
 DISTRACTOR_PID, JUNK_PID = 0, -1
-LOOK_ALIKE_GROUP = 4  # numbers of one group go to the same split, so that look-alikes meet
+# Numbers of one group go to the same split, so that look-alikes meet.
+LOOK_ALIKE_GROUP = LOOK_ALIKE_PERIOD
 MOST_PER_WALK = 12  # no identity has more pictures than this from one camera, unless there is no other way
 FRAMES_BETWEEN = 25
 
@@ -41,7 +43,7 @@ class Size:
 
 SIZES: dict[str, Size] = {
     "tiny": Size(12, 8, 40, 28, 150, 80, 10, 6),
-    "demo": Size(125, 125, 540, 540, 2500, 1900, 300, 150),
+    "demo": Size(150, 100, 640, 430, 2500, 1700, 250, 150),
     "market": Size(751, 750, 3372, 3368, 12936, 13115, 2798, 3819),
 }
 

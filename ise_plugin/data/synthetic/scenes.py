@@ -157,8 +157,8 @@ def _plaza(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
 def _bicycle(draw: ImageDraw.ImageDraw, x: float, ground: float, colour: Colour) -> None:
     for wheel in (x, x + 30):
         draw.ellipse((wheel - 10, ground - 20, wheel + 10, ground), outline=(44, 44, 46), width=2)
-    frame = [(x, ground - 10), (x + 10, ground - 26), (x + 26, ground - 26), (x + 30, ground - 10), (x + 14, ground - 10), (x, ground - 10)]
-    draw.line(frame, fill=colour, width=2)
+    frame = [(0, 10), (10, 26), (26, 26), (30, 10), (14, 10), (0, 10)]
+    draw.line([(x + right, ground - up) for right, up in frame], fill=colour, width=2)
     draw.line([(x + 14, ground - 10), (x + 9, ground - 31)], fill=colour, width=2)
     draw.line([(x + 26, ground - 26), (x + 24, ground - 33)], fill=colour, width=2)
 

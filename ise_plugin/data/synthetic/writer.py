@@ -13,6 +13,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from ...errors import UsageError
@@ -22,7 +24,7 @@ from .people import sample_identity
 from .plan import DISTRACTOR_PID, FOLDERS, GALLERY_DIR, JUNK_PID, ImagePlan, make_plan
 from .streams import Stream, stream
 
-GENERATOR_VERSION = 1  # raise it whenever the same seed gives other pictures
+GENERATOR_VERSION = 4  # raise it whenever the same seed gives other pictures
 STAMP = "synthetic_persons.json"
 BACKGROUND_SHARE = 0.6  # share of distractors without a (whole) person; the others show strangers
 PROGRESS_DELAY_S = 3.0
@@ -79,7 +81,7 @@ def _kind(item: ImagePlan) -> int:
     return {DISTRACTOR_PID: 1, JUNK_PID: 2}.get(item.pid, 0)
 
 
-def _draw_walker(item: ImagePlan, camera: Camera, walk: Walk, rng, seed: int):
+def _draw_walker(item: ImagePlan, camera: Camera, walk: Walk, rng: np.random.Generator, seed: int) -> Image.Image:
     identity = sample_identity(seed, item.person)
     pose = walk.pose_at(item.index % item.count, item.count, camera, rng)
     miss = float(rng.uniform(*JUNK_MISS)) if item.pid == JUNK_PID else 0.0
@@ -89,7 +91,7 @@ def _draw_walker(item: ImagePlan, camera: Camera, walk: Walk, rng, seed: int):
     )
 
 
-def _draw_distractor(item: ImagePlan, camera: Camera, rng, seed: int):
+def _draw_distractor(item: ImagePlan, camera: Camera, rng: np.random.Generator, seed: int) -> Image.Image:
     if rng.random() < BACKGROUND_SHARE:
         return draw_background(camera, rng, seed)
     walk = sample_walk(camera, rng)
@@ -143,10 +145,10 @@ def write_dataset(
         _write_images(scratch, plan, seed, cameras, workers or _default_workers(len(plan)), progress)
         (scratch / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
         scratch.chmod(0o755)  # mkdtemp makes it private
-        os.replace(scratch, output)
+        reused = not _take_name(scratch, output, stamp)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return WrittenDataset(output, stamp["counts"], False, time.monotonic() - started)
+    return WrittenDataset(output, stamp["counts"], reused, time.monotonic() - started)
 
 
 def count_images(plan: list[ImagePlan]) -> dict[str, int]:
@@ -156,6 +158,18 @@ def count_images(plan: list[ImagePlan]) -> dict[str, int]:
     counts = {names[folder]: folders[folder] for folder in FOLDERS}
     counts["junk"] = sum(item.pid == JUNK_PID for item in plan)
     return counts
+
+
+def _take_name(scratch: Path, output: Path, stamp: dict) -> bool:
+    """Renames the finished folder; False if another process has meanwhile written the same data set."""
+    try:
+        os.replace(scratch, output)
+    except OSError:
+        if not output.exists():
+            raise
+        _check_existing(output, stamp)
+        return False
+    return True
 
 
 def _check_existing(output: Path, stamp: dict) -> None:

@@ -19,26 +19,27 @@ def test_an_identity_depends_on_seed_and_number_only():
     assert sample_identity(3, 17, Stream.STRANGER) != first
 
 
-def test_odd_numbers_share_most_clothes_with_the_number_before():
+def test_every_eighth_number_looks_like_the_one_before():
     body = {"height", "build", "stride", "skin"}
-    for number in range(1, 60, 2):
-        changed = differing(sample_identity(0, number), sample_identity(0, number - 1))
-        assert len(changed - body) <= LOOK_ALIKE_CHANGES
+    for number in range(7, 240, 8):
+        one, other = sample_identity(0, number), sample_identity(0, number - 1)
+        changed = differing(one, other)
+        assert (one.upper.kind, one.upper.pattern) == (other.upper.kind, other.upper.pattern)
+        changed -= {"upper"}
+        assert len(changed - body) <= LOOK_ALIKE_CHANGES + 1
         assert changed - body  # but something to wear tells them apart
 
 
 def test_the_wardrobe_is_limited():
-    people = [sample_identity(0, number) for number in range(0, 200, 2)]
+    people = [sample_identity(0, number) for number in range(200) if number % 8 != 7]
     kinds = {(p.upper.kind, p.upper.pattern) for p in people}
     assert len(kinds) < len(people) / 2
 
 
 def test_streams_differ_by_purpose_and_key():
-    draws = {
-        stream(*arguments).random()
-        for arguments in [(0, Stream.IMAGE, 1), (0, Stream.IMAGE, 1, 0), (0, Stream.TRACK, 1), (1, Stream.IMAGE, 1), (0, Stream.IMAGE)]
-    }
-    assert len(draws) == 5
+    image = Stream.IMAGE
+    different = [(0, image, 1), (0, image, 1, 0), (0, Stream.TRACK, 1), (1, image, 1), (0, image)]
+    assert len({stream(*arguments).random() for arguments in different}) == len(different)
     assert stream(0, Stream.IMAGE, 1).random() == stream(0, Stream.IMAGE, 1).random()
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +71,11 @@ def test_pictures_of_one_walk_differ(written):
 def test_a_person_stays_more_alike_than_others_do(written):
     """Mean colour of the middle of the crop, same camera: the same walk is nearer than another identity, mostly."""
     items = [i for i in make_plan("tiny") if i.folder == "bounding_box_train"]
-    middle = {
-        (i.pid, i.camera, i.index): np.asarray(Image.open(written.path / i.folder / i.name), dtype=float)[30:60, 22:42].mean((0, 1))
-        for i in items
-    }
+
+    def middle_colour(item):
+        return np.asarray(Image.open(written.path / item.folder / item.name), dtype=float)[30:60, 22:42].mean((0, 1))
+
+    middle = {(i.pid, i.camera, i.index): middle_colour(i) for i in items}
     wins = []
     for key, value in middle.items():
         same = [np.linalg.norm(value - v) for k, v in middle.items() if k[:2] == key[:2] and k != key]
@@ -131,7 +133,10 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch, interruption)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("parameters, named", [({"size": "huge"}, "huge"), ({"cameras": 9}, "9"), ({"workers": 0}, "0"), ({"seed": -4}, "-4")])
+@pytest.mark.parametrize(
+    "parameters, named",
+    [({"size": "huge"}, "huge"), ({"cameras": 9}, "9"), ({"workers": 0}, "0"), ({"seed": -4}, "-4")],
+)
 def test_unusable_arguments_write_nothing(tmp_path, parameters, named):
     with pytest.raises(ValueError, match=named):
         write_dataset(tmp_path / "out", **{"size": "tiny", **parameters})
@@ -140,3 +145,19 @@ def test_unusable_arguments_write_nothing(tmp_path, parameters, named):
 
 def test_folder_names():
     assert Path("root", folder_name("demo")) == Path("root/synthetic_persons_demo")
+
+
+def test_two_writers_at_once_end_with_one_data_set(written, tmp_path, monkeypatch):
+    output = tmp_path / "tiny"
+    original = writer._write_images
+
+    def beaten(*arguments):
+        original(*arguments)
+        if not output.exists():
+            shutil.copytree(written.path, output)
+
+    monkeypatch.setattr(writer, "_write_images", beaten)
+    result = write_dataset(output, "tiny", workers=1, progress=False)
+    assert result.reused
+    assert list(tmp_path.iterdir()) == [output]
+    assert contents(output) == contents(written.path)
