@@ -1,14 +1,74 @@
-"""fastreid's evaluator without a compiler."""
+"""fastreid's evaluator, without a compiler and with re-ranking on any device."""
 
+import itertools
+from collections import OrderedDict
+
+import numpy as np
+import torch
 from fastreid.evaluation import ReidEvaluator
+from fastreid.evaluation.query_expansion import aqe
+from fastreid.evaluation.rank import evaluate_rank
+from fastreid.evaluation.roc import evaluate_roc
+from fastreid.utils import comm
+from fastreid.utils.compute_dist import build_dist
+from sklearn.metrics import roc_curve
+
+from ..clustering import rerank_distance
+from ..errors import UsageError
+
+_RANKS = (1, 5, 10)
+_FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 
 
 class PortableReidEvaluator(ReidEvaluator):
-    """fastreid's evaluator where it must not compile.
+    """fastreid's evaluator where there may be no CUDA and no compiler.
 
     Stock fastreid builds a Cython extension inside site-packages with ``make`` at first use, and ends the process when
-    that fails. Its numpy path gives the same numbers and is taken whenever the extension is not there.
+    that fails; its numpy path gives the same numbers and is taken here whenever the extension is not there. Its
+    ``TEST.RERANK`` needs CUDA, makes N x N matrices in Python loops, and mixes two different definitions; here it is
+    ``fastreid.evaluation.rerank.re_ranking`` (Zhong et al., CVPR 2017) of cosine distances, computed sparsely.
     """
 
     def _compile_dependencies(self) -> None:
         """Nothing to do: ``fastreid.evaluation.rank`` falls back to numpy by itself."""
+
+    def evaluate(self) -> dict:
+        """Metrics in percent, as fastreid's evaluator names them; empty in all processes but the first.
+
+        Raises:
+            UsageError: ``TEST.RERANK`` with a metric other than cosine.
+        """
+        predictions = list(itertools.chain(*comm.gather(self._predictions, dst=0)))
+        if not comm.is_main_process():
+            return {}
+        features = torch.cat([p["feats"] for p in predictions])
+        identities, cameras = (torch.cat([p[key] for p in predictions]).numpy() for key in ("pids", "camids"))
+        n = self._num_query
+        distances = self._distances(features[:n], features[n:])
+        labels = identities[:n], identities[n:], cameras[:n], cameras[n:]
+        cmc, average_precisions, inverse_penalties = evaluate_rank(distances, *labels)
+        mean_ap = np.mean(average_precisions)
+        self._results = OrderedDict((f"Rank-{rank}", cmc[rank - 1] * 100) for rank in _RANKS)
+        self._results["mAP"] = mean_ap * 100
+        self._results["mINP"] = np.mean(inverse_penalties) * 100
+        self._results["metric"] = (mean_ap + cmc[0]) / 2 * 100
+        if self.cfg.TEST.ROC.ENABLED:
+            self._add_roc(distances, labels)
+        return OrderedDict(self._results)
+
+    def _distances(self, query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
+        test = self.cfg.TEST
+        if test.AQE.ENABLED:
+            query, gallery = aqe(query, gallery, test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA)
+        if not test.RERANK.ENABLED:
+            return build_dist(query, gallery, test.METRIC)
+        if test.METRIC != "cosine":
+            raise UsageError(f"TEST.RERANK.ENABLED needs TEST.METRIC cosine, not {test.METRIC}")
+        return rerank_distance(query, gallery, test.RERANK.K1, test.RERANK.K2, test.RERANK.LAMBDA)
+
+    def _add_roc(self, distances: np.ndarray, labels: tuple) -> None:
+        scores, matches = evaluate_roc(distances, *labels)
+        false_positives, true_positives, _ = roc_curve(matches, scores)
+        for rate in _FALSE_POSITIVE_RATES:
+            nearest = np.argmin(np.abs(false_positives - rate))
+            self._results[f"TPR@FPR={rate:.0e}"] = true_positives[nearest]
