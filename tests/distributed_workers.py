@@ -15,12 +15,12 @@ from ise_plugin.modeling import ClusterMemoryHead, ISELoss
 CLUSTERS, DIM = 6, 12
 
 
-def start(rank, world, store, function, results):
+def start(rank, world, store, results):
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60)
     )
     torch.set_num_threads(1)
-    results[rank] = function(rank, world)
+    results[rank] = {function.__name__: function(rank, world) for function in FUNCTIONS}
     dist.barrier()
     dist.destroy_process_group()
 
@@ -69,7 +69,7 @@ class Small(nn.Module):
         return sum(self.loss(self.heads(self.backbone(images), labels)).values())
 
 
-def twenty_steps(rank, world, update="hard"):
+def twenty_steps(rank, world, update):
     """(loss and gradients of the first step, memory after twenty), the batch shared by groups."""
     model = Small(update)
     wrapped = DistributedDataParallel(model) if world > 1 else model
@@ -87,5 +87,12 @@ def twenty_steps(rank, world, update="hard"):
     return first, model.heads.memory.centroids
 
 
+def twenty_steps_hard(rank, world):
+    return twenty_steps(rank, world, update="hard")
+
+
 def twenty_steps_mean(rank, world):
     return twenty_steps(rank, world, update="mean")
+
+
+FUNCTIONS = (gather_uneven, once, buffers, twenty_steps_hard, twenty_steps_mean)

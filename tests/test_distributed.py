@@ -10,17 +10,18 @@ import distributed_workers as workers
 from ise_plugin import distributed
 
 
-def run(function, world, tmp_path):
+@pytest.fixture(scope="module", params=[2, 3, 4], ids=lambda world: f"{world} processes")
+def outcomes(request, tmp_path_factory):
+    """What every function of distributed_workers gave in every process: {name: [of process 0, of process 1, ...]}."""
+    world, store = request.param, tmp_path_factory.mktemp("store") / "file"
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
-        context = mp.start_processes(
-            workers.start, (world, tmp_path / "store", function, results), nprocs=world, join=False, start_method="spawn"
-        )
+        context = mp.start_processes(workers.start, (world, store, results), nprocs=world, join=False, start_method="spawn")
         deadline = time.monotonic() + 180
         while not context.join(timeout=5):  # true once all have ended; raises what any of them raised
             if time.monotonic() > deadline:
                 pytest.fail("the processes did not end in time")
-        return [results[rank] for rank in range(world)]
+        return {name: [results[rank][name] for rank in range(world)] for name in results[0]}
 
 
 @pytest.mark.parametrize("count, world", [(10, 3), (3, 4), (0, 2), (7, 1), (8, 4)])
@@ -40,24 +41,25 @@ def test_one_process_needs_no_group():
     assert distributed.computed_once(lambda: 5) == 5 and distributed.world_size() == 1 and distributed.rank() == 0
 
 
-def test_rows_of_uneven_shards_come_back_in_order(tmp_path):
-    for rows, count in run(workers.gather_uneven, 3, tmp_path):
-        assert rows == list(range(10)) and count == 0 + 1 + 2
+def test_rows_of_uneven_shards_come_back_in_order(outcomes):
+    world = len(outcomes["gather_uneven"])
+    for rows, count in outcomes["gather_uneven"]:
+        assert rows == list(range(10)) and count == sum(range(world))
 
 
-def test_what_process_0_computes_or_raises_is_everywhere(tmp_path):
-    assert run(workers.once, 2, tmp_path) == [({"rank": 0}, "raised")] * 2
+def test_what_process_0_computes_or_raises_is_everywhere(outcomes):
+    assert all(value == ({"rank": 0}, "raised") for value in outcomes["once"])
 
 
-def test_running_statistics_are_averaged(tmp_path):
-    assert run(workers.buffers, 3, tmp_path) == [[1.0, 1.0]] * 3
+def test_running_statistics_are_averaged(outcomes):
+    world = len(outcomes["buffers"])
+    assert all(value == [(world - 1) / 2] * 2 for value in outcomes["buffers"])
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
-@pytest.mark.parametrize("function", [workers.twenty_steps, workers.twenty_steps_mean])
-def test_steps_do_not_depend_on_the_number_of_processes(tmp_path, world, function):
-    (loss, gradients), memory = function(0, 1)
-    results = run(function, world, tmp_path)
+@pytest.mark.parametrize("update", ["hard", "mean"])
+def test_steps_do_not_depend_on_the_number_of_processes(outcomes, update):
+    (loss, gradients), memory = workers.twenty_steps(0, 1, update)
+    results = outcomes[f"twenty_steps_{update}"]
     for (other_loss, other_gradients), other_memory in results:
         assert other_loss == pytest.approx(loss, abs=1e-5)
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(other_gradients, gradients))

@@ -11,6 +11,7 @@ import torch
 
 from helpers import CONFIGS, REPOSITORY
 from ise_plugin.engine.checkpointing import load_checkpoint_file
+from ise_plugin.engine.cli import main
 
 TOOL = str(REPOSITORY / "tools" / "train_net.py")
 
@@ -75,20 +76,27 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("arguments, word", MISTAKES.values(), ids=MISTAKES.keys())
-def test_mistakes_get_one_line_and_exit_code_2(datasets_folder, tmp_path, arguments, word):
+def test_mistakes_get_one_line_and_exit_code_2(tiny_dataset, tmp_path, capfd, arguments, word):
     flags = arguments if arguments[0].startswith("--") else []
     keys = [] if flags else arguments
-    result = run(datasets_folder, *opts(tmp_path / "run", *flags), "ISE.EVAL_BEFORE_TRAIN", "False", *keys)
-    assert result.returncode == 2, result.stdout + result.stderr
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1 and word in errors[0], result.stderr
-    assert "Traceback" not in result.stdout + result.stderr
-    assert not [name for name in os.listdir(tmp_path / "run") if name.endswith(".pth")] if (tmp_path / "run").exists() else True
+    code = main([*map(str, opts(tmp_path / "run", *flags)), "ISE.EVAL_BEFORE_TRAIN", "False", *keys])
+    out, err = capfd.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code == 2 and len(errors) == 1 and word in errors[0], err
+    assert "Traceback" not in out + err
+    assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_traceback_is_there_for_who_asks(datasets_folder, tmp_path):
-    result = run(datasets_folder, *opts(tmp_path / "run", "--traceback"), "SEEDS", "1")
-    assert result.returncode == 2 and "Traceback" in result.stderr and "nearest valid key is SEED" in result.stderr
+def test_exit_code_of_the_process_is_2(datasets_folder, tmp_path):
+    result = run(datasets_folder, *opts(tmp_path / "run"), "SEEDS", "1")
+    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: command line: unknown key SEEDS")
+    assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
+
+
+def test_traceback_is_there_for_who_asks(tmp_path, capfd):
+    code = main([*map(str, opts(tmp_path / "run", "--traceback")), "SEEDS", "1"])
+    err = capfd.readouterr().err
+    assert code == 2 and "Traceback" in err and "nearest valid key is SEED" in err
 
 
 def test_unreadable_image_is_named(datasets_folder, tmp_path):
