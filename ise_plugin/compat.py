@@ -3,7 +3,8 @@
 This is the one place that assigns into foreign modules. Every patch is a function that names the fault it mends
 and does nothing where the fault is absent; :func:`prepare` runs them all, in an order that matters: some must
 happen before fastreid is imported, the others change fastreid once it is there. Faults that a subclass can avoid
-(data loaders, launcher, checkpoint files, evaluator) are not patched but avoided, in ``ise_plugin.engine`` and ``ise_plugin.data``.
+(data loaders, launcher, checkpoint files, evaluator) are not patched but avoided, in ``ise_plugin.engine`` and
+``ise_plugin.data``.
 """
 
 import collections
@@ -56,7 +57,7 @@ def supply_collections_names() -> None:
 
 
 def supply_torch_six() -> None:
-    """``from torch._six import ...`` fails: PyTorch 1.13 was the last release with that module. Older fastreid takes more names from it."""
+    """``from torch._six import ...`` fails: PyTorch 1.13 was the last release with it. Older fastreid takes more names."""
     if importlib.util.find_spec("torch._six") is None:
         module = types.ModuleType("torch._six")
         module.string_classes, module.int_classes, module.container_abcs = (str, bytes), int, collections.abc
@@ -83,7 +84,9 @@ def declare_torchvision_operators() -> None:
             _torchvision_fragments.append(fragment)
             for name in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
                 del sys.modules[name]  # a half-imported package would be returned by the next import
-    raise ImportError("torchvision cannot be imported: its operators stay undeclared; install the torchvision that matches torch")
+    raise ImportError(
+        "torchvision cannot be imported: its operators stay undeclared; install the torchvision that matches torch"
+    )
 
 
 def switch_off_contiguous_parameters() -> None:

@@ -67,7 +67,8 @@ def add_ise_config(cfg: CfgNode) -> None:
     # Neighbours of the k-reciprocal Jaccard distance (Zhong et al., CVPR 2017): in the sets, and in the local query expansion.
     _C.ISE.PSEUDO_LABEL.K1 = 30
     _C.ISE.PSEUDO_LABEL.K2 = 6
-    # Jaccard distance up to which two images are neighbours, in (0, 1); a larger value joins more. Paper: 0.4 Market-1501, 0.7 MSMT17.
+    # Jaccard distance up to which two images are neighbours, in (0, 1); a larger value joins more. Paper: 0.4 on
+    # Market-1501, 0.7 on MSMT17.
     _C.ISE.PSEUDO_LABEL.EPS = 0.4
     # Neighbours, itself included, that make an image the core of a cluster.
     _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
@@ -115,7 +116,9 @@ def _read_chain(config_file: str, seen: tuple = ()) -> list:
         raise UsageError(f"config file {config_file}: cannot be read ({reason}); check the path") from error
     except yaml.YAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        raise UsageError(f"config file {config_file}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        raise UsageError(
+            f"config file {config_file}{line}: not valid YAML ({getattr(error, 'problem', error)})"
+        ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -228,10 +231,12 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def _in_range(key: str, value, low=None, high=None, above=None, below=None) -> None:
-    bounds = [(low, "at least", value >= low if low is not None else True),
-              (high, "at most", value <= high if high is not None else True),
-              (above, "greater than", value > above if above is not None else True),
-              (below, "less than", value < below if below is not None else True)]
+    bounds = [
+        (low, "at least", value >= low if low is not None else True),
+        (high, "at most", value <= high if high is not None else True),
+        (above, "greater than", value > above if above is not None else True),
+        (below, "less than", value < below if below is not None else True),
+    ]
     if math.isfinite(value) and all(holds for _, _, holds in bounds):
         return
     wanted = " and ".join(f"{words} {bound}" for bound, words, _ in bounds if bound is not None)

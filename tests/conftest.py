@@ -4,9 +4,13 @@ import ise_plugin  # noqa: F401  isort:skip
 
 import pytest
 from helpers import CONFIGS
+from hypothesis import settings
 
 from ise_plugin.config import load_cfg
 from ise_plugin.data.synthetic import write_dataset
+
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

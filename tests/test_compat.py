@@ -22,13 +22,19 @@ from ise_plugin import compat
 from ise_plugin.config import get_cfg
 
 # the package's folder without what its __init__ does
-WITHOUT_INIT = "import sys, types; p = types.ModuleType('ise_plugin'); p.__path__ = [{path!r}]; sys.modules['ise_plugin'] = p\n"
+WITHOUT_INIT = (
+    "import sys, types; p = types.ModuleType('ise_plugin'); p.__path__ = [{path!r}]; sys.modules['ise_plugin'] = p\n"
+)
 
 
 def run_python(code, **environment):
     code = WITHOUT_INIT.format(path=os.path.dirname(ise_plugin.__file__)) + code
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
     )
 
 
@@ -55,7 +61,11 @@ except (ImportError, RuntimeError) as error:
     )
     if left_out == "declare_torchvision_operators" and "imported" in result.stdout:
         pytest.skip("the compiled torchvision operators load here, so the fault is absent")
-    words = {"supply_collections_names": "Mapping", "supply_torch_six": "torch._six", "declare_torchvision_operators": "torchvision::"}
+    words = {
+        "supply_collections_names": "Mapping",
+        "supply_torch_six": "torch._six",
+        "declare_torchvision_operators": "torchvision::",
+    }
     assert "failed:" in result.stdout and words[left_out] in result.stdout, result.stdout + result.stderr
 
 
@@ -170,7 +180,9 @@ except ImportError as error:
     ],
 )
 def test_a_checkout_on_the_path_works_whatever_its_import_lines(tmp_path, import_lines):
-    shutil.copytree(os.path.dirname(fastreid.__file__), tmp_path / "fastreid", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        os.path.dirname(fastreid.__file__), tmp_path / "fastreid", ignore=shutil.ignore_patterns("__pycache__")
+    )
     build = tmp_path / "fastreid/data/build.py"
     text = build.read_text()
     stock = "from torch._six import string_classes\nfrom collections import Mapping\n"
@@ -185,5 +197,7 @@ def test_a_checkout_on_the_path_works_whatever_its_import_lines(tmp_path, import
 
 
 def test_patches_say_which_fault_they_mend():
-    patches = [f for name, f in vars(compat).items() if isinstance(f, types.FunctionType) and f.__module__ == compat.__name__]
+    patches = [
+        f for name, f in vars(compat).items() if isinstance(f, types.FunctionType) and f.__module__ == compat.__name__
+    ]
     assert len(patches) >= 8 and all(inspect.getdoc(f) for f in patches)

@@ -2,8 +2,8 @@
 
 import pytest
 from fastreid.config import get_cfg as get_fastreid_cfg
-
 from helpers import CONFIGS
+
 from ise_plugin.config import check_values, get_cfg, load_cfg
 from ise_plugin.errors import UsageError
 
@@ -67,7 +67,10 @@ def test_command_line_comes_after_file_comes_after_base(tmp_path):
 
 
 def test_values_are_read_as_the_type_of_their_default(tmp_path):
-    path = write(tmp_path / "a.yml", 'DATASETS:\n  NAMES: ("A", "B")\nSOLVER:\n  BASE_LR: 1e-4\n  STEPS: (3, 4)\nOUTPUT_DIR: 2024\n')
+    path = write(
+        tmp_path / "a.yml",
+        'DATASETS:\n  NAMES: ("A", "B")\nSOLVER:\n  BASE_LR: 1e-4\n  STEPS: (3, 4)\nOUTPUT_DIR: 2024\n',
+    )
     cfg = load_cfg(path, ["ISE.SUPPORT.BASE_DEGREE", "1", "DATASETS.TESTS", "()"])
     assert cfg.DATASETS.NAMES == ("A", "B") and cfg.DATASETS.TESTS == ()
     assert cfg.SOLVER.BASE_LR == 1e-4 and cfg.SOLVER.STEPS == [3, 4] and cfg.OUTPUT_DIR == "2024"
@@ -78,7 +81,11 @@ def test_unknown_key_in_a_file_names_file_key_and_nearest_key(tmp_path):
     base = write(tmp_path / "base.yml", "ISE: {PSEUDO_LABEL: {EPSS: 0.5}}\n")
     child = write(tmp_path / "child.yml", "_BASE_: base.yml\n")
     message = refusal(child)
-    assert base in message and "ISE.PSEUDO_LABEL.EPSS" in message and "nearest valid key is ISE.PSEUDO_LABEL.EPS" in message
+    assert (
+        base in message
+        and "ISE.PSEUDO_LABEL.EPSS" in message
+        and "nearest valid key is ISE.PSEUDO_LABEL.EPS" in message
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import time
 
+import distributed_workers as workers
 import pytest
 import torch
 import torch.multiprocessing as mp
 
-import distributed_workers as workers
 from ise_plugin import distributed
 
 
@@ -16,7 +16,9 @@ def outcomes(request, tmp_path_factory):
     world, store = request.param, tmp_path_factory.mktemp("store") / "file"
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
-        context = mp.start_processes(workers.start, (world, store, results), nprocs=world, join=False, start_method="spawn")
+        context = mp.start_processes(
+            workers.start, (world, store, results), nprocs=world, join=False, start_method="spawn"
+        )
         deadline = time.monotonic() + 180
         while not context.join(timeout=5):  # true once all have ended; raises what any of them raised
             if time.monotonic() > deadline:

@@ -89,6 +89,7 @@ def flat_search(rows: torch.Tensor) -> tuple[float, np.ndarray]:
 def fastreid_peer(rows: torch.Tensor) -> tuple[float, np.ndarray]:
     """Seconds of fastreid's Jaccard distance and scikit-learn's DBSCAN, and their labels."""
     from fastreid.utils.compute_dist import compute_jaccard_distance
+
     start = time.perf_counter()
     distances = compute_jaccard_distance(rows.cpu(), k1=K1, k2=K2, search_option=3)
     labels = DenseDBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed").fit_predict(distances)
@@ -137,8 +138,9 @@ def measure(size: int, level: str, arguments: argparse.Namespace) -> dict:
     search = lambda rows, k: registered(rows, k, **options)  # noqa: E731
     record = {"size": size, "level": level, "dim": arguments.dim}
     if not arguments.no_memory:
-        record["memory"], record["memory_in_all"] = measure_memory(size, arguments.dim, level, arguments.device,
-                                                                   arguments.search, options)
+        record["memory"], record["memory_in_all"] = measure_memory(
+            size, arguments.dim, level, arguments.device, arguments.search, options
+        )
     embeddings, identities = synthetic_embeddings(size, arguments.dim, level)
     rows = torch.from_numpy(embeddings).to(arguments.device)
     stages(rows[:WARM_UP_ROWS], search)
@@ -173,15 +175,19 @@ def against_exact(rows: torch.Tensor, registered: Callable, ranks: np.ndarray, a
     """Recall over a sample of all rows; agreement of the labels with the exact ones on the first ``subset`` rows."""
     sample = np.linspace(0, len(rows) - 1, 1000).astype(np.int64)
     true = (rows[sample] @ rows.T).topk(K1, dim=1).indices.cpu().numpy()
-    few = rows[:arguments.subset]
+    few = rows[: arguments.subset]
     _, approximate, _ = stages(few, registered)
     exact = generate_pseudo_labels(few, EPS, MIN_SAMPLES, K1, K2)
-    return {"recall": recall(ranks[sample], true), "subset": len(few),
-            "subset_ari_with_exact": adjusted_rand_score(exact, approximate)}
+    return {
+        "recall": recall(ranks[sample], true),
+        "subset": len(few),
+        "subset_ari_with_exact": adjusted_rand_score(exact, approximate),
+    }
 
 
 def table(records: list[dict]) -> str:
     """One row per record; times are medians in seconds, with the lowest and highest for the total."""
+
     def median(values: list[float]) -> Optional[float]:
         return statistics.median(values) if values else None
 
@@ -190,26 +196,43 @@ def table(records: list[dict]) -> str:
         times = {stage: median(values) for stage, values in record["seconds"].items()}
         flat, peer = median(record["flat_seconds"]), median(record["peer_seconds"])
         total = record["seconds"]["total"]
-        rows.append({
-            "N": record["size"], "noise": record["level"], "search": times["search"], "graph": times["graph"],
-            "DBSCAN": times["dbscan"], "total": times["total"], "(low-high)": f"{min(total):.2f}-{max(total):.2f}",
-            "faiss flat": flat, "total/flat": flat and times["total"] / flat, "rest/flat": flat and times["rest"] / flat,
-            "peer": peer, "peer/total": peer and peer / times["total"], "peer labels": record.get("peer_labels_equal"),
-            "MB above input": record["memory"] / 1e6 if "memory" in record else None,
-            "GB in all": record["memory_in_all"] / 1e9,
-            "recall": record.get("recall"), "ARI subset": record.get("subset_ari_with_exact"),
-            "clusters": record["clusters"], "outliers": record["outliers"],
-        })
+        rows.append(
+            {
+                "N": record["size"],
+                "noise": record["level"],
+                "search": times["search"],
+                "graph": times["graph"],
+                "DBSCAN": times["dbscan"],
+                "total": times["total"],
+                "(low-high)": f"{min(total):.2f}-{max(total):.2f}",
+                "faiss flat": flat,
+                "total/flat": flat and times["total"] / flat,
+                "rest/flat": flat and times["rest"] / flat,
+                "peer": peer,
+                "peer/total": peer and peer / times["total"],
+                "peer labels": record.get("peer_labels_equal"),
+                "MB above input": record["memory"] / 1e6 if "memory" in record else None,
+                "GB in all": record["memory_in_all"] / 1e9,
+                "recall": record.get("recall"),
+                "ARI subset": record.get("subset_ari_with_exact"),
+                "clusters": record["clusters"],
+                "outliers": record["outliers"],
+            }
+        )
     return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g", missingval="-")
 
 
 def surroundings(device: str) -> dict[str, str]:
     """What the numbers depend on."""
     return {
-        "processor": platform.machine(), "threads": str(torch.get_num_threads()),
-        "AMX": str(torch.cpu._is_amx_tile_supported()), "avx512_bf16": str(torch.cpu._is_avx512_bf16_supported()),
+        "processor": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "AMX": str(torch.cpu._is_amx_tile_supported()),
+        "avx512_bf16": str(torch.cpu._is_avx512_bf16_supported()),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
-        "python": platform.python_version(), "torch": torch.__version__, "faiss": faiss.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "faiss": faiss.__version__,
         "numpy": np.__version__,
     }
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import ise_plugin  # noqa: E402, F401  (makes fastreid importable)
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from fastreid.config import get_cfg  # noqa: E402
@@ -27,9 +26,11 @@ from fastreid.data.transforms import build_transforms  # noqa: E402
 from fastreid.evaluation.rank import evaluate_rank  # noqa: E402
 from fastreid.modeling import build_model  # noqa: E402
 from fastreid.utils.events import EventStorage  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import ise_plugin  # noqa: E402, F401  (makes fastreid importable)
 from ise_plugin.clustering import generate_pseudo_labels  # noqa: E402
 from ise_plugin.errors import UsageError  # noqa: E402
-from PIL import Image  # noqa: E402
 
 BATCH, INSTANCES, LEARNING_RATE, WEIGHT_DECAY = 64, 4, 3.5e-4, 5e-4
 HEIGHT, WIDTH, PADDING = 128, 64, 5
@@ -40,7 +41,11 @@ def make_config(classes: int):
     """fastreid's Baseline with MobileNetV2 and a BN neck, small pictures, the usual augmentation."""
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = "build_mobilenetv2_backbone", "1.0x", 1280
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = (
+        "build_mobilenetv2_backbone",
+        "1.0x",
+        1280,
+    )
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.MODEL.HEADS.NUM_CLASSES, cfg.MODEL.HEADS.WITH_BNNECK = classes, True
     cfg.MODEL.LOSSES.NAME = ("CrossEntropyLoss", "TripletLoss")
@@ -113,12 +118,16 @@ def train(model, data, classes: np.ndarray, cfg, epochs: int) -> None:
     per_epoch = len(data.train) // BATCH
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = epochs * per_epoch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=1 / max(2, epochs))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=steps, pct_start=1 / max(2, epochs)
+    )
     for epoch in range(epochs):
         model.train()
         total = 0.0
         for images, targets in islice(batches, per_epoch):
-            loss = sum(model({"images": images.contiguous(memory_format=torch.channels_last), "targets": targets}).values())
+            loss = sum(
+                model({"images": images.contiguous(memory_format=torch.channels_last), "targets": targets}).values()
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -151,7 +160,9 @@ def measure(args: argparse.Namespace) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", required=True, help="state dict of an ImageNet MobileNetV2, torchvision's or fastreid's names")
+    parser.add_argument(
+        "--weights", required=True, help="state dict of an ImageNet MobileNetV2, torchvision's or fastreid's names"
+    )
     parser.add_argument("--dataset", default="SyntheticPersons", help="registered name (default: SyntheticPersons)")
     parser.add_argument("--epochs", type=int, default=15, help="epochs of supervised training; 0: none (default: 15)")
     parser.add_argument("--seed", type=int, default=0)

@@ -17,7 +17,9 @@ from ise_plugin.errors import UsageError  # noqa: E402
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Draw person crops in Market-1501's layout, from a seed.")
     parser.add_argument("--size", choices=list(SIZES), default="demo", help="how large (default: demo)")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds: other people, scenes and cameras (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="other seeds: other people, scenes and cameras (default: 0)"
+    )
     parser.add_argument(
         "--cameras", type=int, default=MAX_CAMERAS, help=f"{MIN_CAMERAS} to {MAX_CAMERAS} (default: {MAX_CAMERAS})"
     )

@@ -22,7 +22,7 @@ from ._exact import search_all_pairs
 from ._jaccard_kernels import dot
 from ._parallel import blocks_of, for_each_block
 
-_UNIT_ROUNDOFF = 2.0 ** -24
+_UNIT_ROUNDOFF = 2.0**-24
 # The residuals are themselves computed in float32.
 _RESIDUAL_SAFETY = 1.001
 _SAMPLE_ROWS = 256
@@ -38,8 +38,8 @@ _ROWS_PER_TASK = 256
 class RoundedRows:
     """Rows rounded to bfloat16 and what is needed to bound the error of their products."""
 
-    rows: torch.Tensor        # (N, D) bfloat16
-    slopes: np.ndarray        # (N,) bound of |x . y - c| over all y, but for the rounding of c itself
+    rows: torch.Tensor  # (N, D) bfloat16
+    slopes: np.ndarray  # (N,) bound of |x . y - c| over all y, but for the rounding of c itself
 
 
 def round_rows(rows: torch.Tensor) -> RoundedRows:
@@ -72,15 +72,16 @@ def candidates_needed(rounded: RoundedRows, keep: int) -> Optional[int]:
     worst = scores.topk(keep, dim=1).values[:, -1:]
     slopes = torch.from_numpy(rounded.slopes[sample])[:, None]
     # The k-th best true similarity is about the k-th best score: one bound below it, plus the rounding of the score.
-    within = (scores + worst.abs() * 2.0 ** -8 >= worst - slopes).sum(dim=1)
+    within = (scores + worst.abs() * 2.0**-8 >= worst - slopes).sum(dim=1)
     needed = int(np.quantile(within.numpy(), _SAMPLE_QUANTILE)) + _SPARE_CANDIDATES
     if needed > keep * _LARGEST_RATIO:
         return None
     return min(max(needed, keep + _SPARE_CANDIDATES), num_rows - 1)
 
 
-def search_with_candidates(rows: torch.Tensor, rounded: RoundedRows, keep: int, candidates: int,
-                           show_progress: Optional[bool] = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def search_with_candidates(
+    rows: torch.Tensor, rounded: RoundedRows, keep: int, candidates: int, show_progress: Optional[bool] = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best ``keep`` other rows of every row.
 
     Returns:
@@ -95,8 +96,9 @@ def search_with_candidates(rows: torch.Tensor, rounded: RoundedRows, keep: int, 
     features = rows.numpy()
 
     def work(first: int, last: int) -> None:
-        _score_again(first, last, features, scores, columns, buffers.filled, rounded.slopes, similarities, indices,
-                     proven)
+        _score_again(
+            first, last, features, scores, columns, buffers.filled, rounded.slopes, similarities, indices, proven
+        )
 
     for_each_block(work, blocks_of(len(rows), _ROWS_PER_TASK), "scoring candidates in float32", show_progress)
     return similarities, indices, proven
@@ -112,7 +114,7 @@ def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _rounding_of_score(score):
     """Half the distance between bfloat16 numbers (8 significant bits) of that size."""
     power_of_two = np.int32(np.float32(score).view(np.int32) & np.int32(0x7F800000)).view(np.float32)
-    return power_of_two * np.float32(2.0 ** -8)
+    return power_of_two * np.float32(2.0**-8)
 
 
 @njit(nogil=True, cache=True)
@@ -145,8 +147,9 @@ def _insert(similarity, column, similarities, indices, count):
             return count
         count -= 1
     place = count
-    while place > 0 and (similarities[place - 1] < similarity
-                         or (similarities[place - 1] == similarity and indices[place - 1] > column)):
+    while place > 0 and (
+        similarities[place - 1] < similarity or (similarities[place - 1] == similarity and indices[place - 1] > column)
+    ):
         similarities[place] = similarities[place - 1]
         indices[place] = indices[place - 1]
         place -= 1

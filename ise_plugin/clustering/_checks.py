@@ -30,9 +30,7 @@ def unit_rows(features: Features, name: str = "features") -> torch.Tensor:
     """
     tensor = torch.as_tensor(features).detach()
     if tensor.ndim != 2 or 0 in tensor.shape:
-        raise ValueError(
-            f"{name} must be two-dimensional (N, D) with N, D >= 1, got shape {tuple(tensor.shape)}"
-        )
+        raise ValueError(f"{name} must be two-dimensional (N, D) with N, D >= 1, got shape {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
     was_half = tensor.dtype in _HALF_TYPES

@@ -22,9 +22,9 @@ _FNV_PRIME = np.uint64(0x100000001B3)
 class Copies:
     """Which rows are copies of which."""
 
-    firsts: np.ndarray   # (U,) index of one row of every group, ascending
-    group: np.ndarray    # (N,) group of every row, 0..U-1
-    starts: np.ndarray   # (U + 1,) where a group's members begin
+    firsts: np.ndarray  # (U,) index of one row of every group, ascending
+    group: np.ndarray  # (N,) group of every row, 0..U-1
+    starts: np.ndarray  # (U + 1,) where a group's members begin
     members: np.ndarray  # (N,) rows by group, ascending within each
 
 
@@ -32,8 +32,12 @@ def find_copies(rows: np.ndarray) -> Optional[Copies]:
     """Group equal rows of an (N, D) float32 matrix; None if all rows differ."""
     hashes = np.empty(len(rows), dtype=np.uint64)
     bits = rows.view(np.uint32)
-    for_each_block(lambda first, last: _hash_rows(first, last, bits, hashes), blocks_of(len(rows), _ROWS_PER_TASK),
-                   "looking for copies", show_progress=False)
+    for_each_block(
+        lambda first, last: _hash_rows(first, last, bits, hashes),
+        blocks_of(len(rows), _ROWS_PER_TASK),
+        "looking for copies",
+        show_progress=False,
+    )
     _, firsts, group = np.unique(hashes, return_index=True, return_inverse=True)
     if len(firsts) == len(rows):
         return None
@@ -50,8 +54,9 @@ def find_copies(rows: np.ndarray) -> Optional[Copies]:
     return Copies(firsts, group, starts, np.argsort(group, kind="stable"))
 
 
-def spread_over_copies(copies: Copies, own: np.ndarray, similarities: np.ndarray, groups: np.ndarray,
-                       keep: int) -> tuple[np.ndarray, np.ndarray]:
+def spread_over_copies(
+    copies: Copies, own: np.ndarray, similarities: np.ndarray, groups: np.ndarray, keep: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours of all rows from the neighbours of one row per group.
 
     Args:

@@ -56,10 +56,12 @@ class CandidateBuffers:
 
     def sorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Best first, ties by index: views (n, keep) of scores and columns; ``filled`` says how many count."""
+
         def work(start: int, stop: int) -> None:
             sort_buffers(start, stop, self.keep, self.scores, self.columns, self.filled)
+
         for_each_block(work, blocks_of(len(self.filled), _LARGEST_BLOCK), "sorting neighbours", show_progress=False)
-        return self.scores[:, :self.keep], self.columns[:, :self.keep]
+        return self.scores[:, : self.keep], self.columns[:, : self.keep]
 
 
 def block_size(num_rows: int) -> int:
@@ -68,8 +70,9 @@ def block_size(num_rows: int) -> int:
     return -(-num_rows // (count * CHUNK)) * CHUNK
 
 
-def search_all_pairs(rows: np.ndarray, keep: int, multiply: Multiply,
-                     show_progress: Optional[bool] = None) -> CandidateBuffers:
+def search_all_pairs(
+    rows: np.ndarray, keep: int, multiply: Multiply, show_progress: Optional[bool] = None
+) -> CandidateBuffers:
     """The best ``keep`` other rows of every row, each pair multiplied once.
 
     Args:
@@ -78,22 +81,27 @@ def search_all_pairs(rows: np.ndarray, keep: int, multiply: Multiply,
     operands, blocks = _equal_blocks(rows, block_size(len(rows)))
     buffers = CandidateBuffers(np.arange(len(rows)), keep)
     pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
-    with ThreadPoolExecutor(num_threads()) as pool, progress_bar(len(pairs), "neighbour search", "blocks",
-                                                                  show_progress) as bar:
+    with (
+        ThreadPoolExecutor(num_threads()) as pool,
+        progress_bar(len(pairs), "neighbour search", "blocks", show_progress) as bar,
+    ):
         for i, j in pairs:
             buffers.offer(pool, multiply(operands[i], operands[j]), blocks[i], blocks[j], mirror=i != j)
             bar.update()
     return buffers
 
 
-def search_some_rows(rows: np.ndarray, which: np.ndarray, keep: int, multiply: Multiply,
-                     show_progress: Optional[bool] = None) -> CandidateBuffers:
+def search_some_rows(
+    rows: np.ndarray, which: np.ndarray, keep: int, multiply: Multiply, show_progress: Optional[bool] = None
+) -> CandidateBuffers:
     """The best ``keep`` other rows of the rows ``which`` (n,) only: what ``search_all_pairs`` gives for those."""
     operands, blocks = _equal_blocks(rows, block_size(len(rows)))
     buffers = CandidateBuffers(which, keep)
     size = block_size(len(which))
-    with ThreadPoolExecutor(num_threads()) as pool, progress_bar(len(which), "neighbour search of the rest",
-                                                                  show=show_progress) as bar:
+    with (
+        ThreadPoolExecutor(num_threads()) as pool,
+        progress_bar(len(which), "neighbour search of the rest", show=show_progress) as bar,
+    ):
         for start, stop in blocks_of(len(which), size):
             queries = _padded(rows[which[start:stop]], size)
             for operand, columns in zip(operands, blocks):
@@ -111,5 +119,5 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     if len(rows) == size:
         return rows
     padded = np.zeros((size, rows.shape[1]), dtype=rows.dtype)
-    padded[:len(rows)] = rows
+    padded[: len(rows)] = rows
     return padded

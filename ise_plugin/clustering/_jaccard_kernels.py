@@ -39,7 +39,7 @@ def fill_expanded(first, last, ranks, mutual, half_mutual, half, starts, columns
     inner = np.full(ranks.shape[0], -1, dtype=np.int32)
     for i in range(first, last):
         count = _expand(i, ranks, mutual, half_mutual, half, stamps, inner, found)
-        columns[starts[i]:starts[i] + count] = np.sort(found[:count])
+        columns[starts[i] : starts[i] + count] = np.sort(found[:count])
 
 
 @njit(nogil=True, cache=True)
@@ -186,8 +186,19 @@ def shared_mass_to_distance(mass):
 
 
 @njit(nogil=True, cache=True)
-def near_pairs(first, last, starts, columns, values, by_column_starts, by_column_rows, by_column_values, places,
-               max_distance, counts):
+def near_pairs(
+    first,
+    last,
+    starts,
+    columns,
+    values,
+    by_column_starts,
+    by_column_rows,
+    by_column_values,
+    places,
+    max_distance,
+    counts,
+):
     """Pairs i < j at distance <= max_distance, for the rows ``first..last``.
 
     Returns columns and distances of all kept pairs, row after row, columns ascending; ``counts`` tells how many belong
@@ -286,7 +297,7 @@ def _shared_mass(i, j, starts, columns, values):
 @njit(nogil=True, cache=True)
 def _doubled(array):
     larger = np.empty(2 * array.size, dtype=array.dtype)
-    larger[:array.size] = array
+    larger[: array.size] = array
     return larger
 
 
@@ -323,8 +334,19 @@ def mirror_piece(first, last, counts, columns, distances, cursor, out_columns, o
 
 
 @njit(nogil=True, cache=True)
-def mix_distances(first, last, starts, columns, values, by_column_starts, by_column_rows, by_column_values,
-                  num_queries, jaccard_share, others):
+def mix_distances(
+    first,
+    last,
+    starts,
+    columns,
+    values,
+    by_column_starts,
+    by_column_rows,
+    by_column_values,
+    num_queries,
+    jaccard_share,
+    others,
+):
     """others[i, j] <- jaccard_share * d(i, num_queries + j) + others[i, j], for the queries ``first..last``."""
     mass = np.zeros(others.shape[1], dtype=np.float32)
     for i in range(first, last):

@@ -35,8 +35,9 @@ def progress_bar(total: int, title: str, unit: str = "rows", show: Optional[bool
     return tqdm(total=total, desc=title, unit=unit, unit_scale=True, delay=2.0, leave=False, disable=hidden)
 
 
-def for_each_block(work: Callable[[int, int], object], blocks: Iterable[Block], title: str,
-                   show_progress: Optional[bool] = None) -> list:
+def for_each_block(
+    work: Callable[[int, int], object], blocks: Iterable[Block], title: str, show_progress: Optional[bool] = None
+) -> list:
     """Call ``work(start, stop)`` for every block, in threads; the results in the blocks' order."""
     blocks = list(blocks)
     total = sum(stop - start for start, stop in blocks)

@@ -39,11 +39,13 @@ def _gate(threshold, block):
 @overload(_gate, inline="always")
 def _gate_overload(threshold, block):
     if block.dtype == types.int16:
+
         def bits(threshold, block):
             # Negative floats order backwards as integers, so a negative threshold lets everything through.
             if threshold < 0.0:
                 return np.int16(_LOWEST_BITS)
             return np.int16(np.float32(threshold).view(np.int32) >> np.int32(16))
+
         return bits
     return lambda threshold, block: threshold
 
@@ -107,15 +109,16 @@ def _offer(score, column, row, keep, scores, columns, filled, thresholds, scratc
 
 
 @njit(nogil=True, cache=True)
-def offer_rows(block, own, row_start, column_start, first, last, num_columns, keep, scores, columns, filled,
-               thresholds):
+def offer_rows(
+    block, own, row_start, column_start, first, last, num_columns, keep, scores, columns, filled, thresholds
+):
     """Offer the block's columns to its rows ``first..last``, to each all but the column ``own`` says is itself."""
     scratch = np.empty(scores.shape[1], dtype=np.float32)
     for i in range(first, last):
         row = row_start + i
         gate = _gate(thresholds[row], block)
         for chunk in range(0, num_columns, CHUNK):
-            part = block[i, chunk:chunk + CHUNK]
+            part = block[i, chunk : chunk + CHUNK]
             hits = np.int32(0)
             for j in range(CHUNK):
                 hits += np.int32(part[j] >= gate)
@@ -140,7 +143,7 @@ def offer_columns(block, row_start, column_start, first, last, num_rows, keep, s
         gates[j - first] = _gate(thresholds[column_start + j], block)
     for i in range(num_rows):
         for chunk in range(first, last, CHUNK):
-            part, part_gates = block[i, chunk:chunk + CHUNK], gates[chunk - first:chunk - first + CHUNK]
+            part, part_gates = block[i, chunk : chunk + CHUNK], gates[chunk - first : chunk - first + CHUNK]
             hits = np.int32(0)
             for j in range(CHUNK):
                 hits += np.int32(part[j] >= part_gates[j])

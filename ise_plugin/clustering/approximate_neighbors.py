@@ -19,8 +19,13 @@ _SEED = 1234
 
 
 @NEIGHBOR_SEARCH.register()
-def ivf(features: Features, k: int, num_cells: Optional[int] = None, num_probes: int = 32,
-        show_progress: Optional[bool] = None) -> Neighbors:
+def ivf(
+    features: Features,
+    k: int,
+    num_cells: Optional[int] = None,
+    num_probes: int = 32,
+    show_progress: Optional[bool] = None,
+) -> Neighbors:
     """Inverted file: compare each row only with the rows in the cells nearest to it.
 
     Runs on all GPUs where a GPU build of faiss finds some. The same rows give the same result.
@@ -46,12 +51,13 @@ def ivf(features: Features, k: int, num_cells: Optional[int] = None, num_probes:
     if integer(num_probes, "num_probes") < 1:
         raise ValueError(f"num_probes must be at least 1, got {num_probes}")
     vectors = rows.cpu().numpy()
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], num_cells,
-                               faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFFlat(
+        faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], num_cells, faiss.METRIC_INNER_PRODUCT
+    )
     index.cp.seed = _SEED
     index.cp.min_points_per_centroid = 1  # small sets are allowed; they need no warning
     index.nprobe = min(num_probes, num_cells)
-    chosen = np.random.default_rng(_SEED).permutation(len(vectors))[:num_cells * _TRAINING_ROWS_PER_CELL]
+    chosen = np.random.default_rng(_SEED).permutation(len(vectors))[: num_cells * _TRAINING_ROWS_PER_CELL]
     index = _on_gpus(index)
     index.train(vectors[np.sort(chosen)])
     index.add(vectors)
@@ -59,8 +65,14 @@ def ivf(features: Features, k: int, num_cells: Optional[int] = None, num_probes:
 
 
 @NEIGHBOR_SEARCH.register()
-def hnsw(features: Features, k: int, num_links: int = 32, construction_effort: int = 80, search_effort: int = 128,
-         show_progress: Optional[bool] = None) -> Neighbors:
+def hnsw(
+    features: Features,
+    k: int,
+    num_links: int = 32,
+    construction_effort: int = 80,
+    search_effort: int = 128,
+    show_progress: Optional[bool] = None,
+) -> Neighbors:
     """Navigable small-world graph (Malkov and Yashunin, 2018): walk from row to row towards the query.
 
     The graph is built by several threads at once, so results differ a little from run to run.
@@ -82,8 +94,11 @@ def hnsw(features: Features, k: int, num_links: int = 32, construction_effort: i
     """
     rows = unit_rows(features)
     k = neighbor_count(k, len(rows))
-    for name, value, least in (("num_links", num_links, 2), ("construction_effort", construction_effort, 1),
-                               ("search_effort", search_effort, 1)):
+    for name, value, least in (
+        ("num_links", num_links, 2),
+        ("construction_effort", construction_effort, 1),
+        ("search_effort", search_effort, 1),
+    ):
         if integer(value, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     vectors = rows.cpu().numpy()
@@ -124,19 +139,22 @@ def _move_own_index_first(similarities: np.ndarray, indices: np.ndarray, start: 
     place = np.where(found.any(axis=1), found.argmax(axis=1), indices.shape[1] - 1)
     for row in np.flatnonzero((place > 0) | ~found.any(axis=1)):
         last = place[row]
-        indices[row, 1:last + 1] = indices[row, :last].copy()
-        similarities[row, 1:last + 1] = similarities[row, :last].copy()
+        indices[row, 1 : last + 1] = indices[row, :last].copy()
+        similarities[row, 1 : last + 1] = similarities[row, :last].copy()
         indices[row, 0], similarities[row, 0] = own[row], 1.0
 
 
-def _complete(vectors: np.ndarray, similarities: np.ndarray, indices: np.ndarray,
-              show_progress: Optional[bool]) -> None:
+def _complete(
+    vectors: np.ndarray, similarities: np.ndarray, indices: np.ndarray, show_progress: Optional[bool]
+) -> None:
     """faiss writes -1 where it met fewer than k rows; search those rows exactly."""
     short = np.flatnonzero((indices < 0).any(axis=1))
     if len(short) == 0:
         return
-    log_once(f"Neighbour search: exact for {len(short)} of {len(vectors)} rows, for which the approximate search met "
-             "too few others.")
+    log_once(
+        f"Neighbour search: exact for {len(short)} of {len(vectors)} rows, for which the approximate search met "
+        "too few others."
+    )
     keep = indices.shape[1] - 1
     buffers = search_some_rows(vectors, short, keep, float32_product(), show_progress)
     similarities[short, 1:], indices[short, 1:] = buffers.sorted()

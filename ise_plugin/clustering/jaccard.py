@@ -26,14 +26,21 @@ _ROWS_PER_TASK = 1024
 class SparseRows:
     """Sparse rows: ``columns`` and ``values`` of row i lie at ``starts[i]:starts[i + 1]``, columns ascending."""
 
-    starts: np.ndarray   # (N + 1,) int64
+    starts: np.ndarray  # (N + 1,) int64
     columns: np.ndarray  # (nnz,) int32
-    values: np.ndarray   # (nnz,) float32
+    values: np.ndarray  # (nnz,) float32
 
 
 @DISTANCE.register()
-def jaccard_graph(features: Features, k1: int = 30, k2: int = 6, max_distance: float = 0.6, search: str = "exact",
-                  show_progress: Optional[bool] = None, **search_options) -> csr_matrix:
+def jaccard_graph(
+    features: Features,
+    k1: int = 30,
+    k2: int = 6,
+    max_distance: float = 0.6,
+    search: str = "exact",
+    show_progress: Optional[bool] = None,
+    **search_options,
+) -> csr_matrix:
     """Every pair of rows whose k-reciprocal Jaccard distance is at most ``max_distance``.
 
     Args:
@@ -61,8 +68,9 @@ def jaccard_graph(features: Features, k1: int = 30, k2: int = 6, max_distance: f
     return graph_of_neighbors(rows, similarities, ranks, k2, max_distance, show_progress)
 
 
-def jaccard_distance(features: Features, k1: int = 30, k2: int = 6, search: str = "exact",
-                     **search_options) -> np.ndarray:
+def jaccard_distance(
+    features: Features, k1: int = 30, k2: int = 6, search: str = "exact", **search_options
+) -> np.ndarray:
     """The k-reciprocal Jaccard distance of all pairs, for small N.
 
     The arguments are those of :func:`jaccard_graph`.
@@ -94,12 +102,18 @@ def kth_neighbor_distances(graph: csr_matrix, k: int) -> np.ndarray:
     lengths = np.diff(graph.indptr)
     for row in np.flatnonzero(lengths > k):
         # The row's own zero is one of the k + 1 smallest.
-        found[row] = np.partition(graph.data[graph.indptr[row]:graph.indptr[row + 1]], k)[k]
+        found[row] = np.partition(graph.data[graph.indptr[row] : graph.indptr[row + 1]], k)[k]
     return found
 
 
-def graph_of_neighbors(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, k2: int, max_distance: float,
-                       show_progress: Optional[bool] = None) -> csr_matrix:
+def graph_of_neighbors(
+    rows: torch.Tensor,
+    similarities: np.ndarray,
+    ranks: np.ndarray,
+    k2: int,
+    max_distance: float,
+    show_progress: Optional[bool] = None,
+) -> csr_matrix:
     """The distance graph of given neighbour lists (all the work that follows the search).
 
     Args:
@@ -134,8 +148,9 @@ def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: 
     each_row_block(num_rows, kernels.count_expanded, ranks, mutual, half_mutual, half, counts)
     expanded = _allocate(counts)
     each_row_block(num_rows, kernels.fill_expanded, ranks, mutual, half_mutual, half, expanded.starts, expanded.columns)
-    each_row_block(num_rows, kernels.known_similarities, expanded.starts, expanded.columns, ranks, similarities,
-                expanded.values)
+    each_row_block(
+        num_rows, kernels.known_similarities, expanded.starts, expanded.columns, ranks, similarities, expanded.values
+    )
     _fill_missing_similarities(rows, expanded)
     return expanded
 
@@ -152,8 +167,18 @@ def neighborhood_weights(distances: SparseRows, ranks: np.ndarray, k2: int) -> S
     counts = np.empty(num_rows, dtype=np.int64)
     each_row_block(num_rows, kernels.count_mean_of_neighbors, ranks, k2, distances.starts, distances.columns, counts)
     mean = _allocate(counts)
-    each_row_block(num_rows, kernels.fill_mean_of_neighbors, ranks, k2, distances.starts, distances.columns,
-                distances.values, mean.starts, mean.columns, mean.values)
+    each_row_block(
+        num_rows,
+        kernels.fill_mean_of_neighbors,
+        ranks,
+        k2,
+        distances.starts,
+        distances.columns,
+        distances.values,
+        mean.starts,
+        mean.columns,
+        mean.values,
+    )
     return mean
 
 
@@ -162,8 +187,16 @@ def transposed(weights: SparseRows) -> tuple[SparseRows, np.ndarray]:
     num_rows = len(weights.starts) - 1
     by_column = _allocate(np.zeros(num_rows, dtype=np.int64), size=len(weights.columns))
     places = np.empty(len(weights.columns), dtype=np.int64)
-    kernels.transpose(num_rows, weights.starts, weights.columns, weights.values, by_column.starts, by_column.columns,
-                      by_column.values, places)
+    kernels.transpose(
+        num_rows,
+        weights.starts,
+        weights.columns,
+        weights.values,
+        by_column.starts,
+        by_column.columns,
+        by_column.values,
+        places,
+    )
     return by_column, places
 
 
@@ -174,8 +207,19 @@ def pairs_within(weights: SparseRows, max_distance: float, show_progress: Option
     counts = np.zeros(num_rows, dtype=np.int64)
 
     def work(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        return kernels.near_pairs(first, last, weights.starts, weights.columns, weights.values, by_column.starts,
-                                  by_column.columns, by_column.values, places, np.float32(max_distance), counts)
+        return kernels.near_pairs(
+            first,
+            last,
+            weights.starts,
+            weights.columns,
+            weights.values,
+            by_column.starts,
+            by_column.columns,
+            by_column.values,
+            places,
+            np.float32(max_distance),
+            counts,
+        )
 
     blocks = blocks_of(num_rows, _ROWS_PER_TASK)
     pieces = for_each_block(work, blocks, "Jaccard distances", show_progress)
@@ -211,8 +255,11 @@ def _csr(rows: SparseRows, num_rows: int) -> csr_matrix:
     # scipy wants both index arrays of one type; 32 bits serve as long as the number of entries fits.
     index_type = np.int32 if len(rows.columns) <= np.iinfo(np.int32).max else np.int64
     graph = csr_matrix((num_rows, num_rows), dtype=np.float32)
-    graph.data, graph.indices, graph.indptr = (rows.values, rows.columns.astype(index_type, copy=False),
-                                               rows.starts.astype(index_type))
+    graph.data, graph.indices, graph.indptr = (
+        rows.values,
+        rows.columns.astype(index_type, copy=False),
+        rows.starts.astype(index_type),
+    )
     graph.has_sorted_indices = True
     graph.has_canonical_format = True
     return graph
@@ -221,8 +268,9 @@ def _csr(rows: SparseRows, num_rows: int) -> csr_matrix:
 def _fill_missing_similarities(rows: torch.Tensor, weights: SparseRows) -> None:
     num_rows = len(weights.starts) - 1
     if rows.device.type == "cpu":
-        each_row_block(num_rows, kernels.missing_similarities, weights.starts, weights.columns, rows.numpy(),
-                    weights.values)
+        each_row_block(
+            num_rows, kernels.missing_similarities, weights.starts, weights.columns, rows.numpy(), weights.values
+        )
         return
     missing = np.flatnonzero(np.isnan(weights.values))
     owners = np.searchsorted(weights.starts, missing, side="right") - 1
@@ -241,5 +289,9 @@ def _allocate(counts: np.ndarray, size: Optional[int] = None) -> SparseRows:
 
 
 def each_row_block(num_rows: int, kernel, *arguments) -> None:
-    for_each_block(lambda first, last: kernel(first, last, *arguments), blocks_of(num_rows, _ROWS_PER_TASK),
-                   kernel.__name__, show_progress=False)
+    for_each_block(
+        lambda first, last: kernel(first, last, *arguments),
+        blocks_of(num_rows, _ROWS_PER_TASK),
+        kernel.__name__,
+        show_progress=False,
+    )

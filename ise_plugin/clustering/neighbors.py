@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ..registry import NEIGHBOR_SEARCH
-from ._checks import Features, neighbor_count, unit_rows
 from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
+from ._checks import Features, neighbor_count, unit_rows
 from ._duplicates import find_copies, spread_over_copies
 from ._exact import Multiply, search_all_pairs, search_some_rows
 
@@ -50,8 +50,10 @@ def exact(features: Features, k: int, precision: str = "auto", show_progress: Op
         distinct = rows[torch.from_numpy(copies.firsts).to(rows.device)]
         others = _search_others(distinct, min(k, len(distinct)) - 1, precision, show_progress)
         found = spread_over_copies(copies, own[copies.firsts], *others, k - 1)
-    return (np.concatenate([own[:, None], found[0]], axis=1),
-            np.concatenate([np.arange(len(rows))[:, None], found[1]], axis=1))
+    return (
+        np.concatenate([own[:, None], found[0]], axis=1),
+        np.concatenate([np.arange(len(rows))[:, None], found[1]], axis=1),
+    )
 
 
 _PRECISIONS = ("auto", "float32", "bfloat16")
@@ -96,19 +98,24 @@ def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool
     rounded = round_rows(rows)
     candidates = candidates_needed(rounded, keep)
     if candidates is None:
-        log_once("Neighbour search: float32, because these embeddings lie too close together to be told apart in "
-                 "bfloat16.")
+        log_once(
+            "Neighbour search: float32, because these embeddings lie too close together to be told apart in bfloat16."
+        )
         return _search_float32(rows, keep, show_progress)
     similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, show_progress)
     del rounded
     unproven = np.flatnonzero(~proven)
     if len(unproven) > _UNPROVEN_SHARE * len(rows):
-        log_once("Neighbour search: float32 for all rows, because bfloat16 candidates could not be proven complete "
-                 f"for {len(unproven)} of {len(rows)} rows.")
+        log_once(
+            "Neighbour search: float32 for all rows, because bfloat16 candidates could not be proven complete "
+            f"for {len(unproven)} of {len(rows)} rows."
+        )
         return _search_float32(rows, keep, show_progress)
     if len(unproven):
-        log_once(f"Neighbour search: float32 for {len(unproven)} of {len(rows)} rows, whose bfloat16 candidates could "
-                 "not be proven complete.")
+        log_once(
+            f"Neighbour search: float32 for {len(unproven)} of {len(rows)} rows, whose bfloat16 candidates could "
+            "not be proven complete."
+        )
         buffers = search_some_rows(rows.numpy(), unproven, keep, float32_product(), show_progress)
         similarities[unproven], indices[unproven] = buffers.sorted()
     return similarities, indices
@@ -148,7 +155,7 @@ def _search_on_device(rows: torch.Tensor, keep: int) -> Neighbors:
 
 
 def _search_rows(rows: torch.Tensor, start: int, size: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
-    block = rows[start:start + size]
+    block = rows[start : start + size]
     scores = block @ rows.T
     own = torch.arange(start, start + len(block), device=rows.device)
     scores.scatter_(1, own[:, None], -torch.inf)

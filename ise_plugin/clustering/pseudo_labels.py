@@ -9,9 +9,16 @@ from .clusterers import DBSCAN
 from .jaccard import jaccard_graph
 
 
-def generate_pseudo_labels(features: Features, eps: float = 0.6, min_samples: int = 4, k1: int = 30, k2: int = 6,
-                           search: str = "exact", show_progress: Optional[bool] = None,
-                           **search_options) -> np.ndarray:
+def generate_pseudo_labels(
+    features: Features,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    k1: int = 30,
+    k2: int = 6,
+    search: str = "exact",
+    show_progress: Optional[bool] = None,
+    **search_options,
+) -> np.ndarray:
     """Cluster embeddings by DBSCAN on their k-reciprocal Jaccard distance.
 
     Args:

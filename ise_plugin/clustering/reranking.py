@@ -22,9 +22,15 @@ from .neighbors import exact, float32_product
 _QUERIES_PER_TASK = 64
 
 
-def rerank_distance(query_features: Features, gallery_features: Features, k1: int = 20, k2: int = 6,
-                    lambda_value: float = 0.3, precision: str = "auto",
-                    show_progress: Optional[bool] = None) -> np.ndarray:
+def rerank_distance(
+    query_features: Features,
+    gallery_features: Features,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    precision: str = "auto",
+    show_progress: Optional[bool] = None,
+) -> np.ndarray:
     """k-reciprocal re-ranking of cosine distances.
 
     Equals ``re_ranking`` on the cosine distances (1 - cosine) between queries, between gallery images and across. The
@@ -49,8 +55,9 @@ def rerank_distance(query_features: Features, gallery_features: Features, k1: in
     """
     queries, gallery = _normalized(query_features, "query_features"), _normalized(gallery_features, "gallery_features")
     if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"gallery_features must have {queries.shape[1]} columns like query_features, "
-                         f"got {gallery.shape[1]}")
+        raise ValueError(
+            f"gallery_features must have {queries.shape[1]} columns like query_features, got {gallery.shape[1]}"
+        )
     for name, value in (("k1", k1), ("k2", k2)):
         if integer(value, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -90,8 +97,9 @@ def _largest_distances(images: torch.Tensor, show_progress: Optional[bool]) -> n
     return np.maximum(np.square(1 + highest[:, 0]), np.finfo(np.float32).eps)
 
 
-def _weights(images: torch.Tensor, farthest: np.ndarray, k1: int, k2: int, precision: str,
-             show_progress: Optional[bool]) -> SparseRows:
+def _weights(
+    images: torch.Tensor, farthest: np.ndarray, k1: int, k2: int, precision: str, show_progress: Optional[bool]
+) -> SparseRows:
     size = min(k1 + 1, len(images))
     similarities, ranks = exact(images, size, precision, show_progress)
     ranks = ranks.astype(np.int32)
@@ -110,12 +118,24 @@ def _original_distances(images: torch.Tensor, num_queries: int, farthest: np.nda
     return distances.neg_().add_(1).square_().mul_(factors).numpy()
 
 
-def _add_jaccard(distances: np.ndarray, weights: SparseRows, num_queries: int, share: float,
-                 show_progress: Optional[bool]) -> None:
+def _add_jaccard(
+    distances: np.ndarray, weights: SparseRows, num_queries: int, share: float, show_progress: Optional[bool]
+) -> None:
     by_column, _ = transposed(weights)
 
     def work(first: int, last: int) -> None:
-        kernels.mix_distances(first, last, weights.starts, weights.columns, weights.values, by_column.starts,
-                              by_column.columns, by_column.values, num_queries, np.float32(share), distances)
+        kernels.mix_distances(
+            first,
+            last,
+            weights.starts,
+            weights.columns,
+            weights.values,
+            by_column.starts,
+            by_column.columns,
+            by_column.values,
+            num_queries,
+            np.float32(share),
+            distances,
+        )
 
     for_each_block(work, blocks_of(num_queries, _QUERIES_PER_TASK), "re-ranking", show_progress)

@@ -1,7 +1,7 @@
 """Loaders that run on any device. fastreid's own ``DataLoaderX`` needs CUDA."""
 
 import os
-from typing import Callable, Iterator
+from typing import Iterator
 
 import numpy as np
 import torch

@@ -1,14 +1,11 @@
 """Batches of whole groups: images of one pseudo identity, taken by several cameras."""
 
-import logging
 from typing import Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from ..distributed import shard, world_size
-
-logger = logging.getLogger("fastreid.ise.sampler")
 
 # the largest seed that numpy's legacy generator, which some augmentations use, accepts
 _SEED_LIMIT = 2**32 - 1
@@ -29,15 +26,19 @@ class CrossCameraBatchSampler(Sampler):
         cameras: (N,), int64 camera of each image.
         num_instances: images per group, >= 1.
         batch_size: images per batch, a multiple of ``num_instances``. With fewer clusters than groups in a batch, the
-            batch shrinks to one group per cluster, with a warning.
+            batch shrinks to one group per cluster.
         num_batches: batches per epoch.
         seed: of this epoch's draws.
+
+    Attributes:
+        clusters_per_batch: groups in every batch.
 
     Iterating gives lists of ``(index, label, seed)``: the image, its pseudo label, and the seed of its augmentation, so
     that what an image looks like does not depend on which worker prepares it.
 
     Raises:
-        ValueError: no cluster has two images, there are fewer clusters than processes, or ``batch_size`` is not a multiple of ``num_instances``.
+        ValueError: no cluster has two images, there are fewer clusters than processes, or ``batch_size`` is not a
+            multiple of ``num_instances``.
     """
 
     def __init__(
@@ -60,11 +61,8 @@ class CrossCameraBatchSampler(Sampler):
         wanted = batch_size // num_instances
         self.clusters_per_batch = min(wanted, len(self.members))
         if self.clusters_per_batch < world_size():
-            raise ValueError(f"{self.clusters_per_batch} clusters in a batch cannot be shared by {world_size()} processes; use fewer")
-        if self.clusters_per_batch < wanted:
-            logger.warning(
-                f"{len(self.members)} clusters with two or more images, fewer than the {wanted} that a batch wants: "
-                f"batches have {self.clusters_per_batch * num_instances} images instead of {batch_size}"
+            raise ValueError(
+                f"{self.clusters_per_batch} clusters in a batch cannot be shared by {world_size()} processes; use fewer"
             )
 
     def __len__(self) -> int:

@@ -23,8 +23,18 @@ _SAFE_GLOBALS = [
     np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
     (np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
-_NOT_A_CHECKPOINT = (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, RuntimeError, UnicodeDecodeError, ValueError,
-                     KeyError, AttributeError, IndexError, TypeError)
+_NOT_A_CHECKPOINT = (
+    pickle.UnpicklingError,
+    EOFError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    UnicodeDecodeError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    TypeError,
+)
 
 # classifier weights, which other heads have and which no embedding needs
 _OTHER_HEADS = ("heads.weight", "heads.classifier")
@@ -44,7 +54,9 @@ def load_checkpoint_file(path: str) -> Any:
     except _NOT_A_CHECKPOINT as error:
         reason = str(error).strip().splitlines()
         refused = [line for line in reason if "Unsupported global" in line or "GLOBAL" in line]
-        detail = f"it holds more than tensors: {refused[0].strip()}" if refused else "it is damaged or no file of torch.save"
+        detail = (
+            f"it holds more than tensors: {refused[0].strip()}" if refused else "it is damaged or no file of torch.save"
+        )
         raise UsageError(f"weights file {path} is not a checkpoint that can be read safely ({detail})") from error
 
 
@@ -102,7 +114,10 @@ class ISECheckpointer(Checkpointer):
         misshaped = [n for n in model if n in weights and tuple(weights[n].shape) != tuple(model[n].shape)]
         if misshaped:
             name = misshaped[0]
-            self._refuse(f"{name} has shape {tuple(weights[name].shape)} there and {tuple(model[name].shape)} here", len(misshaped))
+            self._refuse(
+                f"{name} has shape {tuple(weights[name].shape)} there and {tuple(model[name].shape)} here",
+                len(misshaped),
+            )
         if missing:
             self._refuse(f"{missing[0]} is not in it", len(missing))
         return super()._load_model(checkpoint)
@@ -116,4 +131,6 @@ class ISECheckpointer(Checkpointer):
     def _log_incompatible_keys(self, incompatible) -> None:
         unused = [k for k in incompatible.unexpected_keys if not k.startswith(_OTHER_HEADS)]
         if unused:
-            self.logger.warning(f"{len(unused)} entries of {self._path} are not part of this model, {unused[0]} the first; left out")
+            self.logger.warning(
+                f"{len(unused)} entries of {self._path} are not part of this model, {unused[0]} the first; left out"
+            )

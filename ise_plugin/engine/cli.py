@@ -26,7 +26,9 @@ def main(argv=None) -> int:
     """Runs the command; returns its exit code: 0, or 2 for what the user can mend."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate Implicit Sample Extension with fastreid."
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of errors that are usually one line")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show the traceback of errors that are usually one line"
+    )
     args = parser.parse_args(argv)
     try:
         launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
@@ -79,5 +81,9 @@ def evaluate(cfg) -> dict:
 
 def _describe(error: Exception) -> str:
     if isinstance(error, FloatingPointError):
-        return f"{' '.join(str(error).split())}; the last checkpoint is intact, try a smaller SOLVER.BASE_LR and --resume"
-    return str(error).strip().splitlines()[-1].split("UsageError: ")[-1]  # a spawned process's error repeats its traceback
+        return (
+            f"{' '.join(str(error).split())}; the last checkpoint is intact, try a smaller SOLVER.BASE_LR and --resume"
+        )
+    return (
+        str(error).strip().splitlines()[-1].split("UsageError: ")[-1]
+    )  # a spawned process's error repeats its traceback

@@ -14,7 +14,9 @@ from ..errors import UsageError
 _TIMEOUT = datetime.timedelta(minutes=30)
 
 
-def launch(main, num_gpus: int = 1, num_machines: int = 1, machine_rank: int = 0, dist_url: str = "auto", args: tuple = ()):
+def launch(
+    main, num_gpus: int = 1, num_machines: int = 1, machine_rank: int = 0, dist_url: str = "auto", args: tuple = ()
+):
     """Runs ``main(*args)`` in every process of the run.
 
     Under ``torchrun`` this process is one of several already: on CUDA machines each takes a GPU, elsewhere they train on
@@ -42,11 +44,16 @@ def launch(main, num_gpus: int = 1, num_machines: int = 1, machine_rank: int = 0
     if num_gpus * num_machines == 1:
         return main(*args)
     mp.start_processes(
-        _spawned, args=(main, num_gpus, num_machines, machine_rank, dist_url, args), nprocs=num_gpus, start_method="spawn"
+        _spawned,
+        args=(main, num_gpus, num_machines, machine_rank, dist_url, args),
+        nprocs=num_gpus,
+        start_method="spawn",
     )
 
 
-def _spawned(local_rank: int, main, num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, args: tuple) -> None:
+def _spawned(
+    local_rank: int, main, num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, args: tuple
+) -> None:
     with _Process(dist_url, num_gpus * num_machines, machine_rank * num_gpus + local_rank, local_rank):
         main(*args)
 

@@ -44,13 +44,19 @@ def build_model(cfg) -> nn.Module:
     try:
         model = build_fastreid_model(cfg)
     except (KeyError, ValueError) as error:  # stock builders raise either for an unknown depth
-        raise UsageError(f"MODEL.BACKBONE: {backbone.NAME} cannot be built with DEPTH {backbone.DEPTH!r} ({error})") from error
+        raise UsageError(
+            f"MODEL.BACKBONE: {backbone.NAME} cannot be built with DEPTH {backbone.DEPTH!r} ({error})"
+        ) from error
     except pickle.UnpicklingError as error:
-        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH} is not a file of weights alone") from error
+        raise UsageError(
+            f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH} is not a file of weights alone"
+        ) from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
-        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH} holds the weights of another network") from error
+        raise UsageError(
+            f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH} holds the weights of another network"
+        ) from error
     except OSError as error:
         if not backbone.PRETRAIN or backbone.PRETRAIN_PATH:
             raise
@@ -104,14 +110,20 @@ def _complete_weights(backbone: nn.Module, settings) -> None:
     path = settings.PRETRAIN_PATH
     found = dict(_tensors(load_checkpoint_file(path)))
     theirs, ours = _RENAMED_LAYERS.get(settings.NAME, ("", ""))
-    renamed = {ours + name.removeprefix(theirs): found.pop(name) for name in list(found) if theirs and name.startswith(theirs)}
+    renamed = {
+        ours + name.removeprefix(theirs): found.pop(name) for name in list(found) if theirs and name.startswith(theirs)
+    }
     backbone.load_state_dict(renamed, strict=False)
     names = [name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")]
     missing = [name for name in names if name not in found and name not in renamed]
     if len(missing) == len(names):
-        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds no weights of this backbone ({names[0]}, for one, is not in it)")
+        raise UsageError(
+            f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds no weights of this backbone ({names[0]}, for one, is not in it)"
+        )
     if missing:
-        logger.warning(f"{path} lacks {len(missing)} of {len(names)} weights of the backbone, {missing[0]} the first; they start at random")
+        logger.warning(
+            f"{path} lacks {len(missing)} of {len(names)} weights of the backbone, {missing[0]} the first; they start at random"
+        )
 
 
 def _tensors(content):

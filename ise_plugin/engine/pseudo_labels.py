@@ -43,6 +43,7 @@ class DBSCANPseudoLabelHook(HookBase):
         self.labels: Optional[np.ndarray] = None
         self._centroids: Optional[Tensor] = None
         self._extraction_loader = None
+        self._warned_of_small_batches = False
 
     def before_epoch(self) -> None:
         """Labels anew when the period says so; always makes the epoch's loader."""
@@ -52,9 +53,10 @@ class DBSCANPseudoLabelHook(HookBase):
         elif self._centroids is not None:  # resumed between two labellings
             self._head().set_centroids(self._centroids)
         self._centroids = None
-        self.trainer.set_loader(
-            build_pseudo_label_loader(self.cfg, self.trainer.images, self.labels, epoch_seed(self.cfg.SEED, epoch))
-        )
+        seed = epoch_seed(self.cfg.SEED, epoch)
+        loader = build_pseudo_label_loader(self.cfg, self.trainer.images, self.labels, seed)
+        self._warn_of_small_batches(loader.batch_sampler.clusters_per_batch * self.cfg.DATALOADER.NUM_INSTANCE)
+        self.trainer.set_loader(loader)
 
     def _relabel(self) -> None:
         start = time.perf_counter()
@@ -69,6 +71,14 @@ class DBSCANPseudoLabelHook(HookBase):
             self.labels = labels
         self._head().set_centroids(cluster_centroids(features, torch.from_numpy(self.labels)))
         self._report(labels, clusters, extracted - start, clustered - extracted)
+
+    def _warn_of_small_batches(self, size: int) -> None:
+        wanted = self.cfg.SOLVER.IMS_PER_BATCH
+        if size < wanted and not self._warned_of_small_batches:
+            self._warned_of_small_batches = True
+            logger.warning(
+                f"too few clusters of two or more images for SOLVER.IMS_PER_BATCH {wanted}: batches have {size} images"
+            )
 
     def _extract(self) -> Tensor:
         if self._extraction_loader is None:
@@ -86,14 +96,20 @@ class DBSCANPseudoLabelHook(HookBase):
         try:
             return jaccard_graph(features, k1=label.K1, k2=label.K2, max_distance=max_distance, search=label.SEARCH)
         except ValueError as error:
-            raise UsageError(f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}") from error
+            raise UsageError(
+                f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}"
+            ) from error
 
     def _handle_unusable(self, features: Tensor, labels: np.ndarray) -> None:
         outliers = int((labels == -1).sum())
-        found = f"clustering found {_cluster_count(labels)} cluster(s) and {outliers} outliers among {len(labels)} images"
+        found = (
+            f"clustering found {_cluster_count(labels)} cluster(s) and {outliers} outliers among {len(labels)} images"
+        )
         label = self.cfg.ISE.PSEUDO_LABEL
         if self.labels is not None:
-            logger.warning(f"{found} with eps {label.EPS}; keeping the last usable labels ({_cluster_count(self.labels)} clusters)")
+            logger.warning(
+                f"{found} with eps {label.EPS}; keeping the last usable labels ({_cluster_count(self.labels)} clusters)"
+            )
             return
         others = max(1, label.MIN_SAMPLES - 1)
         distances = kth_neighbor_distances(self._graph(features, _LARGEST_DISTANCE), others)
@@ -112,7 +128,11 @@ class DBSCANPseudoLabelHook(HookBase):
         )
         if comm.is_main_process():
             self.trainer.storage.put_scalars(
-                clusters=clusters, outliers=outliers, extraction_time=extraction, clustering_time=clustering, smoothing_hint=False
+                clusters=clusters,
+                outliers=outliers,
+                extraction_time=extraction,
+                clustering_time=clustering,
+                smoothing_hint=False,
             )
 
     def _head(self):

@@ -25,7 +25,9 @@ class TrainingStep(SimpleTrainer):
             the losses (:meth:`ise_plugin.modeling.ISE.forward`).
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, device: torch.device, precision: torch.dtype = torch.float32):
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, device: torch.device, precision: torch.dtype = torch.float32
+    ):
         super().__init__(model, data_loader=(), optimizer=optimizer, param_wrapper=None)
         self._device_type = device.type
         self._precision = precision
@@ -64,7 +66,9 @@ def choose_precision(device: torch.device, mixed: bool) -> torch.dtype:
         choice, reason = (torch.bfloat16, "this GPU has it") if fast else (torch.float16, "this GPU has no bfloat16")
     elif device.type == "cpu":
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        choice, reason = (torch.bfloat16, "this CPU has it") if fast else (torch.float32, "this CPU has no bfloat16 arithmetic")
+        choice, reason = (
+            (torch.bfloat16, "this CPU has it") if fast else (torch.float32, "this CPU has no bfloat16 arithmetic")
+        )
     else:
         choice, reason = torch.float32, f"mixed precision on {device.type} has not been tried"
     logger.info(f"SOLVER.AMP.ENABLED: computing in {str(choice).removeprefix('torch.')}, because {reason}")

@@ -76,7 +76,9 @@ class ClusterMemory(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Moves the centroids of the clusters in the batch. A new tensor replaces :attr:`centroids`: autograd may still need the old one.
+        """Moves the centroids of the clusters in the batch.
+
+        A new tensor replaces :attr:`centroids`, because autograd may still need the old one.
 
         Args:
             features: (B, D), float, unit rows.

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def progressive_degree(progress: Union[float, np.ndarray, Tensor], base: float = 0.25) -> Union[float, np.ndarray, Tensor]:
+def progressive_degree(
+    progress: Union[float, np.ndarray, Tensor], base: float = 0.25
+) -> Union[float, np.ndarray, Tensor]:
     """Degree of extension at a point of training: ``base * ln((e - 1) * progress + 1)``, from 0 to ``base``.
 
     Source: Zhang et al., CVPR 2022, section 3.2, with the factor of the released program (``docs/method.md``).

@@ -104,19 +104,24 @@ class ClusterMemoryHead(nn.Module):
 
         Returns:
             In evaluation the embeddings (B, D) before L2 normalisation, as fastreid's ``EmbeddingHead`` returns them.
-            In training what the losses take, with B the global batch: ``features`` (B, D) with unit rows, ``labels`` (B,), ``centroids`` (M, D) of before
-            this step's update, ``supports`` (B*K, D) and ``support_labels`` (B*K,), both empty without support samples.
+            In training what the losses take, with B the global batch: ``features`` (B, D) with unit rows, ``labels``
+            (B,), ``centroids`` (M, D) of before this step's update, ``supports`` (B*K, D) and ``support_labels``
+            (B*K,), both empty without support samples.
 
         Raises:
             UsageError: the feature map has other channels than the config says.
         """
         if features.shape[1] != self.feat_dim:
-            raise UsageError(f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]}; set it to that")
+            raise UsageError(
+                f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]}; set it to that"
+            )
         embeddings = self.bottleneck(self.pool_layer(features))[..., 0, 0]
         if not self.training:
             return embeddings
         if self.memory is None:
-            raise RuntimeError("the cluster memory is empty: call set_centroids first, or train with ise_plugin.engine.ISETrainer")
+            raise RuntimeError(
+                "the cluster memory is empty: call set_centroids first, or train with ise_plugin.engine.ISETrainer"
+            )
         features, targets = gather_with_gradient(F.normalize(embeddings.float(), dim=1)), gather_rows(targets)
         outputs = self._extend(features, targets)
         self.memory.update(
@@ -144,6 +149,7 @@ class ClusterMemoryHead(nn.Module):
         if usable < self.num_neighbors and not self._warned_about_neighbors:
             self._warned_about_neighbors = True
             logger.warning(
-                f"ISE.SUPPORT.NUM_NEIGHBORS is {self.num_neighbors}, but {clusters} clusters have {usable} neighbour(s) each; using these"
+                f"ISE.SUPPORT.NUM_NEIGHBORS is {self.num_neighbors}, but {clusters} clusters have {usable} "
+                "neighbour(s) each; using these"
             )
         return usable

@@ -1,9 +1,8 @@
 """The paper's total loss as a component that a config names."""
 
+import torch
 from fastreid.config import configurable
 from torch import Tensor, nn
-
-import torch
 
 from ..method import label_preserving_loss, sample_extension_loss
 from ..registry import LOSS
@@ -49,7 +48,10 @@ class ISELoss(nn.Module):
         supports, support_labels = outputs["supports"], outputs["support_labels"]
         losses = {
             "loss_se": sample_extension_loss(
-                torch.cat([features, supports]), torch.cat([labels, support_labels]), outputs["centroids"], self.temperature
+                torch.cat([features, supports]),
+                torch.cat([labels, support_labels]),
+                outputs["centroids"],
+                self.temperature,
             )
         }
         if self.lp_weight > 0 and len(supports):

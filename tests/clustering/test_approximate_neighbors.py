@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
+from clustering.references import random_embeddings, reference_ranks
 
 from ise_plugin.clustering import generate_pseudo_labels
 from ise_plugin.registry import NEIGHBOR_SEARCH
-
-from clustering.references import random_embeddings, reference_ranks
 
 GENEROUS = {"ivf": {"num_cells": 8, "num_probes": 8}, "hnsw": {"search_effort": 400, "construction_effort": 200}}
 
@@ -48,17 +47,24 @@ def test_rows_that_met_too_few_others_are_searched_exactly():
 @pytest.mark.parametrize("name", ["ivf", "hnsw"])
 def test_labels_are_close_to_the_exact_ones(name):
     from sklearn.metrics import adjusted_rand_score
+
     features = random_embeddings(1000, 32, noise=0.5, per_identity=20)
     exact = generate_pseudo_labels(features)
     assert exact.max() > 10
     assert adjusted_rand_score(exact, generate_pseudo_labels(features, search=name)) > 0.95
 
 
-@pytest.mark.parametrize("name, options, message", [
-    ("ivf", {"num_cells": 0}, "num_cells.*got 0"), ("ivf", {"num_cells": 101}, "num_cells.*got 101"),
-    ("ivf", {"num_probes": 0}, "num_probes.*got 0"), ("hnsw", {"num_links": 1}, "num_links.*got 1"),
-    ("hnsw", {"search_effort": 0}, "search_effort.*got 0"), ("hnsw", {"construction_effort": 0}, "got 0"),
-])
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("ivf", {"num_cells": 0}, "num_cells.*got 0"),
+        ("ivf", {"num_cells": 101}, "num_cells.*got 101"),
+        ("ivf", {"num_probes": 0}, "num_probes.*got 0"),
+        ("hnsw", {"num_links": 1}, "num_links.*got 1"),
+        ("hnsw", {"search_effort": 0}, "search_effort.*got 0"),
+        ("hnsw", {"construction_effort": 0}, "got 0"),
+    ],
+)
 def test_bad_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         NEIGHBOR_SEARCH.get(name)(random_embeddings(100, 8), 5, **options)

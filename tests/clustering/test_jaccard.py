@@ -4,9 +4,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from clustering.references import random_embeddings, reference_distance, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from clustering.references import random_embeddings, reference_distance, unit
 
 from ise_plugin.clustering import jaccard, jaccard_distance, jaccard_graph, kth_neighbor_distances
 
@@ -19,8 +19,18 @@ def test_distances_equal_the_recordings(recordings):
         np.testing.assert_allclose(distance, recorded["expected_distance"], atol=1e-5)
 
 
-@pytest.mark.parametrize("size, k1, k2, noise", [(60, 10, 3, 0.5), (60, 9, 1, 2.0), (90, 30, 6, 1.0), (90, 1, 1, 1.0),
-                                                 (90, 2, 2, 1.0), (40, 39, 39, 1.0), (80, 6, 20, 0.3)])
+@pytest.mark.parametrize(
+    "size, k1, k2, noise",
+    [
+        (60, 10, 3, 0.5),
+        (60, 9, 1, 2.0),
+        (90, 30, 6, 1.0),
+        (90, 1, 1, 1.0),
+        (90, 2, 2, 1.0),
+        (40, 39, 39, 1.0),
+        (80, 6, 20, 0.3),
+    ],
+)
 def test_distances_equal_the_slow_reference(size, k1, k2, noise):
     features = random_embeddings(size, 16, seed=size + k1, noise=noise)
     np.testing.assert_allclose(jaccard_distance(features, k1, k2), reference_distance(features, k1, k2), atol=1e-5)
@@ -30,6 +40,7 @@ def test_distances_equal_the_slow_reference(size, k1, k2, noise):
 @pytest.mark.parametrize("noise", [0.4, 1.5])
 def test_distances_equal_fastreids_function(noise):
     from fastreid.utils.compute_dist import compute_jaccard_distance
+
     features = random_embeddings(250, 24, noise=noise)
     expected = compute_jaccard_distance(torch.from_numpy(features), k1=20, k2=6, search_option=3)
     np.testing.assert_allclose(jaccard_distance(features, 20, 6), expected, atol=1e-5)
@@ -67,8 +78,9 @@ def test_graph_over_several_row_blocks(monkeypatch):
     for attribute in ("indptr", "indices", "data"):
         np.testing.assert_array_equal(getattr(whole, attribute), getattr(pieces, attribute))
     whole.check_format(full_check=True)
-    assert (np.diff(whole.indptr) > 0).all() and (np.concatenate(
-        [np.diff(whole.indices[a:b]) for a, b in zip(whole.indptr, whole.indptr[1:])]) > 0).all()
+    assert (np.diff(whole.indptr) > 0).all() and (
+        np.concatenate([np.diff(whole.indices[a:b]) for a, b in zip(whole.indptr, whole.indptr[1:])]) > 0
+    ).all()
 
 
 def test_equal_rows():
@@ -121,22 +133,37 @@ def test_kth_neighbor_distances():
         kth_neighbor_distances(graph, 0)
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda x: x[0], r"two-dimensional.*\(8,\)"), (lambda x: x[None], r"two-dimensional.*\(1, 20, 8\)"),
-    (lambda x: x[:0], r"two-dimensional.*\(0, 8\)"), (lambda x: np.where(x == x[3, 3], np.nan, x), "finite.*row 3"),
-    (lambda x: np.where(x == x[3, 3], np.inf, x), "finite.*row 3"), (lambda x: x * (np.arange(20) != 7)[:, None], "zero rows.*row 7"),
-    (lambda x: x * 1.01, "unit length.*row 0.*1.01"), (lambda x: (x * 100).astype(np.int64), "floating point.*int64"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda x: x[0], r"two-dimensional.*\(8,\)"),
+        (lambda x: x[None], r"two-dimensional.*\(1, 20, 8\)"),
+        (lambda x: x[:0], r"two-dimensional.*\(0, 8\)"),
+        (lambda x: np.where(x == x[3, 3], np.nan, x), "finite.*row 3"),
+        (lambda x: np.where(x == x[3, 3], np.inf, x), "finite.*row 3"),
+        (lambda x: x * (np.arange(20) != 7)[:, None], "zero rows.*row 7"),
+        (lambda x: x * 1.01, "unit length.*row 0.*1.01"),
+        (lambda x: (x * 100).astype(np.int64), "floating point.*int64"),
+    ],
+)
 def test_bad_features(spoil, message):
     with pytest.raises(ValueError, match=f"features must.*{message}"):
         jaccard_graph(spoil(random_embeddings(20, 8)), 5, 2)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"k1": 20}, "k1.*got 20"), ({"k1": 21}, "k1.*got 21"), ({"k1": 0}, "k1.*got 0"), ({"k1": 2.5}, "k1.*2.5"),
-    ({"k2": 0}, "k2.*got 0"), ({"max_distance": -0.1}, "max_distance.*-0.1"), ({"max_distance": 1.5}, "max_distance.*1.5"),
-    ({"max_distance": float("nan")}, "max_distance.*nan"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"k1": 20}, "k1.*got 20"),
+        ({"k1": 21}, "k1.*got 21"),
+        ({"k1": 0}, "k1.*got 0"),
+        ({"k1": 2.5}, "k1.*2.5"),
+        ({"k2": 0}, "k2.*got 0"),
+        ({"max_distance": -0.1}, "max_distance.*-0.1"),
+        ({"max_distance": 1.5}, "max_distance.*1.5"),
+        ({"max_distance": float("nan")}, "max_distance.*nan"),
+    ],
+)
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         jaccard_graph(random_embeddings(20, 8), **{"k1": 5, "k2": 2, **options})

@@ -3,12 +3,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from clustering.references import random_embeddings, reference_ranks, unit
 
 from ise_plugin.clustering import _bfloat16, neighbors
 from ise_plugin.clustering._exact import block_size, search_all_pairs
 from ise_plugin.registry import NEIGHBOR_SEARCH
-
-from clustering.references import random_embeddings, reference_ranks, unit
 
 EXACT = [("exact", {"precision": "float32"}), ("exact", {"precision": "bfloat16"})]
 
@@ -21,6 +20,7 @@ def search(name, features, k, **options):
 def small_blocks(monkeypatch):
     """Blocks so small that a few hundred rows cross several of them."""
     from ise_plugin.clustering import _exact
+
     monkeypatch.setattr(_exact, "_LARGEST_BLOCK", 128)
 
 
@@ -53,10 +53,16 @@ def test_all_rows_equal(name, options, small_blocks):
         assert found.tolist() == [row] + [other for other in range(5) if other != row][:3]
 
 
-@pytest.mark.parametrize("make", [
-    lambda x: torch.from_numpy(x), lambda x: np.asfortranarray(x), lambda x: torch.from_numpy(np.repeat(x, 2, 1))[:, ::2],
-    lambda x: x.astype(np.float64), lambda x: torch.from_numpy(x).requires_grad_(),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: torch.from_numpy(x),
+        lambda x: np.asfortranarray(x),
+        lambda x: torch.from_numpy(np.repeat(x, 2, 1))[:, ::2],
+        lambda x: x.astype(np.float64),
+        lambda x: torch.from_numpy(x).requires_grad_(),
+    ],
+)
 def test_kinds_of_input_do_not_matter(make):
     features = random_embeddings(100, 12)
     for ours, expected in zip(neighbors.exact(make(features), 7), neighbors.exact(features, 7)):
@@ -156,6 +162,7 @@ def test_blocks_are_bounded_and_waste_little(size):
 def test_search_keeps_only_its_buffers(small_blocks):
     """The buffers are all that grows with N: two entries of eight bytes per candidate, twelve bytes per row."""
     import tracemalloc
+
     features = random_embeddings(1000, 8)
     product = lambda a, b: a @ b.T  # noqa: E731
     search_all_pairs(features, 10, product)

@@ -3,9 +3,9 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from clustering.references import random_embeddings, reference_distance, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from clustering.references import random_embeddings, reference_distance, unit
 from sklearn.cluster import DBSCAN as DenseDBSCAN
 from sklearn.metrics import adjusted_rand_score
 
@@ -20,8 +20,13 @@ def dense_labels(distance, eps, min_samples):
 
 def test_labels_equal_the_recordings(recordings):
     for recorded in recordings:
-        labels = generate_pseudo_labels(recorded["features"], float(recorded["eps"]), int(recorded["min_samples"]),
-                                        int(recorded["k1"]), int(recorded["k2"]))
+        labels = generate_pseudo_labels(
+            recorded["features"],
+            float(recorded["eps"]),
+            int(recorded["min_samples"]),
+            int(recorded["k1"]),
+            int(recorded["k2"]),
+        )
         assert labels.dtype == np.int64
         np.testing.assert_array_equal(labels, recorded["expected_labels"])
 
@@ -36,6 +41,7 @@ def test_labels_equal_dbscan_on_the_slow_reference(seed):
 @pytest.mark.skipif(not FASTREID, reason="compares with fastreid")
 def test_labels_equal_fastreids_function_with_scikit_learn():
     from fastreid.utils.compute_dist import compute_jaccard_distance
+
     features = random_embeddings(400, 32, noise=1.4, per_identity=15)
     distance = compute_jaccard_distance(torch.from_numpy(features), k1=30, k2=6, search_option=3)
     expected = dense_labels(distance, 0.6, 4)
@@ -79,10 +85,16 @@ def test_eps_at_its_ends():
     assert (generate_pseudo_labels(features, eps=0.0, k1=10) == -1).all()
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"eps": -0.1}, "eps.*-0.1"), ({"eps": 1.1}, "eps.*1.1"), ({"min_samples": 0}, "min_samples.*got 0"),
-    ({"k1": 60}, "k1.*got 60"), ({"k2": 0}, "k2.*got 0"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"eps": -0.1}, "eps.*-0.1"),
+        ({"eps": 1.1}, "eps.*1.1"),
+        ({"min_samples": 0}, "min_samples.*got 0"),
+        ({"k1": 60}, "k1.*got 60"),
+        ({"k2": 0}, "k2.*got 0"),
+    ],
+)
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         generate_pseudo_labels(random_embeddings(60, 8), **options)

@@ -41,8 +41,9 @@ def test_length_and_kind_of_features_do_not_matter():
 def test_bfloat16_candidates_give_the_same():
     features = random_embeddings(600, 48)
     pair = features[:100], features[100:]
-    np.testing.assert_allclose(rerank_distance(*pair, precision="bfloat16"), rerank_distance(*pair, precision="float32"),
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        rerank_distance(*pair, precision="bfloat16"), rerank_distance(*pair, precision="float32"), atol=1e-6
+    )
 
 
 def test_equal_images_are_finite():
@@ -53,13 +54,18 @@ def test_one_query_and_one_gallery_image():
     assert rerank_distance(np.eye(1, 4, dtype=np.float32), np.eye(1, 4, 1, dtype=np.float32)).shape == (1, 1)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"query_features": np.ones(4, np.float32)}, r"query_features.*\(4,\)"),
-    ({"gallery_features": np.ones((5, 3), np.float32)}, "gallery_features.*4 columns.*got 3"),
-    ({"gallery_features": np.zeros((5, 4), np.float32)}, "gallery_features.*zero rows.*row 0"),
-    ({"query_features": np.full((2, 4), np.nan, np.float32)}, "query_features.*finite"),
-    ({"k1": 0}, "k1.*got 0"), ({"k2": 0}, "k2.*got 0"), ({"lambda_value": 1.2}, "lambda_value.*1.2"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"query_features": np.ones(4, np.float32)}, r"query_features.*\(4,\)"),
+        ({"gallery_features": np.ones((5, 3), np.float32)}, "gallery_features.*4 columns.*got 3"),
+        ({"gallery_features": np.zeros((5, 4), np.float32)}, "gallery_features.*zero rows.*row 0"),
+        ({"query_features": np.full((2, 4), np.nan, np.float32)}, "query_features.*finite"),
+        ({"k1": 0}, "k1.*got 0"),
+        ({"k2": 0}, "k2.*got 0"),
+        ({"lambda_value": 1.2}, "lambda_value.*1.2"),
+    ],
+)
 def test_bad_arguments(change, message):
     arguments = {"query_features": np.ones((2, 4), np.float32), "gallery_features": np.ones((5, 4), np.float32)}
     with pytest.raises(ValueError, match=message):

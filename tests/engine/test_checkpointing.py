@@ -107,23 +107,33 @@ class Payload:
 def test_nothing_in_a_file_is_executed(tmp_path, place):
     executed = tmp_path / "executed"
     payload = Payload(executed)
-    content = {"top": payload, "model": {"model": payload}, "extra": {"model": make_model().state_dict(), "extra": payload}}
+    content = {
+        "top": payload,
+        "model": {"model": payload},
+        "extra": {"model": make_model().state_dict(), "extra": payload},
+    }
     if place == "plain pickle":
         (tmp_path / "x.pth").write_bytes(pickle.dumps(payload))
     else:
         torch.save(content[place], tmp_path / "x.pth")
     message = refusal(tmp_path / "x.pth")
     assert not executed.exists()
-    assert ("mkdir" in message) == (place != "plain pickle")  # torch refuses a bare pickle before it knows what is inside
+    assert ("mkdir" in message) == (
+        place != "plain pickle"
+    )  # torch refuses a bare pickle before it knows what is inside
     pickle.loads(pickle.dumps(payload))
     assert executed.exists()  # the payload does what it should not be able to do above
 
 
-@pytest.mark.parametrize("change, words", [("wider", ["0.weight", "(6, 3)", "(4, 3)", "5 more"]), ("missing", ["1.running_mean"])])
+@pytest.mark.parametrize(
+    "change, words", [("wider", ["0.weight", "(6, 3)", "(4, 3)", "5 more"]), ("missing", ["1.running_mean"])]
+)
 def test_weights_of_another_model_are_refused_and_change_nothing(tmp_path, change, words):
     model = make_model()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    weights = make_model(6).state_dict() if change == "wider" else {k: v for k, v in before.items() if k != "1.running_mean"}
+    weights = (
+        make_model(6).state_dict() if change == "wider" else {k: v for k, v in before.items() if k != "1.running_mean"}
+    )
     torch.save({"model": weights}, tmp_path / "w.pth")
     message = refusal(tmp_path / "w.pth", model)
     assert all(word in message for word in words), message
@@ -131,7 +141,10 @@ def test_weights_of_another_model_are_refused_and_change_nothing(tmp_path, chang
 
 
 def test_what_the_model_does_not_have_is_left_out_with_a_warning(tmp_path, caplog):
-    torch.save({"model": {**make_model().state_dict(), "heads.weight": torch.zeros(2), "extra.weight": torch.zeros(2)}}, tmp_path / "w.pth")
+    torch.save(
+        {"model": {**make_model().state_dict(), "heads.weight": torch.zeros(2), "extra.weight": torch.zeros(2)}},
+        tmp_path / "w.pth",
+    )
     ISECheckpointer(make_model()).load(str(tmp_path / "w.pth"))
     assert "1 entries" in caplog.text and "extra.weight" in caplog.text
 

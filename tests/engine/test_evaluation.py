@@ -44,7 +44,8 @@ def stock_without_compiling(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "keys", [{}, {"METRIC": "euclidean"}, {"AQE": True}, {"ROC": True}, {"AQE": True, "ROC": True, "METRIC": "euclidean"}]
+    "keys",
+    [{}, {"METRIC": "euclidean"}, {"AQE": True}, {"ROC": True}, {"AQE": True, "ROC": True, "METRIC": "euclidean"}],
 )
 def test_results_are_stock_fastreids(stock_without_compiling, keys):
     cfg = get_cfg()
@@ -63,8 +64,12 @@ def test_reranking_is_fastreids_re_ranking_of_cosine_distances():
     features, identities, cameras = columns[0], columns[1].numpy(), columns[2].numpy()
     query, gallery = features[:QUERIES], features[QUERIES:]
     distances = re_ranking(
-        build_dist(query, gallery, "cosine"), build_dist(query, query, "cosine"), build_dist(gallery, gallery, "cosine"),
-        cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2, cfg.TEST.RERANK.LAMBDA,
+        build_dist(query, gallery, "cosine"),
+        build_dist(query, query, "cosine"),
+        build_dist(gallery, gallery, "cosine"),
+        cfg.TEST.RERANK.K1,
+        cfg.TEST.RERANK.K2,
+        cfg.TEST.RERANK.LAMBDA,
     )
     cmc, ap, inp = evaluate_rank(
         distances, identities[:QUERIES], identities[QUERIES:], cameras[:QUERIES], cameras[QUERIES:]

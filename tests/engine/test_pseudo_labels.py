@@ -34,7 +34,9 @@ class FakeStorage:
 def blobs(n, centers, spread, seed=0):
     g = torch.Generator().manual_seed(seed)
     means = F.normalize(torch.randn(centers, 32, generator=g), dim=1)
-    return F.normalize(means.repeat_interleave(-(-n // centers), 0)[:n] + spread * torch.randn(n, 32, generator=g), dim=1)
+    return F.normalize(
+        means.repeat_interleave(-(-n // centers), 0)[:n] + spread * torch.randn(n, 32, generator=g), dim=1
+    )
 
 
 def give_embeddings(monkeypatch, embeddings):
@@ -61,7 +63,9 @@ def test_extraction_leaves_the_model_in_training(trainer):
     assert trainer.model.training
 
 
-@pytest.mark.parametrize("period, relabelled", [(1, [True, True, True]), (2, [True, False, True]), (9, [True, False, False])])
+@pytest.mark.parametrize(
+    "period, relabelled", [(1, [True, True, True]), (2, [True, False, True]), (9, [True, False, False])]
+)
 def test_period_says_when_to_label_anew(trainer, monkeypatch, period, relabelled):
     calls = []
     hook = trainer.pseudo_labels
@@ -116,7 +120,19 @@ def test_later_clustering_that_is_of_no_use_keeps_the_last_labels(trainer, monke
         hook.before_epoch()
     assert "keeping the last usable labels" in caplog.text
     assert np.array_equal(hook.labels, labels)
-    assert torch.allclose(trainer.model.heads.memory.centroids, cluster_centroids(later, torch.from_numpy(labels)), atol=1e-6)
+    assert torch.allclose(
+        trainer.model.heads.memory.centroids, cluster_centroids(later, torch.from_numpy(labels)), atol=1e-6
+    )
+
+
+def test_small_batches_are_announced_once(trainer, monkeypatch, caplog):
+    give_embeddings(monkeypatch, blobs(len(trainer.images), 3, 0.05))
+    with caplog.at_level(logging.WARNING, logger="fastreid.ise"):
+        for trainer.epoch in range(3):
+            trainer.pseudo_labels.before_epoch()
+    warnings = [r.message for r in caplog.records]
+    assert len(warnings) == 1 and "IMS_PER_BATCH 16: batches have 12 images" in warnings[0]
+    assert all(len(batch["targets"]) == 12 for batch in trainer.data_loader)
 
 
 def test_too_few_images_for_the_neighbours_asked_for(trainer, monkeypatch):

@@ -6,7 +6,15 @@ from ise_plugin.engine.results import Results
 
 
 def metrics(value):
-    return {"Rank-1": value, "Rank-5": value + 1, "Rank-10": value + 2, "mAP": value + 3, "mINP": value + 4, "metric": value + 5, "dataset": "X"}
+    return {
+        "Rank-1": value,
+        "Rank-5": value + 1,
+        "Rank-10": value + 2,
+        "mAP": value + 3,
+        "mINP": value + 4,
+        "metric": value + 5,
+        "dataset": "X",
+    }
 
 
 def test_file_has_initial_final_best_and_seconds(tmp_path):
@@ -19,7 +27,12 @@ def test_file_has_initial_final_best_and_seconds(tmp_path):
     results.write()
     content = json.loads((tmp_path / "results.json").read_text())
     expected = lambda v: {"mAP": v + 3, "mINP": v + 4, "Rank-1": v, "Rank-5": v + 1, "Rank-10": v + 2}  # noqa: E731
-    assert content == {"initial": expected(1.0), "final": expected(20.0), "best": {**expected(30.0), "epoch": 2}, "seconds": 12.3}
+    assert content == {
+        "initial": expected(1.0),
+        "final": expected(20.0),
+        "best": {**expected(30.0), "epoch": 2},
+        "seconds": 12.3,
+    }
 
 
 def test_what_was_not_measured_is_left_out(tmp_path):

@@ -7,15 +7,17 @@ import sys
 
 import pytest
 import torch
-
 from helpers import CONFIGS
+
 from ise_plugin.engine import launch, resolve_device, setup
 from ise_plugin.errors import UsageError
 
 
 def arguments(tmp_path, *opts):
     return argparse.Namespace(
-        config_file=str(CONFIGS / "ISE/synthetic_tiny.yml"), opts=["OUTPUT_DIR", str(tmp_path / "out"), *opts], eval_only=False
+        config_file=str(CONFIGS / "ISE/synthetic_tiny.yml"),
+        opts=["OUTPUT_DIR", str(tmp_path / "out"), *opts],
+        eval_only=False,
     )
 
 
@@ -60,7 +62,11 @@ def test_freed_memory_is_kept():
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
     faults = {
-        how: int(subprocess.run([sys.executable, "-W", "ignore", "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        how: int(
+            subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", code, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
         for how in ("keep", "stock")
     }
     assert faults["keep"] < 0.2 * faults["stock"], faults

@@ -23,7 +23,9 @@ def make_model():
 
 def make_batches(count):
     g = torch.Generator().manual_seed(1)
-    return [{"images": torch.rand(8, 3, 12, 6, generator=g) * 255, "targets": torch.arange(8) // 2} for _ in range(count)]
+    return [
+        {"images": torch.rand(8, 3, 12, 6, generator=g) * 255, "targets": torch.arange(8) // 2} for _ in range(count)
+    ]
 
 
 def run(precision, steps=3):
@@ -82,7 +84,9 @@ def test_loss_that_is_not_finite_stops_before_the_step():
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters()))
 
 
-@pytest.mark.parametrize("avx, amx, expected", [(True, False, torch.bfloat16), (False, True, torch.bfloat16), (False, False, torch.float32)])
+@pytest.mark.parametrize(
+    "avx, amx, expected", [(True, False, torch.bfloat16), (False, True, torch.bfloat16), (False, False, torch.float32)]
+)
 def test_precision_on_the_cpu_is_what_the_cpu_has(monkeypatch, caplog, avx, amx, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)

@@ -2,14 +2,15 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.env import seed_all_rng
-
 from helpers import CONFIGS
+
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.checkpointing import ISECheckpointer, load_checkpoint_file
@@ -61,7 +62,14 @@ def finished_run(datasets_variable, tmp_path_factory):
 
 def test_run_writes_what_it_promises(finished_run):
     files = set(os.listdir(finished_run))
-    assert {"model_0000.pth", "model_best.pth", "model_final.pth", "last_checkpoint", "metrics.json", "results.json"} <= files
+    assert {
+        "model_0000.pth",
+        "model_best.pth",
+        "model_final.pth",
+        "last_checkpoint",
+        "metrics.json",
+        "results.json",
+    } <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     results = json.loads((finished_run / "results.json").read_text())
     assert set(results) == {"initial", "final", "best", "seconds"}
@@ -73,7 +81,9 @@ def test_run_writes_what_it_promises(finished_run):
 
 
 def test_training_changed_the_weights(finished_run):
-    first, last = (load_checkpoint_file(str(finished_run / f"{name}.pth"))["model"] for name in ("model_0000", "model_final"))
+    first, last = (
+        load_checkpoint_file(str(finished_run / f"{name}.pth"))["model"] for name in ("model_0000", "model_final")
+    )
     assert not same_weights(first, last)
 
 
@@ -118,6 +128,13 @@ def test_resumed_run_ends_as_the_whole_run(finished_run, tmp_path):
     assert resumed.start_epoch == 1
     (weights, results), (expected_weights, expected_results) = outcome(cut), outcome(finished_run)
     assert same_weights(weights, expected_weights) and results == expected_results
+
+
+def test_resuming_a_finished_run_changes_nothing(finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "copy")
+    trainer = train(make_cfg(tmp_path / "copy"), resume=True)
+    (weights, results), (expected_weights, expected_results) = outcome(tmp_path / "copy"), outcome(finished_run)
+    assert trainer.start_epoch == 2 and same_weights(weights, expected_weights) and results == expected_results
 
 
 class Interrupted(Exception):
@@ -181,15 +198,26 @@ def test_loss_that_is_not_finite_stops_the_run_with_the_last_checkpoint_intact(d
 
 
 def test_precise_batch_norm_uses_pseudo_labelled_batches(datasets_variable, tmp_path):
-    trainer = train(make_cfg(
-        tmp_path / "run", "TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "6", "SOLVER.MAX_EPOCH", "1",
-        "DATASETS.TESTS", "()",
-    ))
+    trainer = train(
+        make_cfg(
+            tmp_path / "run",
+            "TEST.PRECISE_BN.ENABLED",
+            "True",
+            "TEST.PRECISE_BN.NUM_ITER",
+            "6",
+            "SOLVER.MAX_EPOCH",
+            "1",
+            "DATASETS.TESTS",
+            "()",
+        )
+    )
     assert (tmp_path / "run/model_final.pth").exists() and trainer.epoch == 0
 
 
 def test_weights_of_another_network_do_not_start_a_run(finished_run, tmp_path, datasets_variable):
-    cfg = make_cfg(tmp_path / "run", "MODEL.HEADS.EMBEDDING_DIM", "32", "MODEL.WEIGHTS", str(finished_run / "model_final.pth"))
+    cfg = make_cfg(
+        tmp_path / "run", "MODEL.HEADS.EMBEDDING_DIM", "32", "MODEL.WEIGHTS", str(finished_run / "model_final.pth")
+    )
     with pytest.raises(UsageError, match="does not belong to this model.*heads.bottleneck"):
         train(cfg)
 

@@ -71,7 +71,9 @@ def test_label_preserving_gradient(labels, num_supports):
     features = unit_rows(len(labels), 5).requires_grad_()
     supports = unit_rows(len(labels) * num_supports, 5, seed=1).requires_grad_()
     support_labels = labels.repeat_interleave(num_supports)
-    assert torch.autograd.gradcheck(lambda f, s: label_preserving_loss(f, s, labels, support_labels), (features, supports))
+    assert torch.autograd.gradcheck(
+        lambda f, s: label_preserving_loss(f, s, labels, support_labels), (features, supports)
+    )
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 4], [2], [3, 3, 3]])
@@ -106,4 +108,6 @@ def test_temperature_must_be_positive(temperature):
 
 def test_label_preserving_loss_needs_support_samples():
     with pytest.raises(ValueError, match="supports"):
-        label_preserving_loss(unit_rows(2, 4), unit_rows(2, 4)[:0], torch.tensor([0, 1]), torch.tensor([], dtype=torch.long))
+        label_preserving_loss(
+            unit_rows(2, 4), unit_rows(2, 4)[:0], torch.tensor([0, 1]), torch.tensor([], dtype=torch.long)
+        )

@@ -120,7 +120,9 @@ def test_centroids_of_a_wrong_shape_are_refused(shape):
 
 def test_cluster_centroids_are_the_normalised_means():
     features, labels = unit_rows(7, 5), torch.tensor([1, 0, -1, 1, 0, 2, 1])
-    expected = [F.normalize(torch.stack([f for f, y in zip(features, labels) if y == m]).mean(0), dim=0) for m in range(3)]
+    expected = [
+        F.normalize(torch.stack([f for f, y in zip(features, labels) if y == m]).mean(0), dim=0) for m in range(3)
+    ]
     assert torch.allclose(cluster_centroids(features, labels), torch.stack(expected), atol=1e-6)
 
 

@@ -9,9 +9,8 @@ from fastreid.modeling.heads import EmbeddingHead
 
 from ise_plugin.config import get_cfg
 from ise_plugin.errors import UsageError
-from ise_plugin.method import ClusterMemory, generate_support_samples
+from ise_plugin.method import ClusterMemory, generate_support_samples, label_preserving_loss, sample_extension_loss
 from ise_plugin.modeling import ClusterMemoryHead, ISELoss
-from ise_plugin.method import label_preserving_loss, sample_extension_loss
 
 
 @pytest.fixture
@@ -32,8 +31,16 @@ LABELS = torch.tensor([0, 0, 3, 3, 4, 4, 0, 0])
 @pytest.mark.parametrize("pool_type", ["GlobalAvgPool", "GeneralizedMeanPoolingP"])
 def test_evaluation_and_weights_are_those_of_fastreids_head(feature_map, embedding_dim, pool_type):
     theirs = EmbeddingHead(
-        feat_dim=16, embedding_dim=embedding_dim, num_classes=7, neck_feat="after", pool_type=pool_type, cls_type="Linear",
-        scale=1, margin=0.0, with_bnneck=True, norm_type="BN",
+        feat_dim=16,
+        embedding_dim=embedding_dim,
+        num_classes=7,
+        neck_feat="after",
+        pool_type=pool_type,
+        cls_type="Linear",
+        scale=1,
+        margin=0.0,
+        with_bnneck=True,
+        norm_type="BN",
     )
     theirs.train()
     theirs.bottleneck(theirs.pool_layer(feature_map))  # running statistics other than 0 and 1
@@ -68,9 +75,14 @@ def test_losses_are_the_methods_and_their_gradient_reaches_the_input(feature_map
     feature_map.requires_grad_()
     outputs = head(feature_map, LABELS)
     losses = ISELoss(temperature=0.07, lp_weight=0.5, lp_temperature=0.4)(outputs)
-    everything, labels = torch.cat([outputs["features"], outputs["supports"]]), torch.cat([LABELS, outputs["support_labels"]])
+    everything, labels = (
+        torch.cat([outputs["features"], outputs["supports"]]),
+        torch.cat([LABELS, outputs["support_labels"]]),
+    )
     expected_se = sample_extension_loss(everything, labels, outputs["centroids"], 0.07)
-    expected_lp = label_preserving_loss(outputs["features"], outputs["supports"], LABELS, outputs["support_labels"], 0.4)
+    expected_lp = label_preserving_loss(
+        outputs["features"], outputs["supports"], LABELS, outputs["support_labels"], 0.4
+    )
     assert torch.equal(losses["loss_se"], expected_se) and torch.allclose(losses["loss_lp"], 0.5 * expected_lp)
     sum(losses.values()).backward()
     assert feature_map.grad.abs().sum() > 0
@@ -81,7 +93,9 @@ def test_without_support_samples_the_loss_is_that_of_cluster_contrast(feature_ma
     outputs = head(feature_map, LABELS)
     losses = ISELoss()(outputs)
     assert len(outputs["supports"]) == 0 and set(losses) == {"loss_se"}
-    assert torch.equal(losses["loss_se"], sample_extension_loss(outputs["features"], LABELS, outputs["centroids"], 0.05))
+    assert torch.equal(
+        losses["loss_se"], sample_extension_loss(outputs["features"], LABELS, outputs["centroids"], 0.05)
+    )
 
 
 def test_no_weight_leaves_the_label_preserving_loss_out(feature_map):

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from helpers import CONFIGS
 
 from ise_plugin.config import get_cfg, load_cfg
 from ise_plugin.engine.models import build_model
 from ise_plugin.errors import UsageError
 from ise_plugin.registry import LOSS
-from helpers import CONFIGS
 
 # name of the builder without build_..._backbone, depth, channels, further keys
 BACKBONES = [
@@ -34,7 +34,11 @@ BACKBONES = [
 
 def make_cfg(name, depth, channels, keys):
     cfg = load_cfg(str(CONFIGS / "Base-ISE.yml"), ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", "False"])
-    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = f"build_{name}_backbone", depth, channels
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = (
+        f"build_{name}_backbone",
+        depth,
+        channels,
+    )
     for key, value in keys.items():
         cfg.MODEL.BACKBONE[key] = value
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [128, 64]
@@ -79,7 +83,9 @@ def test_bytes_floats_dictionary_and_tensor_give_the_same_embeddings(small_model
     images = torch.randint(256, (2, 3, 64, 32), dtype=torch.uint8)
     with torch.no_grad():
         as_bytes, as_floats, as_tensor = (
-            small_model({"images": images}), small_model({"images": images.float()}), small_model(images)
+            small_model({"images": images}),
+            small_model({"images": images.float()}),
+            small_model(images),
         )
     assert torch.equal(as_bytes, as_floats) and torch.equal(as_bytes, as_tensor)
 

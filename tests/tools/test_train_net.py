@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-
 from helpers import CONFIGS, REPOSITORY
+
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.cli import main
 
@@ -18,7 +18,10 @@ TOOL = str(REPOSITORY / "tools" / "train_net.py")
 
 def run(datasets, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=300,
+        [sys.executable, TOOL, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, "FASTREID_DATASETS": str(datasets), **environment},
     )
 
@@ -46,7 +49,9 @@ def test_one_epoch_prints_a_table_of_before_and_after(one_epoch):
 
 def test_evaluating_the_final_checkpoint_gives_what_training_printed(one_epoch, datasets_folder, tmp_path):
     output_dir, _ = one_epoch
-    result = run(datasets_folder, *opts(tmp_path / "eval", "--eval-only"), "MODEL.WEIGHTS", output_dir / "model_final.pth")
+    result = run(
+        datasets_folder, *opts(tmp_path / "eval", "--eval-only"), "MODEL.WEIGHTS", output_dir / "model_final.pth"
+    )
     assert result.returncode == 0, result.stderr
     final = json.loads((output_dir / "results.json").read_text())["final"]
     assert json.loads((tmp_path / "eval/evaluation.json").read_text()) == final
@@ -89,7 +94,9 @@ def test_mistakes_get_one_line_and_exit_code_2(tiny_dataset, tmp_path, capfd, ar
 
 def test_exit_code_of_the_process_is_2(datasets_folder, tmp_path):
     result = run(datasets_folder, *opts(tmp_path / "run"), "SEEDS", "1")
-    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: command line: unknown key SEEDS")
+    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith(
+        "error: command line: unknown key SEEDS"
+    )
     assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
 
 
@@ -115,8 +122,21 @@ def test_two_processes_label_and_learn_as_one(datasets_folder, tmp_path):
     result = run(datasets_folder, *opts(one), *frozen)
     assert result.returncode == 0, result.stderr
     result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TOOL, *map(str, opts(two)), *frozen],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "FASTREID_DATASETS": str(datasets_folder), "OMP_NUM_THREADS": "1"},
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            TOOL,
+            *map(str, opts(two)),
+            *frozen,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "FASTREID_DATASETS": str(datasets_folder), "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr
     for name in ("model_0000.pth", "model_final.pth"):

@@ -7,10 +7,10 @@ alone reach 25.2 % mAP, after 15 epochs of supervised training 91.0 %.
 one. `docs/synthetic_persons.md` shows them and says how hard they are.
 """
 
+from .body import Pose
 from .cameras import MAX_CAMERAS, MIN_CAMERAS, Camera, make_cameras
 from .crops import draw_background, draw_person, sample_walk
 from .drawing import Placement, draw_figure
-from .body import Pose
 from .people import Identity, sample_identity
 from .plan import SIZES, ImagePlan, Size, make_plan
 from .streams import Stream, stream

@@ -129,9 +129,7 @@ def limb_outline(pose: Pose, limb: Limb, first: int, last: int, widen: float = 1
 
 def disc(centre: Point, rx: float, ry: float, steps: int = 12) -> list[Point]:
     """An ellipse as a polygon."""
-    return [
-        (centre[0] + rx * cos(2 * pi * i / steps), centre[1] + ry * sin(2 * pi * i / steps)) for i in range(steps)
-    ]
+    return [(centre[0] + rx * cos(2 * pi * i / steps), centre[1] + ry * sin(2 * pi * i / steps)) for i in range(steps)]
 
 
 def levels(build: float, top: float, bottom: float, widen: float = 1.0, flare: float = 0.0) -> list[Solid]:
@@ -206,7 +204,9 @@ def trunk_patch(pose: Pose, sections: Sequence[Solid], middle: float, spread: fl
     return outline[0] + sides[1] + outline[-1][::-1] + sides[0][::-1]
 
 
-def head_patch(pose: Pose, middle: float, spread: float, low: float, high: float, grow: float = 1.0) -> list[Point] | None:
+def head_patch(
+    pose: Pose, middle: float, spread: float, low: float, high: float, grow: float = 1.0
+) -> list[Point] | None:
     """The visible part of a patch on the head; `low` and `high` are elevations in degrees. As `trunk_patch`."""
     width, height, depth = (half * grow for half in HEAD_HALF)
     steps = [low + (high - low) * i / 4 for i in range(5)]

@@ -48,7 +48,9 @@ class FigureCanvas:
         """Picture coordinates in body units to fine pixels."""
         return [(self.foot[0] + self.scale_x * x, self.foot[1] - self.scale * y) for x, y in outline]
 
-    def fill(self, outlines: Sequence[Sequence[Point]], material: Material, depth: float, openness: float = 1.0) -> None:
+    def fill(
+        self, outlines: Sequence[Sequence[Point]], material: Material, depth: float, openness: float = 1.0
+    ) -> None:
         """Paints closed outlines (body units) over what is there.
 
         Args:

@@ -12,7 +12,7 @@ from .cameras import Camera, photograph, sample_drift, sample_view
 from .drawing import Placement, draw_figure
 from .people import Identity, sample_identity
 from .scenes import HORIZON, SCENE_SIZE, scene
-from .streams import Stream, stream
+from .streams import Stream
 
 CROP_SIZE = (64, 128)  # width, height in pixels
 BODY_SHARE = (0.84, 0.98)  # body height per crop height

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, radians, sin
+from math import radians, sin
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -76,7 +76,9 @@ class _Figure:
         self.canvas = FigureCanvas(place.size, place.foot, place.height, place.stretch)
         self.upper = self._texture(identity.upper)
         self.lower = self._texture(identity.lower)
-        self.sleeve: Material = identity.upper.second_colour if identity.upper.pattern == "contrast sleeves" else self.upper
+        self.sleeve: Material = (
+            identity.upper.second_colour if identity.upper.pattern == "contrast sleeves" else self.upper
+        )
         self.parts: list[_Part] = []
 
     def render(self, light: tuple[float, float], rng: np.random.Generator) -> Image.Image:
@@ -122,12 +124,19 @@ class _Figure:
         widen = {"leggings": 0.86, "trousers": 1.08}.get(kind, 0.9) if not bare else 0.86
         self.canvas.fill(body.limb_outline(self.pose, limb, 0, 2, widen), skin_or_cloth, depth, open_)
         if kind == "shorts" and bare and self.who.upper.kind != "dress":
-            self.canvas.fill(body.limb_outline(self.pose, _shortened(limb, 0, 0.92), 0, 1, 1.16), self.lower, depth, open_)
+            self.canvas.fill(
+                body.limb_outline(self.pose, _shortened(limb, 0, 0.92), 0, 1, 1.16), self.lower, depth, open_
+            )
         if self.who.lower.pattern == "side stripe" and not bare:
             self._paint_side_stripe(limb)
         self.canvas.fill(body.limb_outline(self.pose, limb, 2, 3, 0.98), self.who.shoes, depth, open_)
         toe, ankle = self.pose.project(limb.joints[3])[:2], self.pose.project(limb.joints[2])[:2]
-        sole = [(ankle[0], ankle[1] - 0.027), (toe[0], toe[1] - 0.016), (toe[0], toe[1] - 0.008), (ankle[0], ankle[1] - 0.015)]
+        sole = [
+            (ankle[0], ankle[1] - 0.027),
+            (toe[0], toe[1] - 0.016),
+            (toe[0], toe[1] - 0.008),
+            (ankle[0], ankle[1] - 0.015),
+        ]
         self.canvas.mark(sole, SOLE)
 
     def _paint_side_stripe(self, limb: Limb) -> None:
@@ -237,7 +246,9 @@ class _Figure:
             self._paint_cap()
         self._paint_face()
 
-    def _paint_head_patch(self, middle: float, spread: float, low: float, high: float, grow: float, colour: Colour) -> None:
+    def _paint_head_patch(
+        self, middle: float, spread: float, low: float, high: float, grow: float, colour: Colour
+    ) -> None:
         patch = body.head_patch(self.pose, middle, spread, low, high, grow)
         if patch:
             self.canvas.fill([patch], colour, 0.07)
@@ -286,7 +297,13 @@ class _Figure:
     def _paint_backpack(self) -> None:
         colour = self.who.bag.colour
         shift, _, depth = self.pose.project((0.0, 0.0, -0.105))
-        sections = [(0.835, 0.050, 0.02), (0.815, 0.078, 0.04), (0.68, 0.088, 0.058), (0.575, 0.086, 0.062), (0.555, 0.07, 0.04)]
+        sections = [
+            (0.835, 0.050, 0.02),
+            (0.815, 0.078, 0.04),
+            (0.68, 0.088, 0.058),
+            (0.575, 0.086, 0.062),
+            (0.555, 0.07, 0.04),
+        ]
         outline = [(x + shift, y) for x, y in body.trunk_outline(self.pose, sections)]
         self.canvas.fill([outline], colour, depth + 0.04)
         if self.pose.facing < -0.2:
@@ -382,4 +399,10 @@ def _dots(draw: ImageDraw.ImageDraw, canvas: FigureCanvas, colour: Colour, pose:
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
-_PATTERN_PAINTERS = {"hoops": _hoops, "pinstripes": _pinstripes, "checks": _checks, "two-tone": _two_tone, "dots": _dots}
+_PATTERN_PAINTERS = {
+    "hoops": _hoops,
+    "pinstripes": _pinstripes,
+    "checks": _checks,
+    "two-tone": _two_tone,
+    "dots": _dots,
+}

@@ -123,8 +123,12 @@ def _road(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
 def _car(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, ground: float) -> None:
     body = _tint(rng, ((170, 172, 176), (150, 36, 40), (40, 52, 84), (38, 38, 42))[int(rng.integers(4))])
     draw.rounded_rectangle((x, ground - 28, x + 112, ground - 6), 6, fill=body)
-    draw.polygon([(x + 22, ground - 26), (x + 36, ground - 46), (x + 80, ground - 46), (x + 96, ground - 26)], fill=body)
-    draw.polygon([(x + 28, ground - 28), (x + 39, ground - 43), (x + 77, ground - 43), (x + 89, ground - 28)], fill=(56, 66, 76))
+    draw.polygon(
+        [(x + 22, ground - 26), (x + 36, ground - 46), (x + 80, ground - 46), (x + 96, ground - 26)], fill=body
+    )
+    draw.polygon(
+        [(x + 28, ground - 28), (x + 39, ground - 43), (x + 77, ground - 43), (x + 89, ground - 28)], fill=(56, 66, 76)
+    )
     for wheel in (x + 24, x + 88):
         draw.ellipse((wheel - 9, ground - 16, wheel + 9, ground + 2), fill=(30, 30, 32))
 
@@ -140,7 +144,9 @@ def _shop_front(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         draw.rectangle((x + 4, 6, x + 88, 24), fill=_tint(rng, sign))
         for _ in range(7):  # goods behind the glass
             gx, gy = x + rng.uniform(8, 74), rng.uniform(40, bottom - 24)
-            draw.rectangle((gx, gy, gx + rng.uniform(5, 14), gy + rng.uniform(8, 22)), fill=_tint(rng, (130, 116, 100), 36))
+            draw.rectangle(
+                (gx, gy, gx + rng.uniform(5, 14), gy + rng.uniform(8, 22)), fill=_tint(rng, (130, 116, 100), 36)
+            )
 
 
 def _plaza(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:

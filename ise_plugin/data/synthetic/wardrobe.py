@@ -30,17 +30,49 @@ COLOURS: dict[str, Colour] = {
 }
 
 UPPER_COLOURS = {
-    "black": 4, "white": 4, "grey": 4, "navy": 3, "blue": 4, "sky": 3, "teal": 3, "green": 4,
-    "yellow": 4, "orange": 4, "red": 4, "maroon": 2, "pink": 4, "purple": 4, "beige": 3,
+    "black": 4,
+    "white": 4,
+    "grey": 4,
+    "navy": 3,
+    "blue": 4,
+    "sky": 3,
+    "teal": 3,
+    "green": 4,
+    "yellow": 4,
+    "orange": 4,
+    "red": 4,
+    "maroon": 2,
+    "pink": 4,
+    "purple": 4,
+    "beige": 3,
 }
 LOWER_COLOURS = {
-    "black": 4, "denim": 4, "navy": 3, "grey": 4, "khaki": 3, "beige": 3, "white": 4, "brown": 3,
-    "sky": 3, "maroon": 2, "red": 2, "green": 2,
+    "black": 4,
+    "denim": 4,
+    "navy": 3,
+    "grey": 4,
+    "khaki": 3,
+    "beige": 3,
+    "white": 4,
+    "brown": 3,
+    "sky": 3,
+    "maroon": 2,
+    "red": 2,
+    "green": 2,
 }
 SHOE_COLOURS = {"black": 6, "white": 6, "brown": 3, "grey": 3, "red": 2, "blue": 2, "pink": 1, "yellow": 1}
 BAG_COLOURS = {
-    "black": 5, "navy": 2, "grey": 2, "brown": 3, "red": 3, "pink": 2, "teal": 2, "yellow": 2, "blue": 2,
-    "white": 1, "orange": 2,
+    "black": 5,
+    "navy": 2,
+    "grey": 2,
+    "brown": 3,
+    "red": 3,
+    "pink": 2,
+    "teal": 2,
+    "yellow": 2,
+    "blue": 2,
+    "white": 1,
+    "orange": 2,
 }
 PRINT_COLOURS = {"white": 3, "black": 3, "red": 2, "yellow": 2, "blue": 2, "green": 1}
 

@@ -21,7 +21,7 @@ from ...errors import UsageError
 from .cameras import MAX_CAMERAS, Camera, make_cameras, to_jpeg
 from .crops import JUNK_MISS, Walk, draw_background, draw_person, sample_walk
 from .people import sample_identity
-from .plan import DISTRACTOR_PID, FOLDERS, GALLERY_DIR, JUNK_PID, ImagePlan, make_plan
+from .plan import DISTRACTOR_PID, FOLDERS, JUNK_PID, ImagePlan, make_plan
 from .streams import Stream, stream
 
 GENERATOR_VERSION = 4  # raise it whenever the same seed gives other pictures
@@ -86,16 +86,16 @@ def _draw_walker(item: ImagePlan, camera: Camera, walk: Walk, rng: np.random.Gen
     pose = walk.pose_at(item.index % item.count, item.count, camera, rng)
     miss = float(rng.uniform(*JUNK_MISS)) if item.pid == JUNK_PID else 0.0
     place = walk.place + walk.speed * item.index
-    return draw_person(
-        identity, camera, pose.view, rng, phase=pose.phase, walk=walk, place=place, seed=seed, miss=miss
-    )
+    return draw_person(identity, camera, pose.view, rng, phase=pose.phase, walk=walk, place=place, seed=seed, miss=miss)
 
 
 def _draw_distractor(item: ImagePlan, camera: Camera, rng: np.random.Generator, seed: int) -> Image.Image:
     if rng.random() < BACKGROUND_SHARE:
         return draw_background(camera, rng, seed)
     walk = sample_walk(camera, rng)
-    return draw_person(sample_identity(seed, item.person, Stream.STRANGER), camera, walk.view, rng, walk=walk, seed=seed)
+    return draw_person(
+        sample_identity(seed, item.person, Stream.STRANGER), camera, walk.view, rng, walk=walk, seed=seed
+    )
 
 
 def write_dataset(

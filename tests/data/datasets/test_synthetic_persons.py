@@ -69,7 +69,9 @@ def test_fastreids_own_market_reader_sees_the_same(root, tiny):
         market = datasets.DATASET_REGISTRY.get("Market1501")(root=str(root / "synthetic_persons_tiny"))
 
     def rename(items):
-        return sorted((path, *(label.replace("market1501", "syntheticpersons") for label in labels)) for path, *labels in items)
+        return sorted(
+            (path, *(label.replace("market1501", "syntheticpersons") for label in labels)) for path, *labels in items
+        )
 
     assert rename(market.train) == tiny.train
     assert sorted(market.query) == tiny.query

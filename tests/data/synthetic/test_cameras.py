@@ -38,7 +38,9 @@ def test_cameras_differ_in_colour_far_more_than_their_own_pictures():
     means = np.array(
         [
             [
-                np.asarray(draw_person(sample_identity(0, n), camera, 40.0 * n, np.random.default_rng(n))).mean(axis=(0, 1))
+                np.asarray(draw_person(sample_identity(0, n), camera, 40.0 * n, np.random.default_rng(n))).mean(
+                    axis=(0, 1)
+                )
                 for n in range(12)
             ]
             for camera in make_cameras(0)
@@ -68,7 +70,9 @@ def test_noise_has_the_stated_size():
     camera = make_cameras(0)[0]
     plain = type(camera)(**{**vars(camera), "noise": 5.0, "blur": 0.0, "resolution": 1.0})
     grey = Image.new("RGB", (64, 128), (128, 128, 128))
-    assert np.asarray(photograph(grey, plain, np.random.default_rng(0))).std(axis=(0, 1)) == pytest.approx(5.0, rel=0.05)
+    assert np.asarray(photograph(grey, plain, np.random.default_rng(0))).std(axis=(0, 1)) == pytest.approx(
+        5.0, rel=0.05
+    )
 
 
 def test_cameras_prefer_a_view_but_see_all():
