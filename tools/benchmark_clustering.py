@@ -15,7 +15,6 @@ import os
 import platform
 import resource
 import statistics
-import sys
 import threading
 import time
 from pathlib import Path
@@ -28,10 +27,8 @@ from sklearn.cluster import DBSCAN as DenseDBSCAN
 from sklearn.metrics import adjusted_rand_score
 from tabulate import tabulate
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from ise_plugin.clustering import DBSCAN, generate_pseudo_labels, jaccard  # noqa: E402
-from ise_plugin.registry import NEIGHBOR_SEARCH  # noqa: E402
+from ise_plugin.clustering import DBSCAN, generate_pseudo_labels, jaccard
+from ise_plugin.registry import NEIGHBOR_SEARCH
 
 # Spread of an image around its identity and of a camera around zero, in units of the spread of identities.
 NOISE_LEVELS = {"early": (2.5, 1.0), "late": (0.8, 0.3)}

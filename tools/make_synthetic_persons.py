@@ -8,10 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from ise_plugin.data.synthetic import MAX_CAMERAS, MIN_CAMERAS, SIZES, folder_name, write_dataset  # noqa: E402
-from ise_plugin.errors import UsageError  # noqa: E402
+from ise_plugin.data.synthetic import MAX_CAMERAS, MIN_CAMERAS, SIZES, folder_name, write_dataset
+from ise_plugin.errors import UsageError
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
