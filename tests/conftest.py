@@ -2,6 +2,8 @@
 
 import ise_plugin  # noqa: F401  isort:skip
 
+import logging
+
 import pytest
 from helpers import CONFIGS
 from hypothesis import settings
@@ -11,6 +13,23 @@ from ise_plugin.data.synthetic import write_dataset
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def log_of_one_test():
+    """fastreid's setup_logger stops propagation, which pytest's caplog needs, and holds on to the stdout of one test."""
+
+    def reset():
+        logger = logging.getLogger("fastreid")
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(logging.INFO)
+        logger.propagate = True
+
+    reset()
+    yield
+    reset()
 
 
 @pytest.fixture(scope="session")

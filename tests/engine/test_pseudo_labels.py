@@ -127,6 +127,9 @@ def test_later_clustering_that_is_of_no_use_keeps_the_last_labels(trainer, monke
 
 def test_small_batches_are_announced_once(trainer, monkeypatch, caplog):
     give_embeddings(monkeypatch, blobs(len(trainer.images), 3, 0.05))
+    cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.ISE.PSEUDO_LABEL.EPS = 0.9
     with caplog.at_level(logging.WARNING, logger="fastreid.ise"):
         for trainer.epoch in range(3):
             trainer.pseudo_labels.before_epoch()

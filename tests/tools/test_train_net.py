@@ -115,24 +115,22 @@ def test_unreadable_image_is_named(datasets_folder, tmp_path):
     assert result.returncode == 2 and f"image {victim} cannot be read" in result.stderr.splitlines()[-1]
 
 
+# A network without statistics of the batch, which are those of one process's share, and plain gradient descent, which
+# does not blow a rounding up to a step as Adam does. At eps 0.5 with k2 6 some distances lie by construction.
+SAME_FOR_ANY_NUMBER_OF_PROCESSES = """
+    MODEL.BACKBONE.NAME build_resnet_backbone MODEL.BACKBONE.DEPTH 18x MODEL.BACKBONE.FEAT_DIM 512
+    MODEL.BACKBONE.PRETRAIN False MODEL.BACKBONE.NORM FrozenBN MODEL.HEADS.WITH_BNNECK False
+    SOLVER.OPT SGD SOLVER.BASE_LR 0.001 ISE.PSEUDO_LABEL.EPS 0.47 SOLVER.CHECKPOINT_PERIOD 1
+""".split()
+
+
 def test_two_processes_label_and_learn_as_one(datasets_folder, tmp_path):
-    # without batch norm over the batch, whose statistics are those of one process's share
-    frozen = ["MODEL.BACKBONE.NORM", "FrozenBN", "MODEL.HEADS.WITH_BNNECK", "False", "SOLVER.CHECKPOINT_PERIOD", "1"]
     one, two = tmp_path / "one", tmp_path / "two"
-    result = run(datasets_folder, *opts(one), *frozen)
+    result = run(datasets_folder, *opts(one), *SAME_FOR_ANY_NUMBER_OF_PROCESSES, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TOOL]
     result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            TOOL,
-            *map(str, opts(two)),
-            *frozen,
-        ],
+        [*command, *map(str, opts(two)), *SAME_FOR_ANY_NUMBER_OF_PROCESSES],
         capture_output=True,
         text=True,
         timeout=300,
@@ -141,8 +139,10 @@ def test_two_processes_label_and_learn_as_one(datasets_folder, tmp_path):
     assert result.returncode == 0, result.stderr
     for name in ("model_0000.pth", "model_final.pth"):
         a, b = load_checkpoint_file(str(one / name)), load_checkpoint_file(str(two / name))
+        assert a["pseudo_labels"]["labels"].max() >= 3
         assert torch.equal(a["pseudo_labels"]["labels"], b["pseudo_labels"]["labels"])
-        assert torch.allclose(a["pseudo_labels"]["centroids"], b["pseudo_labels"]["centroids"], atol=1e-3)
+        assert torch.allclose(a["pseudo_labels"]["centroids"], b["pseudo_labels"]["centroids"], atol=1e-4)
+        assert all(torch.allclose(a["model"][key], b["model"][key], atol=1e-5) for key in a["model"])
     results = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
-    assert results[0]["initial"] == results[1]["initial"]
-    assert results[0]["final"]["mAP"] == pytest.approx(results[1]["final"]["mAP"], abs=0.5)
+    for part in ("initial", "final"):
+        assert results[0][part]["mAP"] == pytest.approx(results[1][part]["mAP"], abs=0.01)
