@@ -6,8 +6,7 @@ vectors share a column, so nothing of size N x N is ever made: each row's weight
 the pairs within the asked distance are kept.
 """
 
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -22,8 +21,7 @@ from ._parallel import blocks_of, for_each_block
 _ROWS_PER_TASK = 1024
 
 
-@dataclass
-class SparseRows:
+class SparseRows(NamedTuple):
     """Sparse rows: ``columns`` and ``values`` of row i lie at ``starts[i]:starts[i + 1]``, columns ascending."""
 
     starts: np.ndarray  # (N + 1,) int64
@@ -172,12 +170,8 @@ def neighborhood_weights(distances: SparseRows, ranks: np.ndarray, k2: int) -> S
         kernels.fill_mean_of_neighbors,
         ranks,
         k2,
-        distances.starts,
-        distances.columns,
-        distances.values,
-        mean.starts,
-        mean.columns,
-        mean.values,
+        *distances,
+        *mean,
     )
     return mean
 
@@ -187,16 +181,7 @@ def transposed(weights: SparseRows) -> tuple[SparseRows, np.ndarray]:
     num_rows = len(weights.starts) - 1
     by_column = _allocate(np.zeros(num_rows, dtype=np.int64), size=len(weights.columns))
     places = np.empty(len(weights.columns), dtype=np.int64)
-    kernels.transpose(
-        num_rows,
-        weights.starts,
-        weights.columns,
-        weights.values,
-        by_column.starts,
-        by_column.columns,
-        by_column.values,
-        places,
-    )
+    kernels.transpose(num_rows, *weights, *by_column, places)
     return by_column, places
 
 
@@ -207,19 +192,7 @@ def pairs_within(weights: SparseRows, max_distance: float, show_progress: Option
     counts = np.zeros(num_rows, dtype=np.int64)
 
     def work(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        return kernels.near_pairs(
-            first,
-            last,
-            weights.starts,
-            weights.columns,
-            weights.values,
-            by_column.starts,
-            by_column.columns,
-            by_column.values,
-            places,
-            np.float32(max_distance),
-            counts,
-        )
+        return kernels.near_pairs(first, last, *weights, *by_column, places, np.float32(max_distance), counts)
 
     blocks = blocks_of(num_rows, _ROWS_PER_TASK)
     pieces = for_each_block(work, blocks, "Jaccard distances", show_progress)

@@ -124,18 +124,6 @@ def _add_jaccard(
     by_column, _ = transposed(weights)
 
     def work(first: int, last: int) -> None:
-        kernels.mix_distances(
-            first,
-            last,
-            weights.starts,
-            weights.columns,
-            weights.values,
-            by_column.starts,
-            by_column.columns,
-            by_column.values,
-            num_queries,
-            np.float32(share),
-            distances,
-        )
+        kernels.mix_distances(first, last, *weights, *by_column, num_queries, np.float32(share), distances)
 
     for_each_block(work, blocks_of(num_queries, _QUERIES_PER_TASK), "re-ranking", show_progress)
