@@ -3,7 +3,6 @@
 import importlib.resources
 import logging
 import os
-import pickle
 
 import torch
 from fastreid.modeling import build_model as build_fastreid_model
@@ -41,15 +40,15 @@ def build_model(cfg) -> nn.Module:
         registered(registry, name, key)
     cfg = _with_weights_path(cfg)
     backbone = cfg.MODEL.BACKBONE
+    from_file = backbone.PRETRAIN and backbone.PRETRAIN_PATH
+    pretrained = (
+        load_checkpoint_file(backbone.PRETRAIN_PATH) if from_file else None
+    )  # refuses what is no file of weights
     try:
         model = build_fastreid_model(cfg)
     except (KeyError, ValueError) as error:  # stock builders raise either for an unknown depth
         raise UsageError(
             f"MODEL.BACKBONE: {backbone.NAME} cannot be built with DEPTH {backbone.DEPTH!r} ({error})"
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise UsageError(
-            f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH} is not a file of weights alone"
         ) from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
@@ -58,14 +57,14 @@ def build_model(cfg) -> nn.Module:
             f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH} holds the weights of another network"
         ) from error
     except OSError as error:
-        if not backbone.PRETRAIN or backbone.PRETRAIN_PATH:
+        if from_file or not backbone.PRETRAIN:
             raise
         raise UsageError(
             f"pretrained weights of {backbone.NAME} {backbone.DEPTH} cannot be downloaded ({error}); "
             f"set MODEL.BACKBONE.PRETRAIN_PATH to a local file, or MODEL.BACKBONE.PRETRAIN False"
         ) from error
-    if backbone.PRETRAIN and backbone.PRETRAIN_PATH:
-        _complete_weights(model.backbone, backbone)
+    if from_file:
+        _complete_weights(model.backbone, pretrained, backbone)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -101,14 +100,14 @@ def _with_weights_path(cfg):
     return cfg
 
 
-def _complete_weights(backbone: nn.Module, settings) -> None:
+def _complete_weights(backbone: nn.Module, pretrained, settings) -> None:
     """Loads what fastreid's loader leaves out, and says what stays random.
 
     fastreid takes the names that match and only logs the others, so a file with a layer under another name, or of another
     network, would silently leave random weights in place.
     """
     path = settings.PRETRAIN_PATH
-    found = dict(_tensors(load_checkpoint_file(path)))
+    found = dict(_tensors(pretrained))
     theirs, ours = _RENAMED_LAYERS.get(settings.NAME, ("", ""))
     renamed = {
         ours + name.removeprefix(theirs): found.pop(name) for name in list(found) if theirs and name.startswith(theirs)

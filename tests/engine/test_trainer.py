@@ -254,6 +254,13 @@ def test_pretrained_weights_that_are_not_there_are_named(tmp_path, path, word):
         build_model(make_cfg(tmp_path, "MODEL.BACKBONE.PRETRAIN_PATH", path))
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 broken zip"])
+def test_pretrained_weights_that_cannot_be_read_are_named(tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UsageError, match="w.pth is not a checkpoint"):
+        build_model(make_cfg(tmp_path, "MODEL.BACKBONE.PRETRAIN_PATH", str(tmp_path / "w.pth")))
+
+
 def test_pretrained_weights_of_another_network_are_refused(tmp_path):
     torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "w.pth")
     with pytest.raises(UsageError, match="no weights of this backbone"):
