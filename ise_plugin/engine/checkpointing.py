@@ -13,6 +13,8 @@ from fastreid.utils.checkpoint import Checkpointer
 from ..errors import UsageError
 from .files import write_atomically
 
+# numpy 2 has moved the function that its older pickles call by the old name
+_NUMPY_SCALAR = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
 # fastreid's own checkpoints hold the metric as a numpy scalar; nothing else is let in beside tensors and plain containers
 _SAFE_GLOBALS = [
     np.dtype,
@@ -20,8 +22,8 @@ _SAFE_GLOBALS = [
     type(np.dtype(np.float64)),
     type(np.dtype(np.float32)),
     type(np.dtype(np.int64)),
-    np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
-    (np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    _NUMPY_SCALAR,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
 ]
 _NOT_A_CHECKPOINT = (
     pickle.UnpicklingError,

@@ -1,6 +1,5 @@
 """Hooks of the training loop; each does one thing."""
 
-import logging
 import time
 
 from fastreid.engine.hooks import HookBase
@@ -8,12 +7,10 @@ from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
+from ..distributed import unwrapped
 from ..method import progressive_degree
-from .pseudo_labels import unwrapped
 from .results import Results
 from .seeds import epoch_seed
-
-logger = logging.getLogger("fastreid.ise.hooks")
 
 
 class SeedEpoch(HookBase):

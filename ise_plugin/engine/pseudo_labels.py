@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..clustering import jaccard_graph, kth_neighbor_distances
 from ..data import build_extraction_loader, build_pseudo_label_loader
-from ..distributed import average_buffers, computed_once, gather_rows
+from ..distributed import average_buffers, computed_once, gather_rows, unwrapped
 from ..errors import UsageError
 from ..method import cluster_centroids
-from ..registry import CLUSTERER, HOOK, registered
+from ..registry import CLUSTERER, HOOK, NEIGHBOR_SEARCH, registered
 from .extraction import extract_embeddings
 from .seeds import epoch_seed
 
@@ -93,6 +93,7 @@ class DBSCANPseudoLabelHook(HookBase):
 
     def _graph(self, features: Tensor, max_distance: float):
         label = self.cfg.ISE.PSEUDO_LABEL
+        registered(NEIGHBOR_SEARCH, label.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
         try:
             return jaccard_graph(features, k1=label.K1, k2=label.K2, max_distance=max_distance, search=label.SEARCH)
         except ValueError as error:
@@ -149,11 +150,6 @@ class DBSCANPseudoLabelHook(HookBase):
         if state:
             self.labels = state["labels"].numpy()
             self._centroids = state["centroids"]
-
-
-def unwrapped(model):
-    """The model inside DistributedDataParallel, or the model itself."""
-    return getattr(model, "module", model)
 
 
 def _cluster_count(labels: np.ndarray) -> int:

@@ -144,9 +144,10 @@ def test_too_few_images_for_the_neighbours_asked_for(trainer, monkeypatch):
         trainer.pseudo_labels.before_epoch()
 
 
-def test_unknown_clusterer_is_named(trainer):
+@pytest.mark.parametrize("key, name, known", [("CLUSTERER", "KMean", "DBSCAN"), ("SEARCH", "nearest", "exact")])
+def test_unknown_components_are_named(trainer, key, name, known):
     cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
     cfg.defrost()
-    cfg.ISE.PSEUDO_LABEL.CLUSTERER = "KMean"
-    with pytest.raises(UsageError, match="CLUSTERER.*KMean.*DBSCAN"):
+    cfg.ISE.PSEUDO_LABEL[key] = name
+    with pytest.raises(UsageError, match=f"{key}.*{name}.*{known}"):
         trainer.pseudo_labels.before_epoch()
