@@ -41,9 +41,8 @@ def build_model(cfg) -> nn.Module:
     cfg = _with_weights_path(cfg)
     backbone = cfg.MODEL.BACKBONE
     from_file = backbone.PRETRAIN and backbone.PRETRAIN_PATH
-    pretrained = (
-        load_checkpoint_file(backbone.PRETRAIN_PATH) if from_file else None
-    )  # refuses what is no file of weights
+    # read before fastreid reads it, because this refuses what is no file of weights
+    pretrained = load_checkpoint_file(backbone.PRETRAIN_PATH) if from_file else None
     try:
         model = build_fastreid_model(cfg)
     except (KeyError, ValueError) as error:  # stock builders raise either for an unknown depth
