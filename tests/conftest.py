@@ -32,6 +32,12 @@ def log_of_one_test():
     reset()
 
 
+@pytest.fixture(autouse=True)
+def allocator_stays_as_it_is(monkeypatch):
+    """The setting holds for the whole process; its own test makes it in another one."""
+    monkeypatch.setattr("ise_plugin.engine.setup.keep_freed_memory", lambda: True)
+
+
 @pytest.fixture(scope="session")
 def datasets_folder(tmp_path_factory):
     """A folder of data sets that holds the tiny SyntheticPersons."""
