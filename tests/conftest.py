@@ -2,6 +2,7 @@
 
 import ise_plugin  # noqa: F401  isort:skip
 
+import importlib
 import logging
 
 import pytest
@@ -35,7 +36,8 @@ def log_of_one_test():
 @pytest.fixture(autouse=True)
 def allocator_stays_as_it_is(monkeypatch):
     """The setting holds for the whole process; its own test makes it in another one."""
-    monkeypatch.setattr("ise_plugin.engine.setup.keep_freed_memory", lambda: True)
+    setup_module = importlib.import_module("ise_plugin.engine.setup")  # the package exports a function of that name
+    monkeypatch.setattr(setup_module, "keep_freed_memory", lambda: True)
 
 
 @pytest.fixture(scope="session")
