@@ -48,6 +48,7 @@ def prepare() -> None:
     switch_off_contiguous_parameters()
     resolve_regnet_configs()
     translate_random_affine()
+    subsample_before_pointwise_convolutions()
 
 
 def supply_collections_names() -> None:
@@ -157,3 +158,27 @@ def translate_random_affine() -> None:
     transforms = types.SimpleNamespace(**vars(build.T))
     transforms.RandomAffine = RandomAffine
     build.T = transforms
+
+
+def subsample_before_pointwise_convolutions() -> None:
+    """Training RepVGG on a CPU corrupts the heap; the process crashes then, or much later, anywhere.
+
+    Its first block has a 1 x 1 convolution with stride 2 over the 3 channels of the image, and oneDNN (seen with PyTorch
+    2.13) writes past its buffers in the gradient of such a weight, for 3 to 16 channels and even image sizes. The same
+    convolution with stride 1 over every second pixel gives the same result.
+    """
+    repvgg = importlib.import_module("fastreid.modeling.backbones.repvgg")
+    stock = repvgg.conv_bn
+    if getattr(stock, "subsamples", False):
+        return
+
+    def conv_bn(norm_type, in_channels, out_channels, kernel_size, stride, padding, groups=1):
+        branch = stock(norm_type, in_channels, out_channels, kernel_size, stride, padding, groups)
+        if kernel_size == 1 and stride > 1 and padding == 0:
+            branch.conv.stride = (1, 1)
+            branch.conv.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, :, ::stride, ::stride],))
+        return branch
+
+    conv_bn.subsamples = True
+    conv_bn.stock = stock
+    repvgg.conv_bn = conv_bn

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torchvision
 from fastreid.data.transforms.build import build_transforms
+from fastreid.modeling.backbones import repvgg
 from fastreid.modeling.backbones.regnet import config as regnet_config
 from fastreid.solver import build_optimizer
 from PIL import Image
@@ -144,6 +145,55 @@ def test_random_affine_takes_the_arguments_that_fastreid_passes():
     cfg.INPUT.AFFINE.ENABLED = True
     image = build_transforms(cfg, is_train=True)(Image.new("RGB", (64, 128), (200, 100, 50)))
     assert image.shape == (3, 256, 128)
+
+
+BACKWARD_OF_THE_FIRST_BRANCH = """
+import torch
+from ise_plugin import compat
+compat.prepare()
+from fastreid.modeling.backbones import repvgg
+conv_bn = getattr(repvgg.conv_bn, {attribute!r}, repvgg.conv_bn)
+kept = []
+for i in range(80):
+    branch = conv_bn("BN", 3, 48, kernel_size=1, stride=2, padding=0)
+    branch = branch.to(memory_format=torch.channels_last)
+    images = torch.rand(8, 3, 128, 64).contiguous(memory_format=torch.channels_last)
+    output = branch.conv(images)
+    output.backward(torch.randn_like(output))
+    kept = kept[-20:] + [torch.empty(7 * i % 350 + 1)]  # neighbours on the heap
+print("alive")
+"""
+
+
+def test_repvgg_trains_without_corrupting_the_heap():
+    result = run_python(BACKWARD_OF_THE_FIRST_BRANCH.format(attribute="subsampled"))
+    assert result.returncode == 0 and "alive" in result.stdout
+
+
+def test_stock_repvgg_crashes_in_training():
+    result = run_python(BACKWARD_OF_THE_FIRST_BRANCH.format(attribute="stock"))
+    if result.returncode == 0:
+        pytest.skip("this processor's kernels do not overrun")
+    assert result.returncode < 0  # ended by a signal
+
+
+@pytest.mark.parametrize("height, width", [(16, 8), (15, 7), (1, 1)])
+def test_subsampling_first_gives_the_output_and_gradient_of_the_strided_convolution(height, width):
+    torch.manual_seed(0)
+    branch = repvgg.conv_bn("BN", 20, 6, kernel_size=1, stride=2, padding=0)
+    stock = torch.nn.Conv2d(20, 6, 1, stride=2, bias=False)
+    stock.load_state_dict(branch.conv.state_dict())
+    images = torch.rand(2, 20, height, width)
+    outputs = branch.conv(images), stock(images)
+    for output in outputs:
+        output.square().sum().backward()
+    assert torch.allclose(*outputs, atol=1e-6)
+    assert torch.allclose(branch.conv.weight.grad, stock.weight.grad, atol=1e-4)
+
+
+def test_other_branches_of_repvgg_stay_as_they_are():
+    assert repvgg.conv_bn("BN", 3, 4, kernel_size=3, stride=2, padding=1).conv.stride == (2, 2)
+    assert not repvgg.conv_bn("BN", 3, 4, kernel_size=1, stride=1, padding=0).conv._forward_pre_hooks
 
 
 def test_import_without_fastreid_names_the_command_that_installs_it():
