@@ -1,0 +1,109 @@
+"""Chooses DBSCAN's eps from the data, without labels."""
+
+from typing import Callable, NamedTuple, Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.metrics import adjusted_rand_score
+
+from .clusterers import DBSCAN, OUTLIER
+from .jaccard import kth_neighbor_distances
+
+# Distance between two candidates. On drawn persons, with steps of half this size, the choice stays within two steps.
+STEP = 0.05
+# The largest distance that is looked at: two images further apart share hardly a neighbour.
+LARGEST_EPS = 0.8
+# Candidates lie where between a tenth and all but a hundredth of the images would be core points. Below, almost all are
+# outliers; above, clusters can only swallow one another, and one cluster of everything is perfectly stable.
+_CORE_QUANTILES = (0.10, 0.99)
+
+
+class Candidate(NamedTuple):
+    """An eps that was tried.
+
+    Attributes:
+        eps: the distance.
+        clusters: how many it gives.
+        clustered: share of images in one of them, in [0, 1].
+        largest: share of images in the largest, in [0, 1].
+        stability: the smaller adjusted Rand index (Hubert and Arabie, 1985) between this labelling and those one step below
+            and above, an outlier being a cluster of its own; 1: the labels do not depend on eps here.
+    """
+
+    eps: float
+    clusters: int
+    clustered: float
+    largest: float
+    stability: float
+
+    @property
+    def score(self) -> float:
+        """stability x (clustered - largest): a cluster that swallows the others is stable as well, but explains nothing."""
+        return self.stability * (self.clustered - self.largest)
+
+
+class EpsChoice(NamedTuple):
+    """The chosen eps, why, and all that was tried, in ascending order."""
+
+    eps: float
+    reason: str
+    candidates: list
+
+
+def choose_eps(graph: csr_matrix, min_samples: int = 4, clusterer: Callable = DBSCAN) -> EpsChoice:
+    """The eps whose labelling changes least from one candidate to the next and leaves the fewest outliers.
+
+    The distances of all images to their neighbour number ``min_samples - 1`` bound the range of candidates. Each is
+    scored by stability x share of images in clusters other than the largest: the first falls where clusters run into one
+    another, the second where eps is too small, or so large that one has swallowed the rest. The larger score wins, of equal
+    ones the smaller eps.
+
+    Args:
+        graph: (N, N) symmetric distance graph that stores the diagonal and every pair at distance <= LARGEST_EPS.
+        min_samples: of the clusterer, at least 1.
+        clusterer: called with ``(eps=..., min_samples=...)``, as :class:`DBSCAN`.
+
+    Raises:
+        ValueError: min_samples < 1.
+    """
+    if min_samples < 1:
+        raise ValueError(f"min_samples must be at least 1, got {min_samples}")
+    low, high = np.quantile(kth_neighbor_distances(graph, max(1, min_samples - 1)), _CORE_QUANTILES)
+    grid = _grid(low, high)
+    labels = [clusterer(eps=eps, min_samples=min_samples).fit_predict(graph) for eps in grid]
+    candidates = _judged(grid, labels)
+    best = max(candidates, key=lambda c: (c.score, -c.eps))
+    reason = (
+        f"of {len(candidates)} candidates from {candidates[0].eps:.2f} to {candidates[-1].eps:.2f} (where 10 % to 99 % of the "
+        f"images have {max(1, min_samples - 1)} neighbours) its labelling is the most stable with the fewest outliers: "
+        f"{best.clusters} clusters, {best.clustered:.0%} of the images in them, adjusted Rand index {best.stability:.2f} "
+        f"to the labellings one step of {STEP} away"
+    )
+    return EpsChoice(best.eps, reason, candidates)
+
+
+def _grid(low: float, high: float) -> list[float]:
+    """Multiples of STEP that enclose [low, high], and one more at either end, within (0, LARGEST_EPS]."""
+    last = round(LARGEST_EPS / STEP)
+    first = min(max(1, int(np.floor(low / STEP)) - 1), last - 2)
+    stop = max(min(last, int(np.ceil(high / STEP)) + 1), first + 2)
+    return [round(number * STEP, 10) for number in range(first, stop + 1)]
+
+
+def _judged(grid: Sequence[float], labels: Sequence[np.ndarray]) -> list[Candidate]:
+    """All but the two at the ends, which serve for comparison only."""
+    alone = [_outliers_alone(each) for each in labels]
+    agreement = [adjusted_rand_score(one, other) for one, other in zip(alone, alone[1:])]
+    return [_candidate(grid[i], labels[i], min(agreement[i - 1], agreement[i])) for i in range(1, len(grid) - 1)]
+
+
+def _candidate(eps: float, labels: np.ndarray, stability: float) -> Candidate:
+    sizes = np.bincount(labels[labels != OUTLIER], minlength=1) / len(labels)
+    return Candidate(eps, int(labels.max()) + 1, float(sizes.sum()), float(sizes.max()), float(stability))
+
+
+def _outliers_alone(labels: np.ndarray) -> np.ndarray:
+    outliers = labels == OUTLIER
+    alone = labels.copy()
+    alone[outliers] = labels.max() + 1 + np.arange(outliers.sum())
+    return alone

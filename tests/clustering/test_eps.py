@@ -1,0 +1,93 @@
+"""The choice of eps: right where the answer is known, never one cluster of everything, and as the formula says."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from sklearn.cluster import DBSCAN as DenseDBSCAN
+from sklearn.metrics import adjusted_rand_score
+
+from ise_plugin.clustering import DBSCAN, jaccard_graph
+from ise_plugin.clustering.eps import LARGEST_EPS, STEP, choose_eps
+
+
+def people(count, images, spread, seed, dim=32):
+    """Unit rows around random centres, and who is who."""
+    random = np.random.default_rng(seed)
+    centers = random.standard_normal((count, dim))
+    rows = np.repeat(centers / np.linalg.norm(centers, axis=1, keepdims=True), images, axis=0)
+    rows = rows + spread * random.standard_normal(rows.shape)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), np.repeat(np.arange(count), images)
+
+
+def graph_of(rows, k1=15):
+    return jaccard_graph(rows, k1=k1, k2=4, max_distance=LARGEST_EPS)
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.12, 0.18])
+@pytest.mark.parametrize("seed", range(3))
+def test_choice_is_near_the_best_of_a_sweep(spread, seed):
+    rows, truth = people(30, 14, spread, seed)
+    graph = graph_of(rows)
+
+    def agreement(eps):
+        labels = DBSCAN(eps, 4).fit_predict(graph)
+        alone = np.where(labels < 0, labels.max() + 1 + np.arange(len(labels)), labels)
+        return adjusted_rand_score(truth, alone)
+
+    sweep = [agreement(eps) for eps in np.arange(0.05, LARGEST_EPS, 0.05)]
+    assert agreement(choose_eps(graph, 4).eps) >= max(sweep) - 0.1
+
+
+def test_scores_are_those_of_the_definition():
+    rows, _ = people(12, 10, 0.15, 0)
+    dense = jaccard_graph(rows, k1=15, k2=4, max_distance=1.0).toarray()
+    choice = choose_eps(graph_of(rows), 4)
+    outcomes = {}
+    for eps in np.round(np.arange(1, 17) * STEP, 10):
+        labels = DenseDBSCAN(eps=eps, min_samples=4, metric="precomputed").fit_predict(dense)
+        outcomes[eps] = labels, np.where(labels < 0, 1000 + np.arange(len(labels)), labels)
+    for candidate in choice.candidates:
+        labels, alone = outcomes[candidate.eps]
+        others = [outcomes[round(candidate.eps + d, 10)][1] for d in (-STEP, STEP)]
+        assert candidate.clusters == labels.max() + 1
+        assert candidate.clustered == pytest.approx((labels >= 0).mean())
+        assert candidate.stability == pytest.approx(min(adjusted_rand_score(alone, other) for other in others))
+        counts = np.bincount(labels[labels >= 0], minlength=1)
+        expected = candidate.stability * ((labels >= 0).mean() - counts.max() / len(labels))
+        assert candidate.score == pytest.approx(expected)
+    assert choice.eps == max(choice.candidates, key=lambda c: c.score).eps
+
+
+def test_one_cluster_of_everything_is_not_chosen():
+    rows, truth = people(8, 12, 0.10, 1)
+    choice = choose_eps(graph_of(rows), 4)
+    assert DBSCAN(choice.eps, 4).fit_predict(graph_of(rows)).max() + 1 == len(np.unique(truth))
+
+
+def test_reason_names_what_was_found():
+    rows, _ = people(10, 10, 0.1, 0)
+    choice = choose_eps(graph_of(rows), 4)
+    best = next(c for c in choice.candidates if c.eps == choice.eps)
+    assert f"{best.clusters} clusters" in choice.reason and "3 neighbours" in choice.reason
+
+
+@pytest.mark.parametrize("graph", ["nothing near", "all equal", "one row"])
+def test_degenerate_graphs_give_some_eps_in_range(graph):
+    if graph == "nothing near":
+        matrix = csr_matrix((np.zeros(9, np.float32), np.arange(9), np.arange(10)), shape=(9, 9))
+    elif graph == "all equal":
+        matrix = csr_matrix((np.zeros(81, np.float32), np.tile(np.arange(9), 9), np.arange(0, 82, 9)), shape=(9, 9))
+    else:
+        matrix = csr_matrix((np.zeros(1, np.float32), np.zeros(1, int), np.array([0, 1])), shape=(1, 1))
+    choice = choose_eps(matrix, 4)
+    assert 0 < choice.eps < LARGEST_EPS and choice.candidates
+
+
+def test_same_data_same_choice():
+    rows, _ = people(10, 10, 0.2, 3)
+    assert choose_eps(graph_of(rows), 4) == choose_eps(graph_of(rows), 4)
+
+
+def test_least_number_of_samples():
+    with pytest.raises(ValueError, match="min_samples"):
+        choose_eps(graph_of(people(3, 8, 0.1, 0)[0], k1=5), 0)

@@ -1,0 +1,184 @@
+"""Measures of a clustering against values computed by hand, slow obvious code, and scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from clustering.references import random_embeddings, unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+from sklearn.cluster import DBSCAN as DenseDBSCAN
+
+from ise_plugin.clustering import jaccard_distance, quality
+from ise_plugin.registry import NEIGHBOR_SEARCH
+
+# Identity a: 3 images in cluster 0, 1 in cluster 1. b: 1 in cluster 0, 2 in cluster 1. c: 2 in cluster 2, 1 outlier.
+LABELS = np.array([0, 0, 0, 1, 0, 1, 1, 2, 2, -1])
+IDENTITIES = np.array(["a", "a", "a", "a", "b", "b", "b", "c", "c", "c"])
+
+labellings = st.integers(0, 10_000).flatmap(
+    lambda seed: st.builds(
+        lambda size, clusters, people: (
+            np.random.default_rng(seed).integers(-1, clusters, size),
+            np.random.default_rng(seed + 1).integers(0, people, size),
+        ),
+        st.integers(2, 60),
+        st.integers(1, 8),
+        st.integers(1, 8),
+    )
+)
+
+
+def test_values_computed_by_hand():
+    # 9 clustered images; the most frequent identity holds 3 of 4, 2 of 3, 2 of 2
+    assert quality.purity(LABELS, IDENTITIES) == pytest.approx(7 / 9)
+    # precision: a 3 x 3/4 + 1 x 1/3, b 1 x 1/4 + 2 x 2/3, c 2 x 1; recall: a 3 x 3/4 + 1 x 1/4, b 1/3 + 2 x 2/3, c 2 x 1
+    precision, recall = (9 / 4 + 1 / 3 + 1 / 4 + 4 / 3 + 2) / 9, (9 / 4 + 1 / 4 + 1 / 3 + 4 / 3 + 2) / 9
+    cubed = quality.b_cubed(LABELS, IDENTITIES)
+    assert cubed == pytest.approx((precision, recall, 2 * precision * recall / (precision + recall)))
+    # a and b are split into two pieces each; clusters 0 and 1 are mixed, with one image of the minority in each
+    assert quality.sub_cluster_error(LABELS, IDENTITIES) == pytest.approx((2 / 3, 2))
+    assert quality.mixed_cluster_error(LABELS, IDENTITIES) == pytest.approx((2 / 3, 2 / 9))
+    # of 36 pairs 10 share a cluster, 10 an identity, 5 both: expected 100 / 36
+    expected = 10 * 10 / 36
+    assert quality.adjusted_rand_index(LABELS, IDENTITIES) == pytest.approx((5 - expected) / (10 - expected))
+    assert quality.cluster_sizes(LABELS).tolist() == [4, 3, 2]
+    assert quality.outlier_share(LABELS) == pytest.approx(0.1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(labellings)
+def test_equal_to_scikit_learn_without_outliers(labelling):
+    labels, identities = labelling
+    kept = labels >= 0
+    ours = quality.identity_quality(labels, identities)
+    if not kept.any():
+        assert ours == {}
+        return
+    true, found = identities[kept], labels[kept]
+    assert ours["ari"] == pytest.approx(metrics.adjusted_rand_score(true, found))
+    assert ours["nmi"] == pytest.approx(metrics.normalized_mutual_info_score(true, found))
+    parts = metrics.homogeneity_completeness_v_measure(true, found)
+    assert (ours["homogeneity"], ours["completeness"], ours["v_measure"]) == pytest.approx(parts)
+    assert ours["purity"] == pytest.approx(
+        metrics.cluster.contingency_matrix(true, found).max(axis=0).sum() / kept.sum()
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(labellings)
+def test_counting_measures_equal_slow_obvious_code(labelling):
+    labels, identities = labelling
+    images = [i for i in range(len(labels)) if labels[i] >= 0]
+    if not images:
+        return
+    same = lambda values, i: {j for j in images if values[j] == values[i]}
+    both = {i: len(same(labels, i) & same(identities, i)) for i in images}
+    cubed = quality.b_cubed(labels, identities)
+    assert cubed.precision == pytest.approx(np.mean([both[i] / len(same(labels, i)) for i in images]))
+    assert cubed.recall == pytest.approx(np.mean([both[i] / len(same(identities, i)) for i in images]))
+    pieces = [len({labels[i] for i in images if identities[i] == p}) for p in {identities[i] for i in images}]
+    sub = quality.sub_cluster_error(labels, identities)
+    assert sub.share == pytest.approx(np.mean([n > 1 for n in pieces]))
+    split = [n for n in pieces if n > 1]
+    assert sub.pieces == pytest.approx(np.mean(split)) if split else math.isnan(sub.pieces)
+    members = [[identities[i] for i in images if labels[i] == m] for m in {labels[i] for i in images}]
+    mixed = quality.mixed_cluster_error(labels, identities)
+    assert mixed.share == pytest.approx(np.mean([len(set(m)) > 1 for m in members]))
+    minority = sum(len(m) - max(m.count(p) for p in m) for m in members)
+    assert mixed.minority == pytest.approx(minority / len(images))
+
+
+def test_outliers_as_singletons_count_as_clusters_of_one():
+    alone = np.array([0, 0, 0, 1, 0, 1, 1, 2, 2, 3])
+    for measure in (quality.adjusted_rand_index, quality.purity, quality.b_cubed, quality.v_measure):
+        assert measure(LABELS, IDENTITIES, outliers="singletons") == measure(alone, IDENTITIES)
+        assert measure(LABELS, IDENTITIES) != measure(alone, IDENTITIES)
+
+
+def test_stability_sees_images_that_leave_a_cluster_but_not_new_numbers():
+    labels = np.array([0, 0, 0, 1, 1, 1, -1, -1])
+    assert quality.stability(labels, np.array([1, 1, 1, 0, 0, 0, -1, -1])) == pytest.approx(1)
+    left = np.array([0, 0, -1, 1, 1, 1, -1, -1])
+    expected = metrics.adjusted_rand_score([0, 0, 2, 1, 1, 1, 3, 4], [0, 0, 0, 1, 1, 1, 2, 3])
+    assert quality.stability(left, labels) == pytest.approx(expected) and expected < 1
+
+
+def test_similarities_to_centroids_computed_by_hand():
+    # two clusters in the plane: centroids at 0 and 90 degrees; the fourth image is an outlier
+    angles = np.radians([-10, 10, 90, 45])
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    own, other = quality.similarity_to_centroids(features, np.array([5, 5, 7, -1]))
+    assert own == pytest.approx(np.cos(np.radians([10, 10, 0])), abs=1e-6)
+    assert other == pytest.approx(np.cos(np.radians([100, 80, 90])), abs=1e-6)
+
+
+def test_similarities_do_not_depend_on_the_size_of_a_block(monkeypatch):
+    features, labels = random_embeddings(50, 8), np.random.default_rng(0).integers(-1, 6, 50)
+    whole = quality.similarity_to_centroids(features, labels)
+    monkeypatch.setattr(quality, "_ROWS_PER_BLOCK", 7)
+    parts = quality.similarity_to_centroids(torch.from_numpy(features), labels)
+    np.testing.assert_allclose(whole, parts, atol=1e-6)
+
+
+def test_silhouette_equals_scikit_learns_and_samples_when_there_are_many():
+    features = random_embeddings(300, 16, noise=0.5)
+    labels = np.random.default_rng(1).integers(-1, 10, 300)
+    labels[labels >= 0] = np.arange(300)[labels >= 0] // 30
+    kept = labels >= 0
+    expected = metrics.silhouette_score(features[kept], labels[kept], metric="cosine")
+    assert quality.silhouette(features, labels) == pytest.approx(expected, abs=1e-5)
+    sampled = quality.silhouette(features, labels, sample=150)
+    assert sampled == quality.silhouette(features, labels, sample=150)
+    assert sampled != quality.silhouette(features, labels, sample=150, seed=1)
+    assert abs(sampled - expected) < 0.1
+
+
+def test_sampled_distances_are_rows_of_the_dense_matrix():
+    features = random_embeddings(200, 16, noise=0.8)
+    rows = np.array([3, 199, 42, 0])
+    neighbors = NEIGHBOR_SEARCH.get("exact")(features, 12)
+    for k2 in (1, 4):
+        expected = jaccard_distance(features, k1=12, k2=k2)
+        ours = quality.sampled_distances(features, rows, neighbors, k2)
+        np.testing.assert_allclose(ours, expected[rows], atol=1e-5)
+        assert (ours < 1).mean() > 0.05  # the test would see nothing if no two images shared a neighbour
+
+
+NO_CLUSTER, ONE_CLUSTER = np.full(6, -1), np.zeros(6, np.int64)
+
+
+def test_what_is_not_defined_is_left_out():
+    features, identities = random_embeddings(6, 4), np.arange(6) // 2
+    assert quality.identity_quality(NO_CLUSTER, identities) == {}
+    assert quality.structure_quality(features, NO_CLUSTER) == {"clusters": 0, "outlier_share": 1}
+    assert quality.structure_quality(features, NO_CLUSTER, NO_CLUSTER)["stability"] == 1
+    one = quality.structure_quality(features, ONE_CLUSTER)
+    assert one["clusters"] == 1 and one["largest_share"] == 1 and one["median_size"] == 6
+    assert not {"silhouette", "similarity_to_nearest_other", "stability"} & set(one)
+    assert "pieces_per_split_identity" not in quality.identity_quality(ONE_CLUSTER, identities)
+    assert quality.identity_quality(ONE_CLUSTER, identities)["minority_images"] == pytest.approx(4 / 6)
+    alone = quality.structure_quality(features, np.arange(6))
+    assert "silhouette" not in alone and alone["similarity_inside"] == pytest.approx(1)
+
+
+def test_perfect_labels_are_perfect_in_every_measure():
+    features = unit(np.eye(4)[np.arange(12) // 3] + 0.01 * np.random.default_rng(0).standard_normal((12, 4)))
+    labels = DenseDBSCAN(eps=0.3, min_samples=2).fit_predict(features)
+    found = quality.identity_quality(labels, np.arange(12) // 3)
+    perfect = {"split_identities": 0, "mixed_clusters": 0, "minority_images": 0}
+    assert found == pytest.approx({name: perfect.get(name, 1) for name in found})
+    assert quality.structure_quality(features, labels)["silhouette"] > 0.9
+
+
+@pytest.mark.parametrize("labels, identities", [([0, 1], [0]), ([[0, 1]], [[0, 1]])])
+def test_labellings_of_different_images_are_refused(labels, identities):
+    with pytest.raises(ValueError, match="labels and identities must be two rows of one length"):
+        quality.adjusted_rand_index(labels, identities)
+
+
+def test_unknown_rule_for_outliers_is_named():
+    with pytest.raises(ValueError, match="outliers must be one of.*'drop'"):
+        quality.purity(LABELS, IDENTITIES, outliers="drop")
