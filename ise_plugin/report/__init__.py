@@ -1,0 +1,1 @@
+"""The report of a run: what is kept of it, figures, and one self-contained page. Writes nothing and never trains."""

@@ -1,0 +1,262 @@
+"""Figures as inline SVG. Colours are the page's CSS variables, so a figure follows light and dark; equal data, equal text.
+
+matplotlib is imported when the first figure is drawn: training starts without it, and runs without it.
+"""
+
+import importlib.util
+import io
+import re
+from functools import lru_cache
+from typing import Optional, Sequence
+
+import numpy as np
+
+from .embedding_map import CENTROID, REAL, SUPPORT
+
+# Drawn at the width that a phone shows, so that text keeps its size there. Points, which the page takes as pixels.
+_WIDTH, _HEIGHT, _MAP_HEIGHT = 400, 250, 380
+_POINTS_PER_INCH = 72
+# Room around the axes, in points: numbers at the left, the title above, below it numbers, a label and rows of the legend. Fixed,
+# because measuring it takes as long as drawing does.
+_LEFT, _RIGHT, _TOP, _BELOW, _LEGEND_ROW = 44, 12, 26, 42, 18
+# Colours that matplotlib draws with, each replaced by a variable of the page (``page.py``).
+INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
+SERIES = tuple(f"#0500{i:02x}" for i in range(8))
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "card", **{c: f"s{i}" for i, c in enumerate(SERIES)}}
+# Lines are told apart by marks and dashes as well.
+_MARKS = "os^DvPX*"
+_DASHES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1)), "--", "-.")
+# With more epochs than this, marks would hide the lines.
+_MOST_MARKS = 25
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 12,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.facecolor": "none",
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlepad": 8,
+    "axes.titley": 1.0,  # a place that has to be found takes a third of the drawing's time
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.formatter.useoffset": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 11.5,
+    "legend.handlelength": 1.9,
+    "legend.borderpad": 0,
+    "legend.labelspacing": 0.3,
+    "legend.columnspacing": 1.0,
+    "legend.handletextpad": 0.45,
+}
+_LEGEND_COLUMNS = 3
+
+Series = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def line_figure(
+    series: Sequence[Series], ylabel: str, level: Optional[tuple[str, float]] = None, xlabel: str = "epoch", low=None
+) -> str:
+    """Curves, with a level drawn across where one is given.
+
+    Args:
+        series: name, x and y of each; a name "" gives no legend.
+        ylabel: what y is, with its unit.
+        level: name and height of a dotted line.
+        low: the lower end of the y axis; None leaves it to the data.
+    """
+    return _drawn("line", _key(series), ylabel, _key(level), xlabel, low)
+
+
+def stacked_bars(names: Sequence[str], x: Sequence[float], heights: Sequence[Sequence[float]], ylabel: str) -> str:
+    """One bar per epoch, made of a part for every name; ``heights`` has a row for each name."""
+    return _drawn("bars", tuple(names), tuple(x), _key(heights), ylabel)
+
+
+def size_histogram(series: Sequence[tuple[str, Sequence[int]]]) -> str:
+    """How many clusters there are of which size; one outline for each named list of sizes."""
+    return _drawn("sizes", _key(series))
+
+
+def distance_figure(histogram: dict) -> str:
+    """:func:`ise_plugin.report.distances.distance_histogram` with eps as an upright line."""
+    return _drawn("distances", _key(sorted(histogram.items())))
+
+
+def map_figure(points: dict) -> str:
+    """:func:`ise_plugin.report.embedding_map.placed`: circles are real samples (hollow: outliers), diamonds centroids,
+    crosses support samples; colour and number are the group."""
+    return _drawn("map", _key(sorted(points.items())))
+
+
+def _key(value):
+    """Lists as tuples, which can be remembered by."""
+    return tuple(map(_key, value)) if isinstance(value, (list, tuple)) else value
+
+
+@lru_cache(maxsize=64)
+def _drawn(kind: str, *arguments) -> str:
+    """Draws a figure, or gives the one drawn before from the same data: most do not change from epoch to epoch."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    height = _MAP_HEIGHT if kind == "map" else _HEIGHT
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": kind}):
+        figure = Figure(figsize=(_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH))
+        FigureCanvasSVG(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        _PAINTERS[kind](axes, *arguments)
+        if kind != "map":
+            _make_room(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _embedded(buffer.getvalue())
+
+
+def _embedded(svg: str) -> str:
+    """The drawing alone, with the page's colours, and without names that another figure of the page may have as well."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img" aria-hidden="true">', svg, count=1
+    )
+    svg = re.sub("|".join(_VARIABLES), lambda found: f"var(--{_VARIABLES[found.group()]})", svg)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", svg)
+    svg = svg.replace("xlink:href", "href").replace("<defs>\n", "<defs>")
+    svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page's own
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # hundredths of a pixel are enough
+    return re.sub(r"\s*\n\s*", "\n", svg).strip()
+
+
+def _paint_lines(axes, series, ylabel, level, xlabel, low) -> None:
+    for i, (name, x, y) in enumerate(series):
+        mark = _MARKS[i] if len(x) <= _MOST_MARKS else None
+        axes.plot(x, y, color=SERIES[i], marker=mark, linestyle=_DASHES[i], label=name or "_", clip_on=False)
+    if level is not None:
+        axes.axhline(level[1], color=MUTED, linestyle=":", linewidth=1.5, label=level[0])
+    _label(axes, xlabel, ylabel)
+    if low is not None:
+        axes.set_ylim(bottom=low)
+    _whole_numbers(axes)
+
+
+def _paint_bars(axes, names, x, heights, ylabel) -> None:
+    bottom = np.zeros(len(x))
+    for i, (name, height) in enumerate(zip(names, heights)):
+        axes.bar(x, height, bottom=bottom, color=SERIES[i], label=name, width=0.8, edgecolor=PAPER, linewidth=0.5)
+        bottom += height
+    _label(axes, "epoch", ylabel)
+    _whole_numbers(axes)
+
+
+def _paint_sizes(axes, series) -> None:
+    largest = max(max(sizes, default=1) for _, sizes in series)
+    bins = np.arange(0.5, largest + 1.5, max(1, round(largest / 40)))
+    bins = np.append(bins, bins[-1] + (bins[1] - bins[0] if len(bins) > 1 else 1))
+    for i, (name, sizes) in enumerate(series):
+        filled = i == len(series) - 1
+        style = (
+            {"color": SERIES[0], "alpha": 0.55} if filled else {"edgecolor": SERIES[1], "fill": False, "linewidth": 1.6}
+        )
+        axes.hist(sizes, bins, histtype="stepfilled" if filled else "step", label=name, **style)
+    _label(axes, "images in the cluster", "clusters")
+
+
+def _paint_distances(axes, histogram) -> None:
+    histogram = dict(histogram)
+    edges = histogram["edges"]
+    names = {"same": "same identity", "different": "different identities", "all": "pairs"}
+    for i, name in enumerate(n for n in names if n in histogram):
+        axes.stairs(
+            np.maximum(histogram[name], 1), edges, baseline=1, color=SERIES[i], alpha=0.45, fill=True, label=names[name]
+        )
+        axes.stairs(
+            np.maximum(histogram[name], 1), edges, baseline=None, color=SERIES[i], linestyle=_DASHES[i], linewidth=1.6
+        )
+    axes.axvline(histogram["eps"], color=INK, linewidth=1.6, label=f"eps {histogram['eps']:.3g}")
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda count, _: f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k")
+    )
+    axes.set_xlim(0, 1)
+    _label(axes, "Jaccard distance", "pairs")
+
+
+def _paint_map(axes, points) -> None:
+    points = dict(points)
+    places, group = np.asarray(points["places"]), np.asarray(points["group"])
+    kind, outlier = np.asarray(points["kind"]), np.asarray(points["outlier"])
+    for number in np.unique(group):
+        color = SERIES[number % len(SERIES)]
+        draw = lambda where, **style: axes.scatter(*places[(group == number) & where].T, **style)  # noqa: E731
+        draw(kind == SUPPORT, marker="x", s=22, color=color, linewidths=1.1, alpha=0.8)
+        draw((kind == REAL) & ~outlier, marker="o", s=34, color=color, edgecolors=PAPER, linewidths=0.6)
+        draw((kind == REAL) & outlier, marker="o", s=30, facecolors="none", edgecolors=color, linewidths=1.2)
+        draw(kind == CENTROID, marker="D", s=64, color=color, edgecolors=INK, linewidths=1.4)
+        middle = np.median(places[(group == number) & (kind == REAL)], axis=0)
+        axes.annotate(
+            str(number + 1), middle, xytext=(7, 7), textcoords="offset points", weight="bold", color=INK, fontsize=12
+        )
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.margins(0.06)
+
+
+def _label(axes, xlabel: str, ylabel: str) -> None:
+    axes.set_xlabel(xlabel)
+    axes.set_title(ylabel, loc="left", fontsize=12, color=MUTED)  # beside the axis it would take width
+
+
+def _whole_numbers(axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+
+
+def _make_room(axes) -> None:
+    """Places the axes, and the legend below them."""
+    handles, _ = axes.get_legend_handles_labels()
+    rows = -(-len(handles) // _LEGEND_COLUMNS)
+    bottom = _BELOW + rows * _LEGEND_ROW
+    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - bottom
+    axes.set_position((_LEFT / _WIDTH, bottom / _HEIGHT, width / _WIDTH, height / _HEIGHT))
+    if handles:
+        axes.figure.legend(
+            handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, bbox_to_anchor=(_RIGHT / _WIDTH, 0)
+        )
+
+
+_PAINTERS = {
+    "line": _paint_lines,
+    "bars": _paint_bars,
+    "sizes": _paint_sizes,
+    "distances": _paint_distances,
+    "map": _paint_map,
+}

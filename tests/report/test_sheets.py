@@ -1,0 +1,77 @@
+"""Which clusters the sheets show."""
+
+import numpy as np
+import pytest
+
+from ise_plugin.report.sheets import IMAGES_PER_ROW, sheets_of
+
+# cluster 0: a alone; 1: six of b and two of c; 2: four of c and one of d; 3: a and b; identity e is an outlier
+LABELS = np.array([0] * 5 + [1] * 8 + [2] * 5 + [3] * 2 + [-1])
+IDENTITIES = np.array(list("aaaaa" + "bbbbbbcc" + "ccccd" + "ab" + "e"))
+PATHS = [f"{i}.jpg" for i in range(len(LABELS))]
+
+
+def by_title(sheets):
+    return {sheet["title"]: sheet["rows"] for sheet in sheets}
+
+
+@pytest.fixture
+def sheets():
+    return by_title(sheets_of(PATHS, LABELS, IDENTITIES, np.ones(20)))
+
+
+def test_purest_come_first_and_small_clusters_do_not_count(sheets):
+    titles = [row["title"] for row in sheets["Purest clusters"]]
+    assert titles[0] == "cluster 0: 5 images, 1 identity"
+    assert not any("cluster 3" in title for title in titles)
+
+
+def test_most_mixed_are_those_with_most_strangers_and_mark_them(sheets):
+    rows = sheets["Most mixed clusters"]
+    assert [row["title"].split(":")[0] for row in rows] == ["cluster 1", "cluster 2", "cluster 3"]
+    marks = {image["name"]: image["mark"] for image in rows[0]["images"]}
+    strangers = {f"{i}.jpg" for i in range(len(LABELS)) if LABELS[i] == 1 and IDENTITIES[i] == "c"}
+    assert {name for name, mark in marks.items() if mark == "✗"} == strangers
+    assert all(image["good"] == (image["mark"] == "✓") for row in rows for image in row["images"])
+
+
+def test_most_split_show_every_piece_under_a_letter(sheets):
+    rows = sheets["Most split identities"]
+    assert len(rows) == 3  # a, b and c lie in two clusters each
+    for row in rows:
+        names = {image["name"]: image["mark"] for image in row["images"]}
+        people = {IDENTITIES[int(name.split(".")[0])] for name in names}
+        assert len(people) == 1 and {"A", "B"} <= set(names.values())
+        labels_of = {
+            mark: {LABELS[int(n.split(".")[0])] for n, m in names.items() if m == mark} for mark in names.values()
+        }
+        assert all(len(labels) == 1 for labels in labels_of.values())
+
+
+def test_outliers_of_a_split_identity_are_shown_as_such():
+    labels = np.array([0, 0, 1, 1, -1, -1])
+    row = by_title(sheets_of(PATHS[:6], labels, np.full(6, "a"), np.ones(4)))["Most split identities"][0]
+    assert [image["mark"] for image in row["images"]] == ["A", "A", "B", "B", "–", "–"]
+    assert row["title"] == "6 images in 2 clusters, 2 outliers"
+
+
+def test_rows_stay_short():
+    labels, people = np.repeat(np.arange(20), 30), np.tile(np.arange(30), 20)
+    sheets = by_title(sheets_of([f"{i}.jpg" for i in range(600)], labels, people, np.ones(600)))
+    assert all(0 < len(row["images"]) <= IMAGES_PER_ROW for rows in sheets.values() for row in rows)
+
+
+def test_without_identities_tight_and_loose_clusters_are_shown():
+    labels = np.repeat([0, 1, 2, -1], 5)
+    sheets = by_title(sheets_of(PATHS[:20], labels, None, np.repeat([0.5, 0.9, 0.2], 5)))
+    assert [row["title"].split(":")[0] for row in sheets["Tightest clusters"]] == [
+        "cluster 1",
+        "cluster 0",
+        "cluster 2",
+    ]
+    assert [row["title"].split(":")[0] for row in sheets["Loosest clusters"]] == ["cluster 2", "cluster 0", "cluster 1"]
+
+
+def test_without_clusters_there_are_no_sheets():
+    assert sheets_of(PATHS[:3], np.full(3, -1), np.array(list("abc")), np.empty(0)) == []
+    assert sheets_of(PATHS[:3], np.full(3, -1), None, np.empty(0)) == []
