@@ -18,6 +18,10 @@ from fastreid.config.config import BASE_KEY
 
 from .errors import UsageError
 
+# Keys of numbers that may also be the word AUTO.
+AUTO = "auto"
+_AUTOMATIC = ("ISE.PSEUDO_LABEL.EPS",)
+
 
 def add_ise_config(cfg: CfgNode) -> None:
     """Adds the plug-in's keys with their defaults to a fastreid configuration, in place."""
@@ -31,6 +35,73 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.ITERS_PER_EPOCH = 400
     # Evaluate once before the first step, so that a run shows what it added ("initial" in results.json).
     _C.ISE.EVAL_BEFORE_TRAIN = False
+
+    # What the network computes in where SOLVER.AMP.ENABLED: "auto" (what this device is fast in with this backbone), "float32",
+    # "bfloat16" or "float16". Parameters, normalisation statistics, memory and losses stay float32.
+    _C.ISE.PRECISION = "auto"
+    # Memory layout of images and convolutions: channels-last (True), or contiguous as in stock fastreid.
+    _C.ISE.CHANNELS_LAST = True
+    # Compile the backbone with torch.compile (docs/benchmarks.md: where it pays). On the CPU it needs a C++ compiler.
+    _C.ISE.COMPILE = False
+    # On the CPU with glibc: keep freed memory for the next step instead of giving it back to the system.
+    _C.ISE.KEEP_FREED_MEMORY = True
+
+    # Extraction of the training images' embeddings for clustering.
+    _C.ISE.EXTRACTION = CfgNode()
+    # Its batch. Unit: images of all processes together; 0 takes TEST.IMS_PER_BATCH.
+    _C.ISE.EXTRACTION.IMS_PER_BATCH = 0
+
+    # Decoded, resized training images kept between epochs: "none", "ram" (shared by the workers of a process), or "disk" (a
+    # file, shared by all processes and later runs). Where there is no room the next cheaper one is taken.
+    _C.DATALOADER.CACHE = "none"
+    # The most a cache may take. Unit: GiB; 0 allows half of the memory or disk that is free.
+    _C.DATALOADER.CACHE_GIB = 0.0
+    # Folder of the "disk" cache; empty means OUTPUT_DIR/cache.
+    _C.DATALOADER.CACHE_DIR = ""
+    # Flip, padded crop and erasing of whole batches on the device, equal in distribution to fastreid's on the CPU.
+    _C.DATALOADER.AUGMENT_ON_DEVICE = False
+
+    # One optimiser group for all parameters with equal hyper-parameters, and torch's fused kernel where it has one; False is one
+    # group per parameter, as in stock fastreid.
+    _C.SOLVER.FUSED = True
+    # Pieces that a batch is computed in, one after the other, for less memory. IMS_PER_BATCH stays the batch of the method:
+    # losses and memory see all of it; the embeddings are computed twice; each piece is its own normalisation group.
+    _C.SOLVER.ACCUMULATE = 1
+
+    # The data set "Folder": crops without labels (ise_plugin.data.datasets.Folder). Paths, not below FASTREID_DATASETS.
+    _C.DATASETS.FOLDER = CfgNode()
+    # Folder with the training images, at any depth: JPEG, PNG, WebP, BMP.
+    _C.DATASETS.FOLDER.ROOT = ""
+    # What tells cameras, one of the three at most: a regular expression searched in the path (its group "camera", else its
+    # first group), a CSV file with the columns path and camera, or the first sub-folder. Without cameras groups ignore them.
+    _C.DATASETS.FOLDER.CAMERA_REGEX = ""
+    _C.DATASETS.FOLDER.CAMERA_CSV = ""
+    _C.DATASETS.FOLDER.CAMERA_FOLDERS = False
+    # Labelled images for evaluation only: folders with a sub-folder for each identity. Empty: no evaluation.
+    _C.DATASETS.FOLDER.QUERY = ""
+    _C.DATASETS.FOLDER.GALLERY = ""
+    # Unusable files to put up with, at the start and during the run. Unit: share of all files, in [0, 1].
+    _C.DATASETS.FOLDER.MAX_BAD_SHARE = 0.05
+
+    # What is written at the end of training: identities.csv, identities/ with contact sheets, model_chosen.pth.
+    _C.ISE.IDENTITIES = CfgNode()
+    _C.ISE.IDENTITIES.ENABLED = False
+    # Groups of less confidence are written as outliers. Unit: mean simplified silhouette, in [0, 1]; 0 keeps all.
+    _C.ISE.IDENTITIES.MIN_CONFIDENCE = 0.0
+
+    # What the run says about itself: quality of the labels every epoch, and OUTPUT_DIR/report.html.
+    _C.ISE.REPORT = CfgNode()
+    _C.ISE.REPORT.ENABLED = True
+    # Figures and sheets of images in the report; False leaves numbers and tables.
+    _C.ISE.REPORT.PICTURES = True
+    # Compare the labels with the true identities of the training images, where the reader knows them. Training never sees them.
+    _C.ISE.REPORT.IDENTITIES = True
+    # Epochs whose embeddings and labels are kept (embeddings_0001.npz). Unit: epochs from 1; negative ones from the end.
+    _C.ISE.REPORT.KEEP_EMBEDDINGS = ()
+    # Identities that the map of embeddings shows, as "<data set> <identity>", 8 at most; empty picks some close together.
+    _C.ISE.REPORT.MAP_IDENTITIES = ()
+    # How the map is made: "tsne", or with their packages installed "opentsne" or "umap".
+    _C.ISE.REPORT.MAP_METHOD = "tsne"
 
     # Support samples: synthetic embeddings near the boundary to neighbouring clusters (paper, section 3.2).
     _C.ISE.SUPPORT = CfgNode()
@@ -68,7 +139,7 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.PSEUDO_LABEL.K1 = 30
     _C.ISE.PSEUDO_LABEL.K2 = 6
     # Jaccard distance up to which two images are neighbours, in (0, 1); a larger value joins more. Paper: 0.4 on
-    # Market-1501, 0.7 on MSMT17.
+    # Market-1501, 0.7 on MSMT17. "auto": chosen from the data at every labelling (ise_plugin.clustering.eps).
     _C.ISE.PSEUDO_LABEL.EPS = 0.4
     # Neighbours, itself included, that make an image the core of a cluster.
     _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
@@ -101,6 +172,18 @@ def load_cfg(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> Cfg
     _merge_opts(cfg, list(opts))
     check_values(cfg)
     return cfg
+
+
+def load_base_cfg(config_file: str) -> tuple[str, CfgNode]:
+    """The file at the end of a config file's ``_BASE_`` chain, and the configuration that it alone makes; not checked.
+
+    Raises:
+        UsageError: as :func:`load_cfg`.
+    """
+    cfg = get_cfg()
+    name, values = _read_chain(config_file)[0]
+    _merge(cfg, values, name)
+    return name, cfg
 
 
 def _read_chain(config_file: str, seen: tuple = ()) -> list:
@@ -166,6 +249,11 @@ def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
     default = node[leaf]
     if isinstance(default, CfgNode):
         raise UsageError(f"{source}: {key} is a group of keys, not a value; set one of: {', '.join(sorted(default))}")
+    if key in _AUTOMATIC:
+        if value == AUTO:
+            node[leaf] = AUTO
+            return
+        default = 0.0 if default == AUTO else default  # a number takes the place of the word
     node[leaf] = _as_type_of(default, value, key, source)
 
 
@@ -209,18 +297,29 @@ def check_values(cfg: CfgNode) -> None:
     _in_range("ISE.PSEUDO_LABEL.PERIOD", label.PERIOD, low=1)
     _in_range("ISE.PSEUDO_LABEL.K1", label.K1, low=1)
     _in_range("ISE.PSEUDO_LABEL.K2", label.K2, low=1)
-    _in_range("ISE.PSEUDO_LABEL.EPS", label.EPS, above=0, below=1)
+    if label.EPS != AUTO:
+        _in_range("ISE.PSEUDO_LABEL.EPS", label.EPS, above=0, below=1)
     _in_range("ISE.PSEUDO_LABEL.MIN_SAMPLES", label.MIN_SAMPLES, low=1)
+    _in_range("ISE.IDENTITIES.MIN_CONFIDENCE", ise.IDENTITIES.MIN_CONFIDENCE, low=0, high=1)
+    _in_range("DATASETS.FOLDER.MAX_BAD_SHARE", cfg.DATASETS.FOLDER.MAX_BAD_SHARE, low=0, high=1)
     _in_range("SOLVER.MAX_EPOCH", solver.MAX_EPOCH, low=1)
     _in_range("SOLVER.IMS_PER_BATCH", solver.IMS_PER_BATCH, low=1)
     _in_range("SOLVER.BASE_LR", solver.BASE_LR, above=0)
     _in_range("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD, low=1)
+    _in_range("ISE.EXTRACTION.IMS_PER_BATCH", ise.EXTRACTION.IMS_PER_BATCH, low=0)
+    _in_range("SOLVER.ACCUMULATE", solver.ACCUMULATE, low=1, high=solver.IMS_PER_BATCH)
+    _in_range("DATALOADER.CACHE_GIB", cfg.DATALOADER.CACHE_GIB, low=0)
     _in_range("DATALOADER.NUM_INSTANCE", cfg.DATALOADER.NUM_INSTANCE, low=1)
     _in_range("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, low=0)
     _in_range("TEST.IMS_PER_BATCH", cfg.TEST.IMS_PER_BATCH, low=1)
     _in_range("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, low=0)
-    if ise.MEMORY.UPDATE not in ("hard", "mean"):
-        raise UsageError(f"ISE.MEMORY.UPDATE must be 'hard' or 'mean', not {ise.MEMORY.UPDATE!r}")
+    _one_of("ISE.MEMORY.UPDATE", ise.MEMORY.UPDATE, ("hard", "mean"))
+    _one_of("ISE.REPORT.MAP_METHOD", ise.REPORT.MAP_METHOD, ("tsne", "opentsne", "umap"))
+    if not all(type(epoch) is int and epoch for epoch in ise.REPORT.KEEP_EMBEDDINGS):
+        kept = ise.REPORT.KEEP_EMBEDDINGS
+        raise UsageError(f"ISE.REPORT.KEEP_EMBEDDINGS must be epochs from 1, or negative ones from the end, not {kept}")
+    _one_of("ISE.PRECISION", ise.PRECISION, ("auto", "float32", "bfloat16", "float16"))
+    _one_of("DATALOADER.CACHE", cfg.DATALOADER.CACHE, ("none", "ram", "disk"))
     if solver.IMS_PER_BATCH % cfg.DATALOADER.NUM_INSTANCE:
         raise UsageError(
             f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of DATALOADER.NUM_INSTANCE "
@@ -228,6 +327,11 @@ def check_values(cfg: CfgNode) -> None:
         )
     if not cfg.DATASETS.NAMES:
         raise UsageError("DATASETS.NAMES is empty; name at least one data set to train on")
+
+
+def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{key} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _in_range(key: str, value, low=None, high=None, above=None, below=None) -> None:

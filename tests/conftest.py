@@ -6,7 +6,8 @@ import importlib
 import logging
 
 import pytest
-from helpers import CONFIGS
+from fastreid.utils.env import seed_all_rng
+from helpers import CONFIGS, FOLDER_RUN_OPTIONS
 from hypothesis import settings
 
 from ise_plugin.config import load_cfg
@@ -61,3 +62,23 @@ def tiny_cfg(tiny_dataset, tmp_path):
     return load_cfg(
         str(CONFIGS / "ISE" / "synthetic_tiny.yml"), ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "run")]
     )
+
+
+@pytest.fixture(scope="session")
+def folder_run(datasets_folder, tmp_path_factory):
+    """(crops, output): the tiny training images as a folder without labels, and the output of a run of two epochs on them."""
+    from ise_plugin.engine import ISETrainer  # late: tests of the bare package do without fastreid
+
+    crops = datasets_folder / "synthetic_persons_tiny/bounding_box_train"
+    output = tmp_path_factory.mktemp("folder_run") / "run"
+    cfg = load_cfg(
+        str(CONFIGS / "ISE" / "folder.yml"),
+        ["DATASETS.FOLDER.ROOT", str(crops), "OUTPUT_DIR", str(output), *FOLDER_RUN_OPTIONS],
+    )
+    output.mkdir()
+    (output / "config.yaml").write_text(cfg.dump())
+    seed_all_rng(cfg.SEED)
+    trainer = ISETrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return crops, output

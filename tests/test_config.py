@@ -4,7 +4,7 @@ import pytest
 from fastreid.config import get_cfg as get_fastreid_cfg
 from helpers import CONFIGS
 
-from ise_plugin.config import check_values, get_cfg, load_cfg
+from ise_plugin.config import _leaves, check_values, get_cfg, load_cfg
 from ise_plugin.errors import UsageError
 
 RUNS = sorted(p.relative_to(CONFIGS).as_posix() for p in (CONFIGS / "ISE").glob("*.yml"))
@@ -25,7 +25,8 @@ def refusal(*arguments):
 def test_fastreids_defaults_stay_as_they_are():
     ours, theirs = get_cfg(), get_fastreid_cfg()
     assert {key for key in ours if key not in theirs} == {"SEED", "ISE"}
-    assert all(ours[key] == theirs[key] for key in theirs)
+    leaves = dict(_leaves(ours))  # groups of fastreid's may hold keys of ours beside its own
+    assert all(leaves[key] == value for key, value in _leaves(theirs))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -172,3 +173,23 @@ def test_impossible_values_are_refused_by_key(key, values):
         node[leaf] = value
         with pytest.raises(UsageError, match=key):
             check_values(cfg)
+
+
+def test_eps_may_be_chosen_from_the_data_and_replaced_by_a_number(tmp_path):
+    path = tmp_path / "auto.yml"
+    path.write_text("ISE:\n  PSEUDO_LABEL:\n    EPS: auto\n")
+    given = ["DATASETS.NAMES", "('Folder',)"]
+    cfg = load_cfg(str(path), given)
+    assert cfg.ISE.PSEUDO_LABEL.EPS == "auto"
+    (tmp_path / "dumped.yml").write_text(cfg.dump())
+    assert load_cfg(str(tmp_path / "dumped.yml")).ISE.PSEUDO_LABEL.EPS == "auto"
+    for text, value in (("0.5", 0.5), ("auto", "auto")):
+        assert load_cfg(str(path), [*given, "ISE.PSEUDO_LABEL.EPS", text]).ISE.PSEUDO_LABEL.EPS == value
+    for text in ("automatic", "1.5", "None", "True"):
+        with pytest.raises(UsageError, match="ISE.PSEUDO_LABEL.EPS"):
+            load_cfg(str(path), [*given, "ISE.PSEUDO_LABEL.EPS", text])
+
+
+def test_no_other_number_takes_the_word():
+    with pytest.raises(UsageError, match="SOLVER.BASE_LR"):
+        load_cfg(None, ["SOLVER.BASE_LR", "auto"])

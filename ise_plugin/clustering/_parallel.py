@@ -25,13 +25,17 @@ def blocks_of(num_rows: int, size: int) -> list[Block]:
     return [(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
+# Set by whoever wants no bars at all, terminal or not.
+silent = False
+
+
 def progress_bar(total: int, title: str, unit: str = "rows", show: Optional[bool] = None) -> tqdm:
     """A bar that stays silent for work of under two seconds and where standard error is no terminal.
 
     Args:
         show: True or False overrules the look at the terminal.
     """
-    hidden = not sys.stderr.isatty() if show is None else not show
+    hidden = silent or (not sys.stderr.isatty() if show is None else not show)
     return tqdm(total=total, desc=title, unit=unit, unit_scale=True, delay=2.0, leave=False, disable=hidden)
 
 

@@ -2,14 +2,13 @@
 
 from . import datasets  # noqa: F401  (registers the data sets)
 from .image_sets import TrainingImages, read_evaluation_images, read_training_images
-from .loaders import build_extraction_loader, build_pseudo_label_loader, build_test_loader
+from .loaders import TrainingLoader, build_test_loader
 from .samplers import CrossCameraBatchSampler
 
 __all__ = [
     "CrossCameraBatchSampler",
     "TrainingImages",
-    "build_extraction_loader",
-    "build_pseudo_label_loader",
+    "TrainingLoader",
     "build_test_loader",
     "read_evaluation_images",
     "read_training_images",

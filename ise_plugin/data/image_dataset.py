@@ -1,4 +1,4 @@
-"""Reads, transforms and returns single images, by index or with a pseudo label and a seed."""
+"""Reads, transforms and returns images in batches, by index or with a pseudo label and a seed."""
 
 import random
 from contextlib import contextmanager
@@ -6,23 +6,38 @@ from typing import Callable, Optional, Sequence, Union
 
 import numpy as np
 import torch
-from fastreid.data.data_utils import read_image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UsageError
+from .augmentation import BatchAugmentation, split_transform
+from .image_cache import ImageCache
+from .reading import UnreadableImage, read_rgb, shown
+from .tolerance import StandIns
 
 
 class ImageDataset(Dataset):
-    """Images as fastreid's models take them.
+    """Images as :class:`ise_plugin.modeling.ISE` takes them.
 
     Args:
         paths: N file names.
         transform: PIL image -> tensor (3, H, W); fastreid's ``build_transforms`` makes it.
         targets: N identities, for evaluation; without them the target of an image is -1 or what its key says.
         cameras: N cameras.
+        cache: keeps what ``transform`` starts with, its resized images.
+        stand_ins: gives the image that stands in for one that is lost during the run; without it the run ends.
+        on_device: draws what the device shall do in place of the rest of ``transform``.
 
-    Indexing takes an index, or ``(index, label, seed)`` as :class:`CrossCameraBatchSampler` gives it: then the label is the
+    A key is an index, or ``(index, label, seed)`` as :class:`CrossCameraBatchSampler` gives it: then the label is the
     target, and the seed makes the random transform the same in any worker.
+
+    A batch (``__getitems__``, which torch's DataLoader prefers) is a dictionary: ``images`` (B, 3, H, W), uint8 in
+    channels-last layout, or float32 where the transform ends in steps of its own; ``targets`` and ``camids`` (B,),
+    int64; ``img_paths``, a list; and where the transform erases or the device augments ``erased`` (B, 4), ``flipped``
+    (B,) and ``offsets`` (B, 2), see :class:`BatchAugmentation`.
+
+    Raises:
+        UsageError: an image cannot be read.
     """
 
     def __init__(
@@ -31,34 +46,79 @@ class ImageDataset(Dataset):
         transform: Callable,
         targets: Optional[Sequence[int]] = None,
         cameras: Optional[Sequence[int]] = None,
+        cache: Optional[ImageCache] = None,
+        on_device: Optional[BatchAugmentation] = None,
+        stand_ins: Optional[StandIns] = None,
     ):
         self.paths = paths
-        self.transform = transform
+        self.steps = split_transform(transform)
         self.targets = targets
         self.cameras = cameras
+        self.cache = cache
+        self.on_device = on_device
+        self.stand_ins = stand_ins
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: Union[int, tuple]) -> dict:
-        index, label, seed = key if isinstance(key, tuple) else (key, None, None)
-        if label is None:
-            label = -1 if self.targets is None else int(self.targets[index])
-        with _seeded(seed):
-            image = self._read(self.paths[index])
-        return {
-            "images": image,
-            "targets": label,
-            "camids": 0 if self.cameras is None else int(self.cameras[index]),
-            "img_paths": self.paths[index],
-        }
+        return {name: values[0] for name, values in self.__getitems__([key]).items()}
 
-    def _read(self, path: str) -> torch.Tensor:
+    def __getitems__(self, keys: Sequence) -> dict:
+        keys = [key if isinstance(key, tuple) else (key, None, None) for key in keys]
+        batch = self._images(keys)
+        batch["targets"] = torch.tensor([self._target(index, label) for index, label, _ in keys])
+        batch["camids"] = torch.tensor([0 if self.cameras is None else int(self.cameras[i]) for i, _, _ in keys])
+        batch["img_paths"] = [self.paths[index] for index, _, _ in keys]
+        return batch
+
+    def _target(self, index: int, label: Optional[int]) -> int:
+        if label is not None:
+            return label
+        return -1 if self.targets is None else int(self.targets[index])
+
+    def _images(self, keys: list) -> dict[str, Tensor]:
+        if self.on_device is not None:
+            plan = self.on_device.draw(np.array([seed for _, _, seed in keys]))
+            pixels = np.stack([self._pixels(index) for index, _, _ in keys])
+            return {"images": _channels_first(pixels), **{name: torch.from_numpy(v) for name, v in plan.items()}}
+        images, rectangles = zip(*(self._drawn(index, seed) for index, _, seed in keys))
+        if isinstance(images[0], Tensor):
+            return {"images": torch.stack(images)}
+        batch = {"images": _channels_first(np.stack(images))}
+        if self.steps.erasing is not None:
+            batch["erased"] = torch.tensor(rectangles)
+        return batch
+
+    def _drawn(self, index: int, seed: Optional[int]) -> tuple:
+        pixels = self._pixels(index)
+        with _seeded(seed):
+            return self.steps.draw(pixels)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        """The resized image, (H, W, 3), uint8."""
+        if self.stand_ins is not None:
+            return self.stand_ins.read(index, self._read)
         try:
-            return self.transform(read_image(path, format="RGB"))
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for broken files
+            return self._read(index)
+        except (UnreadableImage, OSError) as error:
             reason = " ".join(str(error).split())
-            raise UsageError(f"image {path} cannot be read ({reason}); repair or remove it") from error
+            raise UsageError(
+                f"image {shown(self.paths[index])} cannot be read ({reason}); repair or remove it"
+            ) from error
+
+    def _read(self, index: int) -> np.ndarray:
+        path = self.paths[index]
+        pixels = self.cache.read(index, path) if self.cache else None
+        if pixels is None:
+            pixels = self.steps.open(read_rgb(path))
+            if self.cache:
+                self.cache.write(index, path, pixels)
+        return pixels
+
+
+def _channels_first(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 @contextmanager

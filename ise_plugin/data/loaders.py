@@ -1,22 +1,29 @@
 """Loaders that run on any device. fastreid's own ``DataLoaderX`` needs CUDA."""
 
 import os
-from typing import Iterator
+from typing import Iterable, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
 from fastreid.data.transforms import build_transforms
-from torch.utils.data import DataLoader
+from fastreid.utils import comm
+from torch.utils.data import DataLoader, Dataset
 
 from ..distributed import shard, world_size
 from ..errors import UsageError
+from .augmentation import batch_augmentation
+from .image_cache import ImageCache, open_image_cache
 from .image_dataset import ImageDataset
 from .image_sets import TrainingImages, read_evaluation_images
 from .samplers import CrossCameraBatchSampler
 
 
 class UserErrorLoader(DataLoader):
-    """A loader whose workers' :class:`UsageError` arrives as one, without the worker's traceback around its message."""
+    """A loader of data sets that make whole batches, whose workers' :class:`UsageError` arrives as one, without the
+    worker's traceback around its message."""
+
+    def __init__(self, dataset: Dataset, **options):
+        super().__init__(dataset, collate_fn=_as_it_is, **options)
 
     def __iter__(self) -> Iterator:
         batches = super().__iter__()
@@ -30,44 +37,148 @@ class UserErrorLoader(DataLoader):
                 raise UsageError(str(error).strip().splitlines()[-1].split("UsageError: ")[-1]) from None
 
 
-def build_extraction_loader(cfg, images: TrainingImages) -> DataLoader:
-    """This process's share of the training images, once, in order, with the test transform."""
-    dataset = ImageDataset(images.paths, build_transforms(cfg, is_train=False), cameras=images.cameras)
-    return _sequential_loader(cfg, dataset)
+class TrainingLoader:
+    """The batches of a run's training images, for extraction and for training; both share workers and cache.
 
-
-def build_pseudo_label_loader(cfg, images: TrainingImages, labels: np.ndarray, seed: int) -> DataLoader:
-    """This process's share of one epoch's batches of pseudo-labelled images, with the training transform.
+    The workers live as long as the run. One pass at a time: a new one ends the one before.
 
     Args:
         cfg: configuration.
         images: N training images.
-        labels: (N,), int64 pseudo labels, -1 for outliers.
-        seed: of this epoch's draws and augmentations.
     """
-    sampler = CrossCameraBatchSampler(
-        labels,
-        images.cameras,
-        num_instances=cfg.DATALOADER.NUM_INSTANCE,
-        batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        num_batches=cfg.ISE.ITERS_PER_EPOCH,
-        seed=seed,
-    )
-    dataset = ImageDataset(images.paths, build_transforms(cfg, is_train=True), cameras=images.cameras)
-    return UserErrorLoader(dataset, batch_sampler=sampler, **_loading_options(cfg))
+
+    def __init__(self, cfg, images: TrainingImages):
+        self._cfg = cfg
+        self._images = images
+        self._dataset = _TrainingDataset(cfg, images)
+        self._batches = _Batches()
+        options = _loading_options(cfg)
+        self._loader = UserErrorLoader(
+            self._dataset,
+            batch_sampler=self._batches,
+            persistent_workers=options["num_workers"] > 0,
+            generator=torch.Generator(),  # the global one would be drawn from in a first pass, and not in later ones
+            **options,
+        )
+
+    def extraction(self) -> Iterable[dict]:
+        """This process's share of the images, once, in order, with the test transform."""
+        size = self._cfg.ISE.EXTRACTION.IMS_PER_BATCH or self._cfg.TEST.IMS_PER_BATCH
+        mine = shard(len(self._images))
+        size = max(1, size // world_size())
+        return _Pass(self, [list(mine[start : start + size]) for start in range(0, len(mine), size)])
+
+    def pseudo_labelled(self, labels: np.ndarray, seed: int) -> "_Pass":
+        """This process's share of one epoch's batches of pseudo-labelled images, with the training transform.
+
+        Args:
+            labels: (N,), int64 pseudo labels, -1 for outliers.
+            seed: of this epoch's draws and augmentations.
+
+        Returns:
+            An iterable that gives the same batches every time, with its :class:`CrossCameraBatchSampler` as ``batch_sampler``.
+        """
+        cfg = self._cfg
+        sampler = CrossCameraBatchSampler(
+            labels,
+            self._images.cameras,
+            num_instances=cfg.DATALOADER.NUM_INSTANCE,
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            num_batches=cfg.ISE.ITERS_PER_EPOCH,
+            seed=seed,
+        )
+        return _Pass(self, sampler)
+
+    def iterate(self, batch_sampler: Iterable[Sequence]) -> Iterator[dict]:
+        """Batches of the keys that the sampler gives."""
+        self._batches.current = batch_sampler
+        yield from self._loader
+
+
+class _Batches:
+    """A batch sampler that can be exchanged; torch's loader and its workers stay."""
+
+    current: Iterable = ()
+
+    def __iter__(self) -> Iterator:
+        return iter(self.current)
+
+    def __len__(self) -> int:
+        return len(self.current)
+
+
+class _Pass:
+    """One way through the images; can be iterated again."""
+
+    def __init__(self, loader: TrainingLoader, batch_sampler):
+        self._loader = loader
+        self.batch_sampler = batch_sampler
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[dict]:
+        return self._loader.iterate(self.batch_sampler)
+
+
+class _TrainingDataset(Dataset):
+    """Keys with a pseudo label mean the training transform, plain indices the test transform."""
+
+    def __init__(self, cfg, images: TrainingImages):
+        caches = {}
+        on_device = None
+        train, test = (build_transforms(cfg, is_train=is_train) for is_train in (True, False))
+        self._train = ImageDataset(images.paths, train, cameras=images.cameras, stand_ins=images.stand_ins)
+        self._test = ImageDataset(images.paths, test, cameras=images.cameras, stand_ins=images.stand_ins)
+        if cfg.DATALOADER.AUGMENT_ON_DEVICE:
+            on_device = batch_augmentation(cfg, self._train.steps)
+        self._train.on_device = on_device
+        for dataset in (self._train, self._test):
+            size = dataset.steps.size
+            if size not in caches:
+                caches[size] = _open_cache(cfg, images.paths, dataset)
+            dataset.cache = caches[size]
+
+    def __len__(self) -> int:
+        return len(self._test)
+
+    def __getitems__(self, keys: Sequence) -> dict:
+        dataset = self._train if isinstance(keys[0], tuple) else self._test
+        return dataset.__getitems__(keys)
 
 
 def build_test_loader(cfg, dataset_name: str) -> tuple[DataLoader, int]:
     """This process's share of a data set's query and gallery images, queries first, and the number of queries."""
-    items, num_query = read_evaluation_images(dataset_name)
+    items, num_query = read_evaluation_images(dataset_name, cfg)
     paths, identities, cameras = zip(*items)
     dataset = ImageDataset(paths, build_transforms(cfg, is_train=False), targets=identities, cameras=cameras)
-    return _sequential_loader(cfg, dataset), num_query
+    return UserErrorLoader(
+        dataset,
+        batch_size=max(1, cfg.TEST.IMS_PER_BATCH // world_size()),
+        sampler=shard(len(dataset)),
+        **_loading_options(cfg),
+    ), num_query
 
 
-def _sequential_loader(cfg, dataset: ImageDataset) -> DataLoader:
-    batch_size = max(1, cfg.TEST.IMS_PER_BATCH // world_size())
-    return UserErrorLoader(dataset, batch_size=batch_size, sampler=shard(len(dataset)), **_loading_options(cfg))
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_cache(cfg, paths: Sequence[str], dataset: ImageDataset) -> Optional[ImageCache]:
+    loader = cfg.DATALOADER
+    if loader.CACHE == "none":
+        return None
+    if dataset.steps.size is None:
+        raise UsageError(
+            "DATALOADER.CACHE keeps images of one size; name height and width in INPUT.SIZE_TRAIN and INPUT.SIZE_TEST, "
+            "switch INPUT.AUTOAUG off, or set DATALOADER.CACHE none"
+        )
+    folder = loader.CACHE_DIR or os.path.join(cfg.OUTPUT_DIR, "cache")
+    recipe = str(dataset.steps.resize)
+    return open_image_cache(
+        loader.CACHE, paths, dataset.steps.size, recipe, folder, loader.CACHE_GIB, processes=comm.get_local_size()
+    )
 
 
 def _loading_options(cfg) -> dict:
@@ -77,6 +188,6 @@ def _loading_options(cfg) -> dict:
     }
 
 
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _as_it_is(batch: dict) -> dict:
+    """The data set makes whole batches."""
+    return batch

@@ -15,6 +15,7 @@ from .checkpointing import ISECheckpointer
 from .files import write_atomically
 from .launch import launch
 from .models import build_model
+from .progress import RESULT
 from .results import Results
 from .setup import setup
 from .trainer import ISETrainer
@@ -29,6 +30,19 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--traceback", action="store_true", help="show the traceback of errors that are usually one line"
     )
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument(
+        "-q", "--quiet", dest="verbosity", action="store_const", const="quiet", help="warnings and results alone"
+    )
+    loudness.add_argument(
+        "-v",
+        "--verbose",
+        dest="verbosity",
+        action="store_const",
+        const="verbose",
+        help="environment and network as well",
+    )
+    parser.set_defaults(verbosity="normal")
     args = parser.parse_args(argv)
     try:
         launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
@@ -47,9 +61,13 @@ def run(args) -> None:
         evaluate(cfg)
         return
     trainer = ISETrainer(cfg)
+    if trainer.report:
+        trainer.report.config_file = args.config_file
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train()
-    logger.info(f"Results, also in {os.path.join(cfg.OUTPUT_DIR, 'results.json')}:\n{results.table()}")
+    logger.log(RESULT, f"Results, also in {os.path.join(cfg.OUTPUT_DIR, 'results.json')}:\n{results.table()}")
+    if trainer.report:
+        logger.log(RESULT, f"Report: {trainer.report.path}")
 
 
 def evaluate(cfg) -> dict:
@@ -75,7 +93,7 @@ def evaluate(cfg) -> dict:
     results.best = None
     path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
     write_atomically(path, (json.dumps(results.final, indent=2) + "\n").encode())
-    logger.info(f"Results, also in {path}:\n{results.table()}")
+    logger.log(RESULT, f"Results, also in {path}:\n{results.table()}")
     return results.final
 
 

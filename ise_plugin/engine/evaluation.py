@@ -2,6 +2,8 @@
 
 import itertools
 from collections import OrderedDict
+from contextlib import contextmanager
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 import torch
@@ -15,9 +17,26 @@ from sklearn.metrics import roc_curve
 
 from ..clustering import rerank_distance
 from ..errors import UsageError
+from ..report.retrieval import Retrieval
 
 _RANKS = (1, 5, 10)
 _FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
+
+
+_observers: list[Callable[[Retrieval], None]] = []
+
+
+@contextmanager
+def observed(observer: Optional[Callable[[Retrieval], None]]):
+    """Evaluations inside the context tell the observer what they knew, in the first process. None observes nothing."""
+    if observer is None:
+        yield
+        return
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
 
 
 class PortableReidEvaluator(ReidEvaluator):
@@ -27,7 +46,17 @@ class PortableReidEvaluator(ReidEvaluator):
     that fails; its numpy path gives the same numbers and is taken here whenever the extension is not there. Its
     ``TEST.RERANK`` needs CUDA, makes N x N matrices in Python loops, and mixes two different definitions; here it is
     ``fastreid.evaluation.rerank.re_ranking`` (Zhong et al., CVPR 2017) of cosine distances, computed sparsely.
+
+    Args:
+        cfg, num_query, output_dir: as in fastreid.
+        data_set: its name.
+        paths: of the images, queries first, for those who look at the ranking.
     """
+
+    def __init__(self, cfg, num_query: int, output_dir=None, data_set: str = "", paths: Sequence[str] = ()):
+        super().__init__(cfg, num_query, output_dir)
+        self._data_set = data_set
+        self._paths = paths
 
     def _compile_dependencies(self) -> None:
         """Nothing to do: ``fastreid.evaluation.rank`` falls back to numpy by itself."""
@@ -47,6 +76,8 @@ class PortableReidEvaluator(ReidEvaluator):
         distances = self._distances(features[:n], features[n:])
         labels = identities[:n], identities[n:], cameras[:n], cameras[n:]
         cmc, average_precisions, inverse_penalties = evaluate_rank(distances, *labels)
+        for observe in _observers:
+            observe(Retrieval(self._data_set, self._paths, distances, identities, cameras, cmc))
         mean_ap = np.mean(average_precisions)
         self._results = OrderedDict((f"Rank-{rank}", cmc[rank - 1] * 100) for rank in _RANKS)
         self._results["mAP"] = mean_ap * 100

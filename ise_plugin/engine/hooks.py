@@ -2,7 +2,7 @@
 
 import time
 
-from fastreid.engine.hooks import HookBase
+from fastreid.engine.hooks import HookBase, PeriodicWriter
 from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
@@ -35,6 +35,30 @@ class ExtensionDegree(HookBase):
         self.trainer.storage.put_scalar("degree", degree, smoothing_hint=False)
 
 
+class WriteLosses(HookBase):
+    """Brings the losses from the device into the storage where they are written or the epoch ends. Belongs before everything
+    that writes or saves: a loss that is not finite ends the run there."""
+
+    def __init__(self, period: int):
+        self._period = period
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self._period == 0 or self.trainer.iter == self.trainer.max_iter - 1:
+            self.trainer.write_losses()
+
+    def after_epoch(self) -> None:
+        self.trainer.write_losses()
+
+
+class WriteMetrics(PeriodicWriter):
+    """fastreid's PeriodicWriter, which at the last step of an epoch waits for what is measured after it: its writers pass over
+    whatever comes later for a step that they have written."""
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self.trainer.iters_per_epoch:
+            super().after_step()
+
+
 class Evaluate(HookBase):
     """Evaluates before training (on request), every ``period`` epochs (0: never in between), and after the last.
 
@@ -59,8 +83,10 @@ class Evaluate(HookBase):
         done = self.trainer.epoch + 1
         if done < self.trainer.max_epoch and not (self._period and done % self._period == 0):
             return
+        start = time.perf_counter()
         metrics = self._function()
         if comm.is_main_process():
+            self.trainer.storage.put_scalar("evaluation_time", time.perf_counter() - start, smoothing_hint=False)
             self.trainer.storage.put_scalars(
                 **{k: float(v) for k, v in flatten_results_dict(metrics).items()}, smoothing_hint=False
             )

@@ -64,7 +64,11 @@ def build_model(cfg) -> nn.Module:
         ) from error
     if from_file:
         _complete_weights(model.backbone, pretrained, backbone)
-    return model.to(memory_format=torch.channels_last)
+    if cfg.ISE.CHANNELS_LAST:
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.ISE.COMPILE:
+        model.backbone.compile(dynamic=False)
+    return model
 
 
 def resolve_weights_path(path: str) -> str:

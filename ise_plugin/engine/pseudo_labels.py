@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -11,12 +11,15 @@ from fastreid.utils import comm
 from torch import Tensor
 
 from ..clustering import jaccard_graph, kth_neighbor_distances
-from ..data import build_extraction_loader, build_pseudo_label_loader
+from ..clustering.eps import LARGEST_EPS, choose_eps
+from ..config import AUTO
+from ..data import TrainingLoader
 from ..distributed import average_buffers, computed_once, gather_rows, unwrapped
 from ..errors import UsageError
 from ..method import cluster_centroids
 from ..registry import CLUSTERER, HOOK, NEIGHBOR_SEARCH, registered
 from .extraction import extract_embeddings
+from .progress import WithProgress
 from .seeds import epoch_seed
 
 logger = logging.getLogger("fastreid.ise.pseudo_labels")
@@ -24,6 +27,15 @@ logger = logging.getLogger("fastreid.ise.pseudo_labels")
 # Graphs for advice on eps store all distances up to this one: images with hardly a common neighbour. At 1 every pair counts.
 _LARGEST_DISTANCE = 0.99
 _ADVICE_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+class Labelling(NamedTuple):
+    """One labelling, for those who study it."""
+
+    features: Tensor  # (N, D), float32, unit rows, on the CPU
+    labels: np.ndarray  # (N,), int64, -1 for outliers, as the clustering found them
+    previous: Optional[np.ndarray]  # (N,), the labels used before; None the first time
+    eps: float  # Jaccard distance up to which images were neighbours
 
 
 @HOOK.register()
@@ -36,41 +48,57 @@ class DBSCANPseudoLabelHook(HookBase):
 
     Attributes:
         labels: (N,), int64, -1 for outliers; None before the first labelling.
+        observers: called with the :class:`Labelling` after every labelling, in the process that they were added in.
     """
 
     def __init__(self, cfg):
         self.cfg = cfg
         self.labels: Optional[np.ndarray] = None
+        self.observers: list[Callable[[Labelling], None]] = []
         self._centroids: Optional[Tensor] = None
-        self._extraction_loader = None
+        self._loader: Optional[TrainingLoader] = None
         self._warned_of_small_batches = False
 
     def before_epoch(self) -> None:
         """Labels anew when the period says so; always makes the epoch's loader."""
         epoch, period = self.trainer.epoch, self.cfg.ISE.PSEUDO_LABEL.PERIOD
+        self._prepare_loader()
         if self.labels is None or epoch % period == 0:
             self._relabel()
         elif self._centroids is not None:  # resumed between two labellings
             self._head().set_centroids(self._centroids)
         self._centroids = None
         seed = epoch_seed(self.cfg.SEED, epoch)
-        loader = build_pseudo_label_loader(self.cfg, self.trainer.images, self.labels, seed)
+        loader = self._loader.pseudo_labelled(self.labels, seed)
         self._warn_of_small_batches(loader.batch_sampler.clusters_per_batch * self.cfg.DATALOADER.NUM_INSTANCE)
         self.trainer.set_loader(loader)
+
+    def label(self) -> Labelling:
+        """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
+        self._prepare_loader()
+        features = self._extract()
+        labels, eps = computed_once(lambda: self._cluster(features))
+        return Labelling(features, labels, self.labels, eps)
+
+    def _prepare_loader(self) -> None:
+        if self._loader is None:
+            self._loader = TrainingLoader(self.cfg, self.trainer.images)
 
     def _relabel(self) -> None:
         start = time.perf_counter()
         features = self._extract()
         extracted = time.perf_counter()
-        labels = computed_once(lambda: self._cluster(features))
+        labels, eps = computed_once(lambda: self._cluster(features))
         clustered = time.perf_counter()
-        clusters = _cluster_count(labels)
+        previous, clusters = self.labels, _cluster_count(labels)
         if clusters < 2:
             self._handle_unusable(features, labels)
         else:
             self.labels = labels
         self._head().set_centroids(cluster_centroids(features, torch.from_numpy(self.labels)))
         self._report(labels, clusters, extracted - start, clustered - extracted)
+        for observe in self.observers:
+            observe(Labelling(features, labels, previous, eps))
 
     def _warn_of_small_batches(self, size: int) -> None:
         wanted = self.cfg.SOLVER.IMS_PER_BATCH
@@ -81,15 +109,21 @@ class DBSCANPseudoLabelHook(HookBase):
             )
 
     def _extract(self) -> Tensor:
-        if self._extraction_loader is None:
-            self._extraction_loader = build_extraction_loader(self.cfg, self.trainer.images)
         average_buffers(self.trainer.model)
-        return gather_rows(extract_embeddings(self.trainer.model, self._extraction_loader))
+        loader, autocast = WithProgress(self._loader.extraction(), "extraction"), self.trainer.autocast()
+        return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))
 
-    def _cluster(self, features: Tensor) -> np.ndarray:
+    def _cluster(self, features: Tensor) -> tuple[np.ndarray, float]:
+        """Labels, and the eps they were made with."""
         label = self.cfg.ISE.PSEUDO_LABEL
         clusterer = registered(CLUSTERER, label.CLUSTERER, "ISE.PSEUDO_LABEL.CLUSTERER")
-        return clusterer(eps=label.EPS, min_samples=label.MIN_SAMPLES).fit_predict(self._graph(features, label.EPS))
+        if label.EPS == AUTO:
+            graph = self._graph(features, LARGEST_EPS)
+            eps, reason, _ = choose_eps(graph, label.MIN_SAMPLES, clusterer)
+            logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {reason}")
+        else:
+            graph, eps = self._graph(features, label.EPS), label.EPS
+        return clusterer(eps=eps, min_samples=label.MIN_SAMPLES).fit_predict(graph), eps
 
     def _graph(self, features: Tensor, max_distance: float):
         label = self.cfg.ISE.PSEUDO_LABEL

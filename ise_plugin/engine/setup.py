@@ -13,6 +13,7 @@ from fastreid.utils.logger import setup_logger
 
 from ..config import load_cfg
 from ..errors import UsageError
+from .progress import set_verbosity
 
 logger = logging.getLogger("fastreid.ise.setup")
 
@@ -43,8 +44,9 @@ def setup(args):
 
     _make_folder(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
-    logger.info(f"Rank {comm.get_rank()} of {comm.get_world_size()}; environment:\n{collect_env_info()}")
-    logger.info(f"Command line arguments: {args}")
+    set_verbosity(getattr(args, "verbosity", "normal"))
+    logger.debug(f"Rank {comm.get_rank()} of {comm.get_world_size()}; environment:\n{collect_env_info()}")
+    logger.debug(f"Command line arguments: {args}")
     logger.info(f"Device: {_describe(cfg.MODEL.DEVICE)} (MODEL.DEVICE is {asked_device})")
     logger.info(f"Seed: {cfg.SEED}" + (" (from the clock)" if asked_seed < 0 else ""))
     if comm.is_main_process():
@@ -52,7 +54,7 @@ def setup(args):
         with open(path, "w", encoding="utf-8") as file:
             file.write(cfg.dump())
         logger.info(f"Full config saved to {path}")
-    if cfg.MODEL.DEVICE == "cpu":
+    if cfg.MODEL.DEVICE == "cpu" and cfg.ISE.KEEP_FREED_MEMORY:
         keep_freed_memory()
     seed_all_rng(cfg.SEED)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only

@@ -8,21 +8,25 @@ import torch
 from fastreid.engine import hooks as fastreid_hooks
 from fastreid.engine.defaults import DefaultTrainer
 from fastreid.engine.train_loop import TrainerBase
-from fastreid.solver import build_optimizer
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from fastreid.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import build_test_loader, read_training_images
-from ..distributed import average_buffers, world_size
+from ..distributed import average_buffers, unwrapped, world_size
 from ..registry import HOOK, registered
 from . import hooks
 from .checkpointing import ISECheckpointer
-from .evaluation import PortableReidEvaluator
+from .choice import ChooseWithoutLabels
+from .evaluation import PortableReidEvaluator, observed
 from .models import build_model
+from .optimizers import build_optimizer
+from .precision import choose_precision
+from .progress import EpochSummary, TrainingProgress, WithProgress
+from .reporting import RunReport
 from .results import Results
-from .step import TrainingStep, choose_precision
+from .step import TrainingStep
 
 logger = logging.getLogger("fastreid.ise.trainer")
 
@@ -40,6 +44,8 @@ class ISETrainer(DefaultTrainer):
         images: :class:`ise_plugin.data.TrainingImages`.
         results: :class:`ise_plugin.engine.results.Results`.
         is_best: whether the evaluation of this epoch is the best so far.
+        report: :class:`ise_plugin.engine.reporting.RunReport`; None where ``ISE.REPORT.ENABLED`` is off, and in all processes
+            but the first.
 
     Example::
 
@@ -55,14 +61,15 @@ class ISETrainer(DefaultTrainer):
         os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
         self.cfg = cfg
         self.start_time = time.perf_counter()
-        self.images = read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL)
+        self.images = read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL, cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if world_size() > 1:
             devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
         device = torch.device(cfg.MODEL.DEVICE)
-        self._trainer = TrainingStep(model, optimizer, device, choose_precision(device, cfg.SOLVER.AMP.ENABLED))
+        precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, unwrapped(model).backbone)
+        self._trainer = TrainingStep(model, optimizer, device, precision, cfg.SOLVER.ACCUMULATE)
 
         self.iters_per_epoch = cfg.ISE.ITERS_PER_EPOCH
         self.max_epoch = cfg.SOLVER.MAX_EPOCH
@@ -75,6 +82,7 @@ class ISETrainer(DefaultTrainer):
         self.is_best = False
         self.results = Results(cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process())
         self.pseudo_labels = registered(HOOK, cfg.ISE.PSEUDO_LABEL.HOOK, "ISE.PSEUDO_LABEL.HOOK")(cfg)
+        self.choice = ChooseWithoutLabels(cfg, self.pseudo_labels) if cfg.ISE.IDENTITIES.ENABLED else None
         self.checkpointer = ISECheckpointer(
             model,
             cfg.OUTPUT_DIR,
@@ -82,8 +90,10 @@ class ISETrainer(DefaultTrainer):
             optimizer=optimizer,
             pseudo_labels=self.pseudo_labels,
             results=self.results,
+            **({"choice": self.choice} if self.choice else {}),
             **self.scheduler,
         )
+        self.report = RunReport(cfg, self.images) if cfg.ISE.REPORT.ENABLED and comm.is_main_process() else None
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
@@ -95,6 +105,8 @@ class ISETrainer(DefaultTrainer):
             fastreid_hooks.LRScheduler(self.optimizer, self.scheduler),
             self.pseudo_labels,
             hooks.ExtensionDegree(cfg.ISE.SUPPORT.BASE_DEGREE),
+            hooks.WriteLosses(_WRITER_PERIOD),
+            TrainingProgress(),
         ]
         if cfg.TEST.PRECISE_BN.ENABLED:
             ret.append(fastreid_hooks.PreciseBN(model, _EndlessBatches(self), cfg.TEST.PRECISE_BN.NUM_ITER))
@@ -105,7 +117,13 @@ class ISETrainer(DefaultTrainer):
         ret.append(hooks.WriteResults(self.results))
         if comm.is_main_process():
             ret.append(hooks.SaveCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
-            ret.append(fastreid_hooks.PeriodicWriter(self.build_writers(), _WRITER_PERIOD))
+            ret.append(hooks.WriteMetrics(self.build_writers(), _WRITER_PERIOD))
+        if self.choice:
+            ret.append(self.choice)
+        if self.report:
+            ret.append(self.report)
+        if comm.is_main_process():
+            ret.append(EpochSummary())
         return ret
 
     def train(self) -> Results:
@@ -125,6 +143,7 @@ class ISETrainer(DefaultTrainer):
 
     def train_epoch(self) -> None:
         """One epoch with its hooks."""
+        self.storage.iter = self.iter  # what is measured before the first step belongs to this epoch
         self.before_epoch()
         for _ in range(self.iters_per_epoch):
             self.before_step()
@@ -137,9 +156,18 @@ class ISETrainer(DefaultTrainer):
         """Batches of the next epoch; the pseudo-label hook calls this."""
         self._trainer.set_loader(loader)
 
+    def autocast(self):
+        """The context that the network computes in."""
+        return self._trainer.autocast()
+
+    def write_losses(self) -> None:
+        """See :meth:`ise_plugin.engine.step.TrainingStep.write_losses`."""
+        self._trainer.write_losses()
+
     def _evaluate(self) -> dict:
         average_buffers(self.model)
-        return self.test(self.cfg, self.model)
+        with observed(self.report.watch_retrieval if self.report else None):
+            return self.test(self.cfg, self.model)
 
     def _close_writers(self) -> None:
         for hook in self._hooks:
@@ -150,13 +178,13 @@ class ISETrainer(DefaultTrainer):
     def build_model(cls, cfg):
         """See :func:`ise_plugin.engine.models.build_model`."""
         model = build_model(cfg)
-        logger.info(f"Model:\n{model}")
+        logger.debug(f"Model:\n{model}")
         return model
 
     @classmethod
     def build_optimizer(cls, cfg, model):
-        """fastreid's optimiser, without its flat buffers (``compat.switch_off_contiguous_parameters`` says why)."""
-        return build_optimizer(cfg, model, contiguous=False)[0]
+        """See :func:`ise_plugin.engine.optimizers.build_optimizer`."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
@@ -167,7 +195,8 @@ class ISETrainer(DefaultTrainer):
     def build_evaluator(cls, cfg, dataset_name, output_dir=None):
         """The loader of a test set and fastreid's evaluator for it."""
         data_loader, num_query = cls.build_test_loader(cfg, dataset_name)
-        return data_loader, PortableReidEvaluator(cfg, num_query, output_dir)
+        evaluator = PortableReidEvaluator(cfg, num_query, output_dir, dataset_name, data_loader.dataset.paths)
+        return WithProgress(data_loader, "evaluation"), evaluator
 
 
 class _EndlessBatches:

@@ -82,14 +82,16 @@ class ClusterMemory(nn.Module):
 
         Args:
             features: (B, D), float, unit rows.
-            labels: (B,), int64, in 0..M-1.
+            labels: (B,), int64, in 0..M-1, on any device. The order of "mean" updates is worked out on the CPU: with labels
+                that are there already nothing waits for the device.
         """
         features = features.detach().to(self.centroids.dtype)
         if len(features) == 0:
             return
-        rows = self._hard(features, labels) if self.update_rule == "hard" else self._mean(features, labels)
+        on_device = labels.to(features.device, non_blocking=True)
+        rows = self._hard(features, on_device) if self.update_rule == "hard" else self._mean(features, labels)
         # samples of one cluster carry the same row, so it does not matter which of them is written last
-        self.centroids = self.centroids.index_copy(0, labels, rows)
+        self.centroids = self.centroids.index_copy(0, on_device, rows)
 
     def _hard(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B, D): the updated centroid of each sample's cluster. No loop, no device-to-host synchronisation."""
@@ -104,18 +106,28 @@ class ClusterMemory(nn.Module):
         return self._moved(own, features[hardest[labels]])
 
     def _mean(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, D): the updated centroid of each sample's cluster; round r applies the r-th member of every cluster at once."""
-        order = torch.argsort(labels, stable=True)
-        ordered = labels[order]
-        counts = torch.bincount(labels, minlength=len(self.centroids))
-        starts = torch.cumsum(counts, 0) - counts
-        rank = torch.arange(len(labels), device=labels.device) - starts[ordered]
-        rows = self.centroids.clone()
-        for r in range(int(counts.max())):
-            members = order[rank == r]
-            cluster = labels[members]
-            rows[cluster] = self._moved(rows[cluster], features[members])
-        return rows[labels]
+        """(B, D): the updated centroid of each sample's cluster. Loops over the members of the largest, not over clusters."""
+        clusters, slot, members, present = (index.to(features.device, non_blocking=True) for index in _groups(labels))
+        rows = self.centroids[clusters]
+        for r in range(members.shape[1]):
+            moved = self._moved(rows, features[members[:, r]])
+            rows = torch.where(present[:, r : r + 1], moved, rows)
+        return rows[slot]
 
     def _moved(self, centroids: Tensor, features: Tensor) -> Tensor:
         return F.normalize(self.momentum * centroids + (1 - self.momentum) * features, dim=1)
+
+
+def _groups(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Who belongs to which cluster of a batch of B labels with C different ones, R the most samples of one.
+
+    Returns:
+        On the CPU: clusters (C,); slot (B,), the position of each sample's cluster in them; members (C, R), the positions of
+        each cluster's samples in the order of the batch, filled up with 0; present (C, R), which of them are no filling.
+    """
+    clusters, slot, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
+    order = torch.argsort(slot, stable=True)
+    present = torch.arange(int(counts.max())) < counts.unsqueeze(1)
+    members = torch.zeros(present.shape, dtype=torch.int64)
+    members[present] = order
+    return clusters, slot, members, present

@@ -11,7 +11,7 @@ from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ..distributed import gather_rows, gather_with_gradient
+from ..distributed import gather_rows, gather_with_gradient, world_size
 from ..errors import UsageError
 from ..method import ClusterMemory, generate_support_samples
 
@@ -111,25 +111,46 @@ class ClusterMemoryHead(nn.Module):
         Raises:
             UsageError: the feature map has other channels than the config says.
         """
-        if features.shape[1] != self.feat_dim:
-            raise UsageError(
-                f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]}; set it to that"
-            )
-        embeddings = self.bottleneck(self.pool_layer(features))[..., 0, 0]
-        if not self.training:
-            return embeddings
+        embeddings = self._neck(features)
+        return self.extend(F.normalize(embeddings.float(), dim=1), targets) if self.training else embeddings
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Unit embeddings (B, D), float32, of a feature map (B, C, H, W), in training as in evaluation."""
+        return F.normalize(self._neck(features).float(), dim=1)
+
+    def extend(self, embeddings: Tensor, targets: Tensor) -> dict:
+        """What the losses take, from this process's share of a batch; updates the memory.
+
+        Args:
+            embeddings: (b, D), float32, unit rows.
+            targets: (b,), int64 pseudo labels, on any device.
+
+        Returns:
+            The dictionary that :meth:`forward` returns in training.
+        """
         if self.memory is None:
             raise RuntimeError(
                 "the cluster memory is empty: call set_centroids first, or train with ise_plugin.engine.ISETrainer"
             )
-        features, targets = gather_with_gradient(F.normalize(embeddings.float(), dim=1)), gather_rows(targets)
-        outputs = self._extend(features, targets)
+        device_targets = targets.to(embeddings.device, non_blocking=True)
+        features, labels = gather_with_gradient(embeddings), gather_rows(device_targets)
+        outputs = self._supported(features, labels)
+        known = targets if world_size() == 1 else labels  # on the CPU, as a loader gives them, or on the device
+        repeats = len(outputs["supports"]) // len(labels)
         self.memory.update(
-            torch.cat([outputs["features"], outputs["supports"]]), torch.cat([targets, outputs["support_labels"]])
+            torch.cat([outputs["features"], outputs["supports"]]),
+            torch.cat([known, known.repeat_interleave(repeats)]),
         )
         return outputs
 
-    def _extend(self, features: Tensor, labels: Tensor) -> dict:
+    def _neck(self, features: Tensor) -> Tensor:
+        if features.shape[1] != self.feat_dim:
+            raise UsageError(
+                f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]}; set it to that"
+            )
+        return self.bottleneck(self.pool_layer(features))[..., 0, 0]
+
+    def _supported(self, features: Tensor, labels: Tensor) -> dict:
         centroids = self.memory.centroids
         count = self._usable_neighbors(len(centroids))
         if count:

@@ -1,5 +1,8 @@
 """The meta-architecture: any fastreid backbone, a head, and the losses named in the config."""
 
+from contextlib import contextmanager
+from typing import Iterator, Sequence
+
 import torch
 from fastreid.config import configurable
 from fastreid.modeling.backbones import build_backbone
@@ -9,6 +12,7 @@ from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
 from ..registry import LOSS, registered
+from .preprocessing import prepare_images
 
 
 @META_ARCH_REGISTRY.register()
@@ -22,12 +26,23 @@ class ISE(Baseline):
         heads: module like :class:`ise_plugin.modeling.ClusterMemoryHead`.
         losses: modules that turn the head's output into a dictionary of scalars.
         pixel_mean, pixel_std: three numbers each, in 0..255 units.
+        erase_value: colour of erased rectangles, likewise.
     """
 
     @configurable
-    def __init__(self, *, backbone: nn.Module, heads: nn.Module, losses: list, pixel_mean: list, pixel_std: list):
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        heads: nn.Module,
+        losses: list,
+        pixel_mean: list,
+        pixel_std: list,
+        erase_value: Sequence[float] = (0.0, 0.0, 0.0),
+    ):
         super().__init__(backbone=backbone, heads=heads, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.loss_modules = nn.ModuleList(losses)
+        self.register_buffer("erase_value", torch.tensor(erase_value).view(1, -1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg):
@@ -37,32 +52,54 @@ class ISE(Baseline):
             "losses": [registered(LOSS, name, "MODEL.LOSSES.NAME")(cfg) for name in cfg.MODEL.LOSSES.NAME],
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "erase_value": cfg.INPUT.REA.VALUE,
         }
 
     def forward(self, batched_inputs):
         """
         Args:
             batched_inputs: dictionary with ``images`` (B, 3, H, W), values 0..255, any dtype, and in training ``targets`` (B,),
-                int64 pseudo labels; in evaluation the images alone will do.
+                int64 pseudo labels; in evaluation the images alone will do. With ``gradients`` (B, D) in place of
+                the targets, see below.
 
         Returns:
             In training a dictionary of scalar losses, in evaluation embeddings (B, D) before L2 normalisation.
+            With ``gradients`` the scalar whose gradient is that of a loss with these gradients at the unit embeddings: the
+            backward half of a step whose losses were computed before (:class:`ise_plugin.engine.step.TrainingStep`).
         """
-        feature_map = self.backbone(self.preprocess_image(batched_inputs))
-        with torch.autocast(self.device.type, enabled=False):  # pooling, neck, memory and losses in float32
-            return self._finish(feature_map.float(), batched_inputs)
+        with self._feature_map(batched_inputs) as feature_map:
+            if not self.training:
+                return self.heads(feature_map)
+            if "gradients" in batched_inputs:
+                return (self.heads.embed(feature_map) * batched_inputs["gradients"]).sum()
+            # precise batch norm marks its batches with negative labels; it wants the statistics, not the losses
+            return self._losses(self.heads(feature_map, batched_inputs["targets"].clamp(min=0)))
 
-    def _finish(self, feature_map: Tensor, batched_inputs):
-        if not self.training:
-            return self.heads(feature_map)
-        # precise batch norm marks its batches with negative labels; it wants the statistics, not the losses
-        targets = batched_inputs["targets"].to(self.device, non_blocking=True).clamp(min=0)
-        outputs = self.heads(feature_map, targets)
+    def embed(self, batched_inputs) -> Tensor:
+        """Unit embeddings (B, D), float32, in training or evaluation mode."""
+        with self._feature_map(batched_inputs) as feature_map:
+            return self.heads.embed(feature_map)
+
+    def compute_losses(self, features: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The losses of this process's share of a batch from its unit embeddings, and the update of the memory.
+
+        Args:
+            features: (B, D), float32, unit rows.
+            targets: (B,), int64 pseudo labels, on any device.
+        """
+        return self._losses(self.heads.extend(features, targets))
+
+    def _losses(self, outputs: dict) -> dict[str, Tensor]:
         return {name: value for module in self.loss_modules for name, value in module(outputs).items()}
+
+    @contextmanager
+    def _feature_map(self, batched_inputs) -> Iterator[Tensor]:
+        """The backbone's output, and inside no mixed precision: pooling, neck, memory and losses are computed in float32."""
+        feature_map = self.backbone(self.preprocess_image(batched_inputs))
+        with torch.autocast(self.device.type, enabled=False):
+            yield feature_map.float()
 
     def preprocess_image(self, batched_inputs) -> Tensor:
         """Images on the model's device, normalised. Unlike Baseline's this leaves the caller's tensor as it is."""
-        images = batched_inputs["images"] if isinstance(batched_inputs, dict) else batched_inputs
-        # channels-last is the layout that convolutions are fastest in, on the CPU as on recent GPUs
-        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        return (images - self.pixel_mean) / self.pixel_std
+        batch = batched_inputs if isinstance(batched_inputs, dict) else {"images": batched_inputs}
+        return prepare_images(batch, self.pixel_mean, self.pixel_std, self.erase_value)

@@ -13,11 +13,12 @@ def test_training_images_are_sorted_and_have_cameras(tiny_dataset):
     assert list(images.paths) == sorted(images.paths) and len(images) == len(images.cameras) > 100
     in_name = [int(path.split("_c")[-1][0]) for path in images.paths]
     assert np.array_equal(np.unique(in_name, return_inverse=True)[1], images.cameras)
+    assert [images.camera_names[c].split("_")[-1] for c in images.cameras] == [str(c - 1) for c in in_name]
 
 
 def test_identities_are_not_kept(tiny_dataset):
     images = read_training_images(("SyntheticPersonsTiny",))
-    assert set(vars(images)) == {"paths", "cameras"}
+    assert set(vars(images)) == {"paths", "cameras", "camera_names", "stand_ins"}
 
 
 def test_cameras_of_different_sets_are_different_cameras(tiny_dataset):

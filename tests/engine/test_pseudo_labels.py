@@ -40,18 +40,19 @@ def blobs(n, centers, spread, seed=0):
 
 
 def give_embeddings(monkeypatch, embeddings):
-    monkeypatch.setattr(module, "extract_embeddings", lambda model, loader: embeddings)
+    monkeypatch.setattr(module, "extract_embeddings", lambda *_: embeddings)
 
 
 def test_labels_memory_and_loader_come_from_the_embeddings(trainer):
     hook, cfg = trainer.pseudo_labels, trainer.cfg.ISE.PSEUDO_LABEL
     hook.before_epoch()
-    features = extract_embeddings(trainer.model, hook._extraction_loader)
+    features = extract_embeddings(trainer.model, hook._loader.extraction())
     expected = generate_pseudo_labels(features, eps=cfg.EPS, min_samples=cfg.MIN_SAMPLES, k1=cfg.K1, k2=cfg.K2)
     assert np.array_equal(hook.labels, expected)
     centroids = cluster_centroids(features, torch.from_numpy(expected))
     assert torch.allclose(trainer.model.heads.memory.centroids, centroids, atol=1e-6)
     assert trainer.storage.scalars["clusters"] == expected.max() + 1
+    hook.before_epoch()  # the extraction above took over the workers
     paths = dict(zip(trainer.images.paths, expected))
     for batch in trainer.data_loader:
         assert [paths[p] for p in batch["img_paths"]] == batch["targets"].tolist()

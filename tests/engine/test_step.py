@@ -1,21 +1,21 @@
 """The step in full and mixed precision."""
 
-import logging
-
 import pytest
 import torch
 from fastreid.utils.events import EventStorage
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from ise_plugin.engine.step import TrainingStep, choose_precision
+import ise_plugin.method.memory as ise_memory
+from ise_plugin.engine.step import TrainingStep, split_batch
 from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
 
 CPU = torch.device("cpu")
 
 
-def make_model():
+def make_model(update="hard"):
     torch.manual_seed(0)
-    heads = ClusterMemoryHead(feat_dim=8)
+    heads = ClusterMemoryHead(feat_dim=8, update=update)
     heads.set_centroids(torch.randn(4, 8))
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     return ISE(backbone=backbone, heads=heads, losses=[ISELoss()], pixel_mean=[128.0] * 3, pixel_std=[60.0] * 3)
@@ -35,6 +35,7 @@ def run(precision, steps=3):
     with EventStorage() as storage:
         for step.iter in range(steps):
             step.run_step()
+        step.write_losses()
         return model, storage.latest()
 
 
@@ -71,35 +72,154 @@ def test_bfloat16_learns_nearly_what_float32_learns():
     assert 0 < (flat(mixed) - flat(full)).norm() < 0.2 * moved.norm()
 
 
-def test_loss_that_is_not_finite_stops_before_the_step():
+def test_loss_that_is_not_finite_is_named_when_the_losses_are_written():
     model = make_model()
     step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.05), CPU)
-    batch = make_batches(1)[0]
-    batch["images"][0] = float("nan")
-    step.set_loader([batch])
-    step.iter = 7
-    weights = [p.detach().clone() for p in model.parameters()]
-    with EventStorage(), pytest.raises(FloatingPointError, match="iteration=7"):
+    batches = make_batches(3)
+    batches[1]["images"][0] = float("nan")
+    step.set_loader(batches)
+    with EventStorage():
+        for step.iter in (6, 7, 8):
+            step.run_step()
+        with pytest.raises(FloatingPointError, match="iteration=7.*loss_se nan.*BASE_LR"):
+            step.write_losses()
+
+
+def test_losses_are_stored_with_the_step_they_belong_to():
+    model = make_model()
+    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.05), CPU)
+    step.set_loader(make_batches(3))
+    seen = []
+    model.register_forward_hook(lambda m, i, losses: seen.append(float(sum(losses.values()).detach())))
+    with EventStorage(10) as storage:
+        for step.iter in (10, 11, 12):
+            storage.iter = step.iter
+            step.run_step()
+        assert "total_loss" not in storage.histories()
+        step.write_losses()
+        step.write_losses()  # nothing new: nothing stored twice
+        written = storage.history("total_loss").values()
+    assert [i for _, i in written] == [10, 11, 12] and storage.iter == 12
+    assert [value for value, _ in written] == pytest.approx(seen, rel=1e-6)
+
+
+class Reads(TorchDispatchMode):
+    """Notes the operations whose result the host has to wait for."""
+
+    names = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount", "equal"}
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in self.names or by_mask:
+            self.seen.add(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("update", ["hard", "mean"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_nothing_is_read_back_from_the_device_in_a_step(monkeypatch, update, pieces):
+    model = make_model(update)
+    step = TrainingStep(model, torch.optim.Adam(model.parameters(), fused=True), CPU, pieces=pieces)
+    step.set_loader(make_batches(1))
+    step.iter = 0
+    groups = ise_memory._groups
+
+    def on_the_host(labels):  # the order of the updates, from labels that the loader left on the host
+        with _disable_current_modes():
+            return groups(labels)
+
+    monkeypatch.setattr(ise_memory, "_groups", on_the_host)
+    with Reads() as reads:
         step.run_step()
-    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters()))
+    assert reads.seen == set()
+    with EventStorage(), Reads() as reads:
+        model.heads.memory.centroids[torch.arange(4) > 2].sum().item()
+    assert reads.seen == {"index", "_local_scalar_dense"}  # it would have noticed
 
 
-@pytest.mark.parametrize(
-    "avx, amx, expected", [(True, False, torch.bfloat16), (False, True, torch.bfloat16), (False, False, torch.float32)]
-)
-def test_precision_on_the_cpu_is_what_the_cpu_has(monkeypatch, caplog, avx, amx, expected):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
-        assert choose_precision(CPU, mixed=True) is expected
-    assert str(expected).removeprefix("torch.") in caplog.text and "because this CPU" in caplog.text
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_nothing_waits_for_cuda_in_a_step():
+    model = make_model().cuda()
+    device = torch.device("cuda")
+    step = TrainingStep(model, torch.optim.Adam(model.parameters(), fused=True), device, torch.bfloat16)
+    step.set_loader([{name: value.pin_memory() for name, value in batch.items()} for batch in make_batches(3)])
+    step.iter = 0
+    step.run_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step.run_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("fast, expected", [(True, torch.bfloat16), (False, torch.float16)])
-def test_precision_on_cuda_is_what_the_gpu_has(monkeypatch, fast, expected):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
-    assert choose_precision(torch.device("cuda"), mixed=True) is expected
+def gradients_and_memory(pieces, precision=torch.float32, update="hard", backbone=None):
+    model = make_model(update)
+    if backbone is not None:
+        model.backbone = backbone
+    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.0), CPU, precision, pieces)
+    step.set_loader(make_batches(1))
+    step.iter = 0
+    torch.manual_seed(5)
+    step.run_step()
+    with EventStorage() as storage:
+        step.write_losses()
+        losses = {name: value for name, (value, _) in storage.latest().items() if name.startswith("loss")}
+    return losses, [p.grad for p in model.parameters() if p.grad is not None], model
 
 
-def test_without_mixed_precision_everything_is_float32():
-    assert choose_precision(CPU, mixed=False) is torch.float32
+def frozen(module):
+    """With normalisation that does not depend on the batch, pieces see what the whole sees."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+            layer.train = lambda mode=True: None
+    return module
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 8, 20])
+@pytest.mark.parametrize("update", ["hard", "mean"])
+def test_accumulation_equals_the_large_batch(monkeypatch, pieces, update):
+    plain = make_model
+    monkeypatch.setitem(globals(), "make_model", lambda *a: frozen(plain(*a)))
+    expected, actual = gradients_and_memory(1, update=update), gradients_and_memory(pieces, update=update)
+    assert actual[0] == pytest.approx(expected[0], rel=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(actual[1], expected[1]))
+    assert torch.allclose(actual[2].heads.memory.centroids, expected[2].heads.memory.centroids, atol=1e-6)
+
+
+def test_pieces_are_normalised_by_themselves_and_count_once():
+    model = gradients_and_memory(2)[2]
+    by_hand = make_model()
+    for piece in split_batch(make_batches(1)[0], 2):
+        by_hand.embed(piece)
+    for (name, a), b in zip(model.state_dict().items(), by_hand.state_dict().values()):
+        assert torch.allclose(a, b, atol=1e-6), name
+
+
+def test_dropout_leaves_out_the_same_in_both_passes():
+    def backbone():
+        torch.manual_seed(2)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout2d(0.5), nn.ReLU())
+
+    model = gradients_and_memory(2, backbone=backbone())[2]
+    expected = make_model()
+    expected.backbone = backbone()
+    torch.manual_seed(5)
+    pieces = split_batch(make_batches(1)[0], 2)
+    features = torch.cat([expected.embed(piece) for piece in pieces])  # one pass, with its graph
+    sum(expected.compute_losses(features, make_batches(1)[0]["targets"]).values()).backward()
+    assert torch.allclose(model.backbone[0].weight.grad, expected.backbone[0].weight.grad, atol=1e-6)
+
+
+def test_batches_are_cut_in_order_without_loss():
+    batch = {"images": torch.arange(7.0), "targets": torch.arange(7), "img_paths": list("abcdefg")}
+    pieces = split_batch(batch, 3)
+    assert [len(p["targets"]) for p in pieces] == [2, 3, 2]
+    assert torch.equal(torch.cat([p["images"] for p in pieces]), batch["images"])
+    assert sum((p["img_paths"] for p in pieces), []) == batch["img_paths"]
+    assert len(split_batch(batch, 100)) == 7

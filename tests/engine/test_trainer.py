@@ -115,16 +115,17 @@ def test_identities_of_the_training_images_play_no_part(finished_run, tmp_path, 
     assert results == expected_results and same_weights(weights, expected_weights)
 
 
-def test_resumed_run_ends_as_the_whole_run(finished_run, tmp_path):
+@pytest.mark.parametrize("cache", ["none", "ram", "disk"])
+def test_resumed_run_ends_as_the_whole_run(finished_run, tmp_path, cache):
     cut = tmp_path / "cut"
     seed_all_rng(0)
-    trainer = ISETrainer(make_cfg(cut))
+    trainer = ISETrainer(make_cfg(cut, "DATALOADER.CACHE", cache))
     trainer.resume_or_load(resume=False)
     trainer.register_hooks([StopAfterFirstEpoch()])
     with pytest.raises(Interrupted):
         trainer.train()
     assert not (cut / "model_final.pth").exists()
-    resumed = train(make_cfg(cut), resume=True)
+    resumed = train(make_cfg(cut, "DATALOADER.CACHE", cache), resume=True)
     assert resumed.start_epoch == 1
     (weights, results), (expected_weights, expected_results) = outcome(cut), outcome(finished_run)
     assert same_weights(weights, expected_weights) and results == expected_results

@@ -1,0 +1,177 @@
+"""fastreid's transforms taken apart: what can be kept between epochs, what is drawn anew, what the device can do.
+
+fastreid makes float32 images one by one on the CPU. Here images stay uint8 until they are on the device. Erased rectangles,
+whose colour need not be a whole number, travel beside them as coordinates, and with ``DATALOADER.AUGMENT_ON_DEVICE`` so do
+flips and crops; :mod:`ise_plugin.modeling.preprocessing` carries them out.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+import torch
+import torchvision.transforms as T
+from fastreid.data.transforms import ToTensor
+from PIL import Image
+
+logger = logging.getLogger("fastreid.ise.augmentation")
+
+# torchvision's RandomErasing tries this often to find a rectangle that fits into the image
+_ERASING_ATTEMPTS = 10
+# constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), a generator whose n-th number can be had directly
+_GOLDEN_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_NO_RECTANGLE = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class ImageSteps:
+    """The steps from a file's picture to what a loader returns.
+
+    Attributes:
+        resize: PIL image -> PIL image, the same every time, so that its result can be kept; None where fastreid's first step is
+            another.
+        change: the steps after it that work on PIL images.
+        erasing: the ``RandomErasing`` that follows; its rectangle is drawn here and filled on the device. None: no such step.
+        finish: for transforms that go on in another way, all steps from PIL image to tensor, in place of ``erasing``.
+    """
+
+    resize: Optional[Callable]
+    change: tuple
+    erasing: Optional[T.RandomErasing] = None
+    finish: Optional[Callable] = None
+
+    @property
+    def size(self) -> Optional[tuple]:
+        """(height, width) after ``resize``; None where it depends on the picture."""
+        size = getattr(self.resize, "size", None)
+        return tuple(size) if isinstance(size, (list, tuple)) and len(size) == 2 else None
+
+    def open(self, picture: Image.Image) -> np.ndarray:
+        """The resized picture, (H, W, 3), uint8."""
+        return np.asarray(picture if self.resize is None else self.resize(picture))
+
+    def draw(self, pixels: np.ndarray) -> tuple:
+        """One random version of what :meth:`open` gave: the image and the rectangle to erase.
+
+        Returns:
+            The image as an array (H, W, 3), uint8, or as ``finish`` makes it; and (top, left, height, width) in pixels.
+        """
+        if not self.change and self.finish is None:
+            return pixels, self._rectangle(pixels)
+        picture = Image.fromarray(pixels)
+        for step in self.change:
+            picture = step(picture)
+        if self.finish is not None:
+            return self.finish(picture), _NO_RECTANGLE
+        pixels = np.asarray(picture)
+        return pixels, self._rectangle(pixels)
+
+    def _rectangle(self, pixels: np.ndarray) -> tuple:
+        erasing = self.erasing
+        if erasing is None or torch.rand(1) >= erasing.p:  # the draws of RandomErasing.forward, in its order
+            return _NO_RECTANGLE
+        height, width = pixels.shape[:2]
+        shape = torch.empty(1, height, width)
+        *rectangle, _ = erasing.get_params(shape, erasing.scale, erasing.ratio, [0.0])
+        return _NO_RECTANGLE if rectangle[2:] == [height, width] else tuple(rectangle)  # the whole: no attempt fitted
+
+
+def split_transform(transform: Callable) -> ImageSteps:
+    """Takes a transform of fastreid's ``build_transforms`` apart; one it does not know stays whole."""
+    steps = list(getattr(transform, "transforms", [transform]))
+    resize = steps.pop(0) if steps and isinstance(steps[0], T.Resize) else None
+    at = next((i for i, step in enumerate(steps) if isinstance(step, ToTensor)), None)
+    after = [] if at is None else steps[at + 1 :]
+    if at is None or any(not isinstance(step, T.RandomErasing) for step in after) or len(after) > 1:
+        return ImageSteps(resize, (), finish=T.Compose(steps))
+    return ImageSteps(resize, tuple(steps[:at]), after[0] if after else None)
+
+
+@dataclass(frozen=True)
+class BatchAugmentation:
+    """Flip, padding with random crop, and random erasing of a whole batch, as numbers for the device.
+
+    In distribution what ``RandomHorizontalFlip``, ``Pad`` with ``RandomCrop`` and ``RandomErasing`` draw image by image.
+
+    Attributes:
+        size: (height, width) of images before and after, in pixels.
+        flip: probability.
+        padding: black pixels on every side before the crop.
+        erasing: a ``RandomErasing``, or None.
+    """
+
+    size: tuple
+    flip: float = 0.0
+    padding: int = 0
+    erasing: Optional[T.RandomErasing] = None
+
+    def draw(self, seeds: np.ndarray) -> dict[str, np.ndarray]:
+        """
+        Args:
+            seeds: (B,), int, >= 0; what is drawn for an image depends on its seed alone.
+
+        Returns:
+            ``flipped`` (B,) bool; ``offsets`` (B, 2) int64, (top, left) of the crop in the image, negative in the padding;
+            ``erased`` (B, 4) int64, (top, left, height, width) after flip and crop, all 0 where nothing is erased.
+        """
+        flip, top, left, erase, *attempts = uniform_numbers(seeds, 4 + 4 * _ERASING_ATTEMPTS).T
+        choices = 2 * self.padding + 1
+        offsets = np.stack([top, left], 1) * choices
+        return {
+            "flipped": flip < self.flip,
+            "offsets": offsets.astype(np.int64) - self.padding,
+            "erased": self._rectangles(erase, np.stack(attempts).reshape(_ERASING_ATTEMPTS, 4, -1)),
+        }
+
+    def _rectangles(self, erase: np.ndarray, attempts: np.ndarray) -> np.ndarray:
+        rectangles = np.zeros((len(erase), 4), np.int64)
+        if self.erasing is None:
+            return rectangles
+        height, width = self.size
+        (low, high), log_ratio = self.erasing.scale, np.log(self.erasing.ratio)
+        area = height * width * (low + (high - low) * attempts[:, 0])
+        aspect = np.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * attempts[:, 1])
+        h, w = np.rint(np.sqrt(area * aspect)).astype(np.int64), np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        fits = (h < height) & (w < width)
+        top, left = np.floor(attempts[:, 2] * (height - h + 1)), np.floor(attempts[:, 3] * (width - w + 1))
+        found = np.stack([top.astype(np.int64), left.astype(np.int64), h, w], 2)  # (attempts, B, 4)
+        first = found[fits.argmax(0), np.arange(len(erase))]
+        wanted = (erase < self.erasing.p) & fits.any(0)
+        rectangles[wanted] = first[wanted]
+        return rectangles
+
+
+def batch_augmentation(cfg, steps: ImageSteps) -> Optional[BatchAugmentation]:
+    """The device's version of a training transform; None, with the reason in the log, where it has none."""
+    known = (T.Pad, T.RandomCrop, T.RandomHorizontalFlip)
+    others = [type(step).__name__ for step in steps.change if not isinstance(step, known)]
+    if steps.size is None or steps.finish is not None or others:
+        reason = (
+            f"{', '.join(others)} has no such version"
+            if others
+            else "the transform has steps that have no such version"
+        )
+    elif cfg.INPUT.PADDING.ENABLED and cfg.INPUT.PADDING.MODE != "constant":
+        reason = f"INPUT.PADDING.MODE {cfg.INPUT.PADDING.MODE} has no such version"
+    else:
+        flip = cfg.INPUT.FLIP.PROB if cfg.INPUT.FLIP.ENABLED else 0.0
+        padding = cfg.INPUT.PADDING.SIZE if cfg.INPUT.PADDING.ENABLED else 0
+        return BatchAugmentation(steps.size, flip, padding, steps.erasing)
+    logger.warning(f"DATALOADER.AUGMENT_ON_DEVICE: {reason}; the loader augments instead")
+    return None
+
+
+def uniform_numbers(seeds: np.ndarray, count: int) -> np.ndarray:
+    """(B, count) numbers in [0, 1), float64, row i a function of seed i alone (SplitMix64)."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2 ** 64
+        state = _mix(np.asarray(seeds).astype(np.uint64) + np.uint64(_GOLDEN_GAMMA))
+        steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN_GAMMA)
+        bits = _mix(state[:, None] + steps)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,216 @@
+"""Decoded, resized images kept for the epochs to come: in memory that the workers share, or in a file."""
+
+import hashlib
+import logging
+import mmap
+import multiprocessing
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Optional, Sequence
+
+import numpy as np
+
+from ..errors import UsageError
+
+logger = logging.getLogger("fastreid.ise.image_cache")
+
+MODES = ("none", "ram", "disk")
+GIBIBYTE = 2**30
+_CHANNELS = 3
+# what an entry was made from: modification time in ns, file size, check sum of the pixels; zeros: not made yet
+_STAMP = np.dtype([("modified", "<i8"), ("size", "<i8"), ("checksum", "<i8")])
+# without a bound in the config, the share of the free memory or disk that a cache may take
+_SHARE_OF_FREE = 0.5
+_FORMAT_VERSION = b"1"
+
+
+class ImageCache:
+    """N images of one size, each filled in by whoever decodes it first.
+
+    Args:
+        pixels: (N, H, W, 3), uint8, in memory that all workers see.
+        stamps: (N,), the file each entry was made from.
+        verify: whether to compare the pixels with their check sum at this process's first read of an entry; a file may
+            hold what an interrupted run left half-written.
+
+    An entry counts only as long as its file has the size and modification time it was made from.
+    """
+
+    def __init__(self, pixels: np.ndarray, stamps: np.ndarray, verify: bool = False):
+        self._pixels = pixels
+        self._stamps = stamps
+        self._unverified = np.full(len(stamps), verify)
+
+    @property
+    def size(self) -> tuple:
+        """(height, width) in pixels."""
+        return self._pixels.shape[1:3]
+
+    def read(self, index: int, path: str) -> Optional[np.ndarray]:
+        """The image (H, W, 3), uint8; None where there is none, or the file has changed since.
+
+        Raises:
+            OSError: there is no such file any more.
+        """
+        stamp = self._stamps[index]
+        if not stamp["modified"] or _identity(path) != (stamp["modified"], stamp["size"]):
+            return None
+        pixels = self._pixels[index]
+        if self._unverified[index]:
+            if zlib.crc32(pixels) != stamp["checksum"]:
+                return None
+            self._unverified[index] = False
+        return pixels
+
+    def write(self, index: int, path: str, image: np.ndarray) -> None:
+        """Keeps an image (H, W, 3), uint8, made from the file as it is now."""
+        modified, size = _identity(path)
+        self._stamps[index] = 0  # nobody takes the pixels for an image while they are being written
+        self._pixels[index] = image
+        self._stamps[index] = (modified, size, zlib.crc32(self._pixels[index]))
+
+
+def open_image_cache(
+    mode: str, paths: Sequence[str], size: tuple, recipe: str, folder: str, limit_gib: float = 0, processes: int = 1
+) -> Optional[ImageCache]:
+    """A cache in the mode asked for, or in the next cheaper one that there is room for: ram, disk, none.
+
+    Args:
+        mode: "ram", "disk" or "none".
+        paths: N file names.
+        size: (height, width) of every image, in pixels.
+        recipe: how the pixels are made from a file; a cache file made another way is not used.
+        folder: where the file of a "disk" cache lies; several runs and processes may share it.
+        limit_gib: the most it may take, in GiB; 0 allows half of what is free.
+        processes: on this machine, each of which keeps its own "ram" cache.
+
+    Returns:
+        None for no cache. What was asked for and could not be had is logged with the reason.
+
+    Raises:
+        UsageError: ``folder`` cannot be written to, with mode "disk".
+    """
+    if mode == "none" or not len(paths):
+        return None
+    shape = (len(paths), *size, _CHANNELS)
+    needed = int(np.prod(shape)) + len(paths) * _STAMP.itemsize
+    if mode == "ram":
+        problem = _problem_of_memory(needed * processes, limit_gib)
+        if problem is None:
+            return ImageCache(_shared(shape, np.uint8), _shared((len(paths),), _STAMP))
+        logger.warning(f"DATALOADER.CACHE ram: {problem}; caching on disk in {folder} instead")
+    path = _make_folder(folder) / f"{_digest(paths, size, recipe)}.images"
+    problem = None if path.exists() else _problem_of_disk(needed, limit_gib, path.parent)
+    if problem is None:
+        try:
+            return _file_cache(path, shape)
+        except OSError as error:
+            problem = f"{path} cannot be made ({error.strerror})"
+    logger.warning(f"DATALOADER.CACHE disk: {problem}; images are decoded anew every time")
+    return None
+
+
+def _identity(path: str) -> tuple:
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+def _shared(shape: tuple, dtype) -> np.ndarray:
+    """An array of zeros that processes forked later share; a page takes memory once it is written to."""
+    dtype = np.dtype(dtype)
+    return np.frombuffer(mmap.mmap(-1, int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+
+
+def _file_cache(path: Path, shape: tuple) -> ImageCache:
+    stamps_at = int(np.prod(shape))
+    length = stamps_at + shape[0] * _STAMP.itemsize
+    if not path.exists():
+        _reserve(path, length)
+    if path.stat().st_size != length:
+        raise OSError(0, "it has another size than its name says; remove it")
+    return ImageCache(
+        np.memmap(path, np.uint8, "r+", 0, shape), np.memmap(path, _STAMP, "r+", stamps_at, shape[:1]), verify=True
+    )
+
+
+def _reserve(path: Path, length: int) -> None:
+    """Makes the file with all its blocks: running out of disk later would end the process without a message."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, length)
+            else:
+                file.truncate(length)
+        try:
+            os.link(temporary, path)  # unlike a rename this leaves the file of a faster process in place
+        except FileExistsError:
+            pass
+    finally:
+        os.unlink(temporary)
+
+
+def _make_folder(folder: str) -> Path:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return Path(folder)
+    except OSError as error:
+        raise UsageError(
+            f"DATALOADER.CACHE_DIR {folder} cannot be written to ({error.strerror}); choose another folder"
+        ) from error
+
+
+def _digest(paths: Sequence[str], size: tuple, recipe: str) -> str:
+    digest = hashlib.sha256(_FORMAT_VERSION)
+    for part in (str(tuple(size)), recipe, *map(os.path.abspath, paths)):
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def _problem_of_memory(needed: int, limit_gib: float) -> Optional[str]:
+    if multiprocessing.get_start_method() != "fork":
+        return "worker processes share memory only where they are forked"
+    return _problem_of_room(needed, limit_gib, free_memory(), "memory")
+
+
+def _problem_of_disk(needed: int, limit_gib: float, folder: Path) -> Optional[str]:
+    status = os.statvfs(folder) if hasattr(os, "statvfs") else None
+    return _problem_of_room(needed, limit_gib, status and status.f_bavail * status.f_frsize, "disk")
+
+
+def _problem_of_room(needed: int, limit_gib: float, free: Optional[int], what: str) -> Optional[str]:
+    if limit_gib > 0:
+        allowed, source = limit_gib * GIBIBYTE, f"DATALOADER.CACHE_GIB allows {limit_gib:g} GiB"
+    elif free is None:
+        return None
+    else:
+        allowed, source = (
+            free * _SHARE_OF_FREE,
+            f"half of the free {what} is {free * _SHARE_OF_FREE / GIBIBYTE:.1f} GiB",
+        )
+    if free is not None:
+        allowed = min(allowed, free)
+    return None if needed <= allowed else f"the images need {needed / GIBIBYTE:.3g} GiB and {source}"
+
+
+def free_memory() -> Optional[int]:
+    """Bytes that this process may still take, of the machine's and of its control group's; None where nothing tells."""
+    known = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        known.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text())
+        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # cached files count as used there, and are given up when memory is asked for
+        known.append(int((group / "memory.max").read_text()) - used + int(parts["inactive_file"]))
+    except (OSError, KeyError, ValueError):  # no such control group, or "max" for no limit
+        pass
+    return max(0, min(known)) if known else None

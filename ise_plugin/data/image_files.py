@@ -1,0 +1,129 @@
+"""Finds the pictures of a folder and checks that each can be read."""
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from typing import Iterator, NamedTuple, Optional, Sequence
+
+from ..clustering._parallel import num_threads, progress_bar
+from ..errors import UsageError
+from .reading import Problem, decode_rgb, read_many, shown
+from .tolerance import check_share
+
+logger = logging.getLogger("fastreid.ise.images")
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# Bytes of the check sum that tells equal files from different ones.
+_DIGEST_SIZE = 16
+
+
+def find_images(folder: str) -> list[str]:
+    """The picture files under a folder, at any depth, by their names; none is opened.
+
+    Links to folders are followed, each folder is visited once, so loops end. Hidden files and folders (names that start
+    with a dot) and files of other types are passed over; the log says how many.
+
+    Returns:
+        Paths relative to the folder, with "/", sorted.
+
+    Raises:
+        UsageError: there is no such folder, or no picture in it.
+    """
+    if not os.path.isdir(folder):
+        raise UsageError(f"{shown(folder)} is not a folder; check the path")
+    found, others = [], Counter()
+    for directory, name in _files(folder):
+        if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            found.append(os.path.relpath(os.path.join(directory, name), folder).replace(os.sep, "/"))
+        else:
+            others["hidden" if name.startswith(".") else os.path.splitext(name)[1].lower() or "no ending"] += 1
+    if others:
+        kinds = ", ".join(f"{count} x {shown(kind)}" for kind, count in others.most_common(5))
+        logger.info(f"{shown(folder)}: {sum(others.values())} files are not pictures by their names ({kinds})")
+    if not found:
+        raise UsageError(f"no picture in {shown(folder)}; looked at any depth for {', '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+def _files(folder: str) -> Iterator[tuple[str, str]]:
+    """(directory, name) of every file, each directory visited once, however many links lead to it."""
+    seen = {_identity(folder)}
+    for directory, subfolders, names in os.walk(folder, followlinks=True, onerror=_say_unreadable):
+        kept = []
+        for name in sorted(subfolders):
+            identity = _identity(os.path.join(directory, name))
+            if name.startswith("."):
+                continue
+            if identity in seen:
+                logger.warning(f"{shown(os.path.join(directory, name))} leads to a folder already read; left out")
+                continue
+            seen.add(identity)
+            kept.append(name)
+        subfolders[:] = kept
+        yield from ((directory, name) for name in names)
+
+
+def _identity(folder: str) -> tuple:
+    try:
+        status = os.stat(folder)
+    except OSError:  # os.walk will meet the same error and say so
+        return (folder,)
+    return status.st_dev, status.st_ino
+
+
+def _say_unreadable(error: OSError) -> None:
+    logger.warning(f"{shown(str(error.filename))} cannot be listed ({error.strerror}); left out")
+
+
+class CheckedImages(NamedTuple):
+    """What :func:`check_images` found.
+
+    Attributes:
+        names: readable files, relative to their folder, in the order given.
+        problems: the others.
+        duplicates: readable files whose bytes are those of an earlier one; they stay in ``names``.
+    """
+
+    names: list
+    problems: list
+    duplicates: int
+
+
+def check_images(
+    folder: str, names: Sequence[str], max_bad_share: float, option: str, show_progress: Optional[bool] = None
+) -> CheckedImages:
+    """Decodes every file once and leaves out what cannot be decoded, naming each in the log.
+
+    Args:
+        folder: of the files.
+        names: relative to it.
+        max_bad_share: share of files that may be left out, in [0, 1].
+        option: where the user sets it, for the message.
+        show_progress: True or False overrules the look at the terminal.
+
+    Raises:
+        UsageError: more files are unreadable, or all are; the message names the first, the log all.
+    """
+    paths = [os.path.join(folder, name) for name in names]
+    readable, problems, digests = [], [], set()
+    with progress_bar(len(paths), "checking images", unit="img", show=show_progress) as bar:
+        for name, found in zip(names, read_many(paths, _digest_of_readable, num_threads())):
+            bar.update()
+            if found.reason is None:
+                readable.append(name)
+                digests.add(found.value)
+            else:
+                problems.append(Problem(found.path, found.reason))
+    for problem in problems:
+        logger.warning(f"left out: {problem}")
+    check_share(problems, len(paths), max_bad_share, option)
+    duplicates = len(readable) - len(digests)
+    if duplicates:
+        logger.warning(f"{shown(folder)}: {duplicates} images are the same, byte by byte, as another one; all are kept")
+    return CheckedImages(readable, problems, duplicates)
+
+
+def _digest_of_readable(content: bytes) -> bytes:
+    decode_rgb(content)
+    return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).digest()

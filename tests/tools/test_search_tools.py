@@ -1,0 +1,125 @@
+"""embed, build_index, search, identities and export as a user types them."""
+
+import importlib.util
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import REPOSITORY
+from PIL import Image
+
+from ise_plugin.engine.identities import read_csv
+from ise_plugin.search import read_embeddings
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def indexed(folder_run, tmp_path_factory):
+    """(crops, run, folder with embeddings and an index of them)."""
+    crops, run = folder_run
+    folder = tmp_path_factory.mktemp("indexed")
+    assert tool("embed")(crops, "--run", run, "--output", folder / "e", "--device", "cpu") == 0
+    assert tool("build_index")("--embeddings", folder / "e.npz", "--output", folder / "index") == 0
+    return crops, run, folder
+
+
+def test_embeddings_of_a_folder(indexed):
+    crops, run, folder = indexed
+    found = read_embeddings(str(folder / "e.npz"))
+    assert found.paths == [str(crops / name) for name in sorted(p.name for p in crops.iterdir())]
+    assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_second_call_embeds_only_what_is_new_and_reports_what_is_bad(indexed, tmp_path, capsys):
+    crops, run, _ = indexed
+    copy = tmp_path / "crops"
+    shutil.copytree(crops, copy)
+    (copy / "bad\n.jpg").write_bytes(b"")
+    (tmp_path / "out").mkdir()
+    for expected in (150, 0):
+        assert tool("embed")(copy, "--run", run, "--output", tmp_path / "out/e", "--formats", "npz") == 0
+        out = capsys.readouterr().out
+        assert "150 embeddings" in out and f"{expected} of them new" in out
+        assert "1 files were left out" in out and "bad\\n.jpg' (the file is empty)" in out
+
+
+def test_too_many_bad_files_end_the_job_and_keep_what_was_done(indexed, tmp_path, capsys):
+    crops, run, _ = indexed
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    good = sorted(crops.iterdir())[:3]
+    arguments = [*good, tmp_path / "bad.jpg", "--run", run, "--output", tmp_path / "e"]
+    assert tool("embed")(*arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: 1 of 4 images") and "--max-bad-share" in error and "bad.jpg" in error
+    assert tool("embed")(*arguments, "--max-bad-share", 0.5) == 0
+    assert "3 embeddings" in (out := capsys.readouterr().out) and "0 of them new" in out
+
+
+@pytest.mark.parametrize("options", [[], ["--rerank"], ["--exact"]])
+def test_an_indexed_image_finds_itself(indexed, tmp_path, capsys, options):
+    crops, run, folder = indexed
+    queries = sorted(crops.iterdir())[4:6]
+    arguments = ["--index", folder / "index", "-k", 5, "--json", tmp_path / "m.json", "--picture", tmp_path / "m.png"]
+    assert tool("search")(*queries, *arguments, *options) == 0
+    table = capsys.readouterr().out
+    content = json.loads((tmp_path / "m.json").read_text())
+    assert [entry["query"] for entry in content] == list(map(str, queries))
+    for entry in content:
+        assert [m["rank"] for m in entry["matches"]] == [1, 2, 3, 4, 5]
+        assert entry["query"] in {m["path"] for m in entry["matches"] if m["similarity"] > 0.9999}
+        assert all(m["path"] in table for m in entry["matches"])
+    with Image.open(tmp_path / "m.png") as picture:
+        assert picture.width > 6 * 64 and picture.height > 2 * 128
+
+
+def test_index_of_another_network_is_refused(indexed, capsys):
+    crops, run, folder = indexed
+    query = sorted(crops.iterdir())[0]
+    assert tool("search")(query, "--index", folder / "index", "--weights", run / "model_0000.pth") == 2
+    assert "another network" in capsys.readouterr().err
+
+
+MISTAKES = {
+    "no index": ("search", ["q.jpg", "--index", "nowhere"], "nowhere is no index"),
+    "no embeddings": ("build_index", ["--embeddings", "nowhere.npz", "--output", "x"], "nowhere.npz is no file"),
+    "no run to embed with": ("embed", ["q.jpg", "--run", "nowhere", "--output", "x"], "no config.yaml"),
+    "no run to export": ("export", ["--run", "nowhere", "--output", "x"], "no config.yaml"),
+    "no identities": ("identities", ["--run", "nowhere", "--min-confidence", "0.5", "--output", "x"], "cannot be read"),
+    "confidence above one": ("identities", ["--run", ".", "--min-confidence", "5", "--output", "x"], "from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("name, arguments, words", MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistakes_get_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, name, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert tool(name)(*arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_query_that_cannot_be_read(indexed, tmp_path, capsys):
+    (tmp_path / "q.jpg").write_bytes(b"no picture")
+    assert tool("search")(tmp_path / "q.jpg", "--index", indexed[2] / "index") == 2
+    assert "q.jpg (no JPEG" in capsys.readouterr().err
+
+
+def test_only_safe_groups(folder_run, tmp_path, capsys):
+    rows = read_csv(str(folder_run[1] / "identities.csv"))
+    limit = sorted({r.confidence for r in rows if not r.outlier})[1]
+    assert tool("identities")("--run", folder_run[1], "--min-confidence", limit, "--output", tmp_path / "safe") == 0
+    kept = read_csv(str(tmp_path / "safe/identities.csv"))
+    groups = {r.cluster for r in rows if not r.outlier and r.confidence >= limit}
+    assert {r.cluster for r in kept if not r.outlier} == groups
+    assert f"{len(groups)}" in capsys.readouterr().out and (tmp_path / "safe/identities/page_0001.jpg").is_file()
+
+
+def test_exported_file(folder_run, tmp_path, capsys):
+    assert tool("export")("--run", folder_run[1], "--output", tmp_path / "m", "--format", "torchscript") == 0
+    assert "m.pt: same embeddings" in capsys.readouterr().out and (tmp_path / "m.pt").is_file()

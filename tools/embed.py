@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Images or folders -> embeddings: python tools/embed.py --run out --output embeddings my_crops more/picture.jpg"""
+
+import argparse
+import sys
+
+from ise_plugin.command_line import run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        description="Embed images with the network of a finished run. Writes OUTPUT.npz and OUTPUT.parquet; "
+        "goes on where an interrupted call has stopped, and embeds only new and changed files."
+    )
+    result.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER", help="pictures, or folders of any depth")
+    result.add_argument("--run", required=True, help="output folder of the run")
+    result.add_argument("--output", required=True, help="name of the result, without ending")
+    result.add_argument("--weights", help="file of weights (default: the run's model_chosen.pth, else model_final.pth)")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    result.add_argument("--formats", nargs="+", choices=("npz", "parquet"), default=("npz", "parquet"))
+    result.add_argument(
+        "--max-bad-share", type=float, default=0.05, help="share of unreadable files to put up with (default: 0.05)"
+    )
+    return result
+
+
+def embed(args: argparse.Namespace) -> None:
+    from ise_plugin import Embedder
+    from ise_plugin.search.jobs import embed_files
+
+    embedder = Embedder(args.run, args.weights, args.device)
+    job = embed_files(embedder, args.inputs, args.output, args.formats, args.max_bad_share)
+    vectors = job.embeddings.vectors
+    written = " and ".join(f"{args.output}.{kind}" for kind in args.formats)
+    print(f"{len(vectors)} embeddings of {vectors.shape[1]} numbers in {written}, {job.new} of them new")
+    if job.problems:
+        print(f"{len(job.problems)} files were left out:")
+        for problem in job.problems:
+            print(f"  {problem}")
+
+
+def main(argv=None) -> int:
+    return run_command(parser(), embed, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""The network of a run as one file: python tools/export.py --run out --format onnx --output model.onnx"""
+
+import argparse
+import sys
+
+from ise_plugin.command_line import run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        description="Export the network of a finished run: pixels in (RGB, 0 to 255), unit embeddings out, any batch size."
+    )
+    result.add_argument("--run", required=True, help="output folder of the run")
+    result.add_argument("--output", required=True, help="file to write")
+    result.add_argument("--format", default="onnx", choices=("onnx", "torchscript"))
+    result.add_argument("--weights", help="file of weights (default: the run's model_chosen.pth, else model_final.pth)")
+    return result
+
+
+def export(args: argparse.Namespace) -> None:
+    from ise_plugin import Embedder
+    from ise_plugin.export import export as export_network
+
+    exported = export_network(Embedder(args.run, args.weights, device="cpu"), args.output, args.format)
+    print(f"{exported.path}: same embeddings as the original (least cosine similarity {exported.least_cosine:.7f})")
+
+
+def main(argv=None) -> int:
+    return run_command(parser(), export, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Keeps the safe groups of a run: python tools/identities.py --run out --min-confidence 0.6 --output safe"""
+
+import argparse
+import json
+import os
+import sys
+
+from ise_plugin.command_line import run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        description="Write identities.csv and contact sheets anew with less confident groups counted as outliers."
+    )
+    result.add_argument("--run", required=True, help="output folder of the run, with identities.csv")
+    result.add_argument("--min-confidence", type=float, required=True, help="of the groups to keep, 0 to 1")
+    result.add_argument("--output", required=True, help="folder to write to")
+    return result
+
+
+def keep(args: argparse.Namespace) -> None:
+    from ise_plugin.engine.identities import CSV_NAME, SUMMARY_NAME, keep_safe, read_csv, table_of, write_identities
+    from ise_plugin.errors import UsageError
+
+    if not 0 <= args.min_confidence <= 1:
+        raise UsageError(f"--min-confidence must be from 0 to 1, not {args.min_confidence}")
+    rows = keep_safe(read_csv(os.path.join(args.run, CSV_NAME)), args.min_confidence)
+    try:
+        with open(os.path.join(args.run, SUMMARY_NAME), encoding="utf-8") as file:
+            folder = json.load(file)["folder"]
+        os.makedirs(args.output, exist_ok=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{getattr(error, 'filename', None) or args.run}: {error}; name a finished run") from error
+    print(table_of(write_identities(args.output, folder, rows, {"min_confidence": args.min_confidence})))
+
+
+def main(argv=None) -> int:
+    return run_command(parser(), keep, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
