@@ -100,14 +100,15 @@ def ise_train(cfg, args) -> dict:
     """A whole step of this package on batches as its cached loader gives them, augmented on the device."""
     from ise_plugin.engine.models import build_model
     from ise_plugin.engine.optimizers import build_optimizer
-    from ise_plugin.engine.precision import choose_precision
+    from ise_plugin.engine.precision import choose_precision, spare_slow_gradients
     from ise_plugin.engine.step import TrainingStep
 
     model = build_model(cfg).train()
     device = torch.device(cfg.MODEL.DEVICE)
     model.heads.set_centroids(F.normalize(torch.randn(LOSS_CLUSTERS, cfg.MODEL.BACKBONE.FEAT_DIM), dim=1))
     model.heads.degree = cfg.ISE.SUPPORT.BASE_DEGREE
-    precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, model.backbone)
+    precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION)
+    spare_slow_gradients(model.backbone, device, precision)
     step = TrainingStep(model, build_optimizer(cfg, model), device, precision)
     count = args.batch
     rectangle = [args.size[0] // 4, args.size[1] // 4, args.size[0] // 4, args.size[1] // 4]
@@ -140,11 +141,12 @@ def stock_extract(cfg, args) -> dict:
 def ise_extract(cfg, args) -> dict:
     from ise_plugin.engine.extraction import extract_embeddings
     from ise_plugin.engine.models import build_model
-    from ise_plugin.engine.precision import choose_precision
+    from ise_plugin.engine.precision import choose_precision, spare_slow_gradients
 
     model = build_model(cfg)
     device = torch.device(cfg.MODEL.DEVICE)
-    precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, model.backbone)
+    precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION)
+    spare_slow_gradients(model.backbone, device, precision)
     batch = {"images": pictures(args.batch, *args.size)}
     mixed = precision != torch.float32
 

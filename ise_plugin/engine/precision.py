@@ -11,12 +11,12 @@ logger = logging.getLogger("fastreid.ise.precision")
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Above this share of depthwise convolutions a CPU trains faster in float32 (docs/benchmarks.md has the measurements).
-_MOSTLY_DEPTHWISE = 0.2
+# Depthwise convolutions up to this kernel size have a fast gradient in bfloat16 on CPUs (docs/benchmarks.md).
+_LARGEST_FAST_KERNEL = 3
 
 
-def choose_precision(device: torch.device, mixed: bool, forced: str, backbone: nn.Module) -> torch.dtype:
-    """What to compute in: float32, or for ``SOLVER.AMP.ENABLED`` what the device is fast in with this backbone.
+def choose_precision(device: torch.device, mixed: bool, forced: str) -> torch.dtype:
+    """What to compute in: float32, or for ``SOLVER.AMP.ENABLED`` what the device is fast in.
 
     Says what it chose, and why, where mixed precision was asked for.
 
@@ -24,7 +24,6 @@ def choose_precision(device: torch.device, mixed: bool, forced: str, backbone: n
         device: where the model is.
         mixed: ``SOLVER.AMP.ENABLED``.
         forced: ``ISE.PRECISION``, a key of :data:`PRECISIONS` or "auto".
-        backbone: the network.
 
     Raises:
         UsageError: the forced precision is one that this device does not compute in.
@@ -32,7 +31,7 @@ def choose_precision(device: torch.device, mixed: bool, forced: str, backbone: n
     if not mixed:
         return torch.float32
     if forced == "auto":
-        choice, reason = _fastest(device, backbone)
+        choice, reason = _fastest(device)
     else:
         choice, reason = PRECISIONS[forced], f"ISE.PRECISION says {forced}"
         _check_support(device, choice)
@@ -40,13 +39,42 @@ def choose_precision(device: torch.device, mixed: bool, forced: str, backbone: n
     return choice
 
 
-def depthwise_share(network: nn.Module) -> float:
-    """Share of the convolutions with more than one channel that treat every channel by itself, in [0, 1]."""
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.in_channels > 1]
-    return sum(m.groups == m.in_channels for m in layers) / max(1, len(layers))
+class Float32GradientConv2d(nn.Conv2d):
+    """A convolution that bfloat16 autocast on the CPU computes in float32 while training, in bfloat16 without gradients."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not (torch.is_grad_enabled() and input.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            output = super().forward(input.float())
+        return output.to(torch.get_autocast_dtype("cpu"))
 
 
-def _fastest(device: torch.device, backbone: nn.Module) -> tuple[torch.dtype, str]:
+def spare_slow_gradients(backbone: nn.Module, device: torch.device, precision: torch.dtype) -> int:
+    """Takes out of bfloat16, in place, the layers that a CPU trains many times slower in it; says how many and returns that.
+
+    They are depthwise convolutions with a stride or a large kernel: oneDNN (torch 2.13) has no fast bfloat16 gradient for
+    them, which alone makes MobileNet, ShuffleNet and EfficientNet slower in bfloat16 than in float32, and without which they
+    are faster. Names in the state dict stay.
+    """
+    if device.type != "cpu" or precision != torch.bfloat16:
+        return 0
+    slow = [layer for layer in backbone.modules() if type(layer) is nn.Conv2d and _has_slow_gradient(layer)]
+    for layer in slow:
+        layer.__class__ = Float32GradientConv2d
+    if slow:
+        logger.info(
+            f"{len(slow)} depthwise convolutions are trained in float32: this CPU's bfloat16 gradient of them is slow"
+        )
+    return len(slow)
+
+
+def _has_slow_gradient(layer: nn.Conv2d) -> bool:
+    depthwise = layer.groups == layer.in_channels > 1
+    return depthwise and (max(layer.stride) > 1 or max(layer.kernel_size) > _LARGEST_FAST_KERNEL)
+
+
+def _fastest(device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU has it"
@@ -54,12 +82,6 @@ def _fastest(device: torch.device, backbone: nn.Module) -> tuple[torch.dtype, st
     if device.type == "cpu":
         if not _cpu_has_bfloat16():
             return torch.float32, "this CPU has no bfloat16 arithmetic"
-        share = depthwise_share(backbone)
-        if share > _MOSTLY_DEPTHWISE:
-            return (
-                torch.float32,
-                f"{share:.0%} of the convolutions are depthwise, which this CPU is faster with in float32",
-            )
         return torch.bfloat16, "this CPU has it"
     return torch.float32, f"mixed precision on {device.type} has not been tried"
 

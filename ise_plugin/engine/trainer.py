@@ -22,7 +22,7 @@ from .choice import ChooseWithoutLabels
 from .evaluation import PortableReidEvaluator, observed
 from .models import build_model
 from .optimizers import build_optimizer
-from .precision import choose_precision
+from .precision import choose_precision, spare_slow_gradients
 from .progress import EpochSummary, TrainingProgress, WithProgress
 from .reporting import RunReport
 from .results import Results
@@ -68,7 +68,8 @@ class ISETrainer(DefaultTrainer):
             devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
         device = torch.device(cfg.MODEL.DEVICE)
-        precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, unwrapped(model).backbone)
+        precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION)
+        spare_slow_gradients(unwrapped(model).backbone, device, precision)
         self._trainer = TrainingStep(model, optimizer, device, precision, cfg.SOLVER.ACCUMULATE)
 
         self.iters_per_epoch = cfg.ISE.ITERS_PER_EPOCH
