@@ -40,6 +40,9 @@ logger = logging.getLogger("fastreid.ise.report")
 EMBEDDINGS_NAME = "embeddings_{:04d}.npz"
 # Decimals of what is kept for the page.
 _DECIMALS = 5
+# Curves are drawn anew after an epoch only while reporting has taken less than this share of the run: with epochs of seconds
+# drawing would be felt. The last page always has them.
+_DRAWING_SHARE = 0.03
 # Keys that say where and how often, not what was trained.
 _NOT_IN_DIFFERENCES = ("OUTPUT_DIR", "ISE.REPORT.")
 
@@ -85,6 +88,7 @@ class RunReport(HookBase):
         self._chosen: Optional[tuple] = None  # images of the map, and the group of each
         self._retrieval: dict = {}
         self._facts: dict = {}
+        self._figures: dict = {}
         self._problems: dict = {}
         self._warned: set = set()
         self._seconds = self._seconds_logged = 0.0
@@ -238,7 +242,11 @@ class RunReport(HookBase):
         for kind in found.keys() - self._warned:  # again only when it had gone
             logger.warning(f"epoch {self.trainer.epoch + 1}: {found[kind]}")
         self._warned = set(found)
-        write_atomically(self.path, build_page(run, arrange_last=False).encode())
+        last = self.trainer.epoch + 1 == self.trainer.max_epoch
+        spare = self._seconds < _DRAWING_SHARE * (time.perf_counter() - self.trainer.start_time)
+        with figures.remembering(self._figures, reuse=not (last or spare)):
+            page = build_page(run, arrange_last=False)
+        write_atomically(self.path, page.encode())
 
     def after_train(self) -> None:
         """Says what the reporting has cost."""

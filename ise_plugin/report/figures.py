@@ -6,8 +6,9 @@ matplotlib is imported when the first figure is drawn: training starts without i
 import importlib.util
 import io
 import re
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 import numpy as np
 
@@ -65,12 +66,27 @@ _STYLE = {
 }
 _LEGEND_COLUMNS = 3
 
+# What ``remembering`` has set: where curves and bars are kept, and whether they are taken from there.
+_kept: dict = {}
+_reuse = False
+
 Series = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 
 
 def available() -> bool:
     """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
+
+
+@contextmanager
+def remembering(kept: dict, reuse: bool) -> Iterator[None]:
+    """Inside, curves and bars are kept in ``kept``; with ``reuse`` those there are given as they were, which takes no time."""
+    global _kept, _reuse
+    _kept, _reuse = kept, reuse
+    try:
+        yield
+    finally:
+        _kept, _reuse = {}, False
 
 
 def line_figure(
@@ -84,12 +100,13 @@ def line_figure(
         level: name and height of a dotted line.
         low: the lower end of the y axis; None leaves it to the data.
     """
-    return _drawn("line", _key(series), ylabel, _key(level), xlabel, low)
+    names = tuple(name for name, _, _ in series)
+    return _current(("line", names, ylabel), _key(series), ylabel, _key(level), xlabel, low)
 
 
 def stacked_bars(names: Sequence[str], x: Sequence[float], heights: Sequence[Sequence[float]], ylabel: str) -> str:
     """One bar per epoch, made of a part for every name; ``heights`` has a row for each name."""
-    return _drawn("bars", tuple(names), tuple(x), _key(heights), ylabel)
+    return _current(("bars", tuple(names), ylabel), tuple(names), tuple(x), _key(heights), ylabel)
 
 
 def size_histogram(series: Sequence[tuple[str, Sequence[int]]]) -> str:
@@ -111,6 +128,12 @@ def map_figure(points: dict) -> str:
 def _key(value):
     """Lists as tuples, which can be remembered by."""
     return tuple(map(_key, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _current(figure: tuple, *arguments) -> str:
+    if not (_reuse and figure in _kept):
+        _kept[figure] = _drawn(figure[0], *arguments)
+    return _kept[figure]
 
 
 @lru_cache(maxsize=64)

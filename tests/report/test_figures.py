@@ -87,3 +87,21 @@ def test_without_matplotlib_it_says_so(monkeypatch):
     assert figures.available()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not figures.available()
+
+
+@pytest.mark.parametrize(
+    "draw", [figures.line_figure, lambda series, y: figures.stacked_bars(["a"], *series[0][1:2], [series[0][2]], y)]
+)
+def test_curves_are_reused_where_asked(draw):
+    first, later = [("a", [1], [3])], [("a", [1, 2], [3, 4])]
+    kept = {}
+    with figures.remembering(kept, reuse=True):
+        old = draw(first, "y")
+        other = draw(later, "another")
+    with figures.remembering(kept, reuse=True):
+        assert draw(later, "y") == old
+    with figures.remembering(kept, reuse=False):
+        new = draw(later, "y")
+    assert new != old and new == draw(later, "y") and other != old
+    with figures.remembering({}, reuse=True):  # of another run
+        assert draw(later, "y") == new
