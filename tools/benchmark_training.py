@@ -107,7 +107,7 @@ def ise_train(cfg, args) -> dict:
     device = torch.device(cfg.MODEL.DEVICE)
     model.heads.set_centroids(F.normalize(torch.randn(LOSS_CLUSTERS, cfg.MODEL.BACKBONE.FEAT_DIM), dim=1))
     model.heads.degree = cfg.ISE.SUPPORT.BASE_DEGREE
-    precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION)
+    precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, model.backbone, args.size)
     spare_slow_gradients(model.backbone, device, precision)
     step = TrainingStep(model, build_optimizer(cfg, model), device, precision)
     count = args.batch
@@ -145,7 +145,7 @@ def ise_extract(cfg, args) -> dict:
 
     model = build_model(cfg)
     device = torch.device(cfg.MODEL.DEVICE)
-    precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION)
+    precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, model.backbone, args.size)
     spare_slow_gradients(model.backbone, device, precision)
     batch = {"images": pictures(args.batch, *args.size)}
     mixed = precision != torch.float32

@@ -1,6 +1,7 @@
 """What the network computes in."""
 
 import logging
+from typing import Sequence
 
 import torch
 from torch import nn
@@ -13,10 +14,15 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 # Depthwise convolutions up to this kernel size have a fast gradient in bfloat16 on CPUs (docs/benchmarks.md).
 _LARGEST_FAST_KERNEL = 3
+# Rounding noise that lower precision may leave behind a normalisation. Unit: standard deviations of the channel. ImageNet's
+# MobileNetV2 has 2.4 in bfloat16 and learns worse in it (docs/benchmarks.md); its other layers stay below 0.03.
+_LARGEST_NOISE = 0.25
 
 
-def choose_precision(device: torch.device, mixed: bool, forced: str) -> torch.dtype:
-    """What to compute in: float32, or for ``SOLVER.AMP.ENABLED`` what the device is fast in.
+def choose_precision(
+    device: torch.device, mixed: bool, forced: str, backbone: nn.Module, image_size: Sequence[int]
+) -> torch.dtype:
+    """What to compute in: float32, or for ``SOLVER.AMP.ENABLED`` what the device is fast in and this backbone bears.
 
     Says what it chose, and why, where mixed precision was asked for.
 
@@ -24,6 +30,8 @@ def choose_precision(device: torch.device, mixed: bool, forced: str) -> torch.dt
         device: where the model is.
         mixed: ``SOLVER.AMP.ENABLED``.
         forced: ``ISE.PRECISION``, a key of :data:`PRECISIONS` or "auto".
+        backbone: with the weights that training starts from.
+        image_size: (height, width) of its images.
 
     Raises:
         UsageError: the forced precision is one that this device does not compute in.
@@ -32,10 +40,15 @@ def choose_precision(device: torch.device, mixed: bool, forced: str) -> torch.dt
         return torch.float32
     if forced == "auto":
         choice, reason = _fastest(device)
+        if (noise := rounding_noise(backbone, choice, image_size)) > _LARGEST_NOISE:
+            lost = (
+                f"in {_name(choice)} rounding would reach {noise:.1f} standard deviations of this backbone's channels"
+            )
+            choice, reason = torch.float32, lost
     else:
         choice, reason = PRECISIONS[forced], f"ISE.PRECISION says {forced}"
         _check_support(device, choice)
-    logger.info(f"SOLVER.AMP.ENABLED: computing in {str(choice).removeprefix('torch.')}, because {reason}")
+    logger.info(f"SOLVER.AMP.ENABLED: computing in {_name(choice)}, because {reason}")
     return choice
 
 
@@ -63,10 +76,50 @@ def spare_slow_gradients(backbone: nn.Module, device: torch.device, precision: t
     for layer in slow:
         layer.__class__ = Float32GradientConv2d
     if slow:
-        logger.info(
-            f"{len(slow)} depthwise convolutions are trained in float32: this CPU's bfloat16 gradient of them is slow"
-        )
+        logger.info(f"{len(slow)} depthwise convolutions train in float32: their bfloat16 gradient is slow on CPUs")
     return len(slow)
+
+
+@torch.no_grad()
+def rounding_noise(backbone: nn.Module, precision: torch.dtype, image_size: Sequence[int]) -> float:
+    """How much of a convolution's rounding is left behind the batch normalisation that follows it, in the worst channel.
+
+    A convolution's output is rounded relative to its size, and the normalisation then subtracts the mean: where a channel's
+    mean is many times its standard deviation, rounding is all that remains.
+
+    Args:
+        backbone: its running statistics are taken for the channels' means and variances.
+        precision: of the convolutions' outputs.
+        image_size: (height, width) of images that it takes.
+
+    Returns:
+        Standard deviations, >= 0; 0 where no batch normalisation follows a convolution directly.
+    """
+    outputs, ratios = [], [0.0]
+
+    def note_input(norm, inputs):
+        if any(inputs[0] is output for output in outputs):
+            deviation = (norm.running_var + norm.eps).sqrt()
+            ratios.append((norm.running_mean.abs() / deviation).max().item())
+
+    modules = list(backbone.modules())
+    training = [module.training for module in modules]
+    handles = [
+        m.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
+        for m in modules
+        if isinstance(m, nn.Conv2d)
+    ]
+    norms = [m for m in modules if getattr(m, "running_mean", None) is not None]
+    handles += [norm.register_forward_pre_hook(note_input) for norm in norms]
+    try:
+        images = next(backbone.parameters()).new_zeros(1, 3, *image_size)
+        backbone.eval().forward(images)  # not a call, which might be compiled
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, was_training in zip(modules, training):
+            module.training = was_training
+    return torch.finfo(precision).eps / 2 * max(ratios)
 
 
 def _has_slow_gradient(layer: nn.Conv2d) -> bool:
@@ -87,7 +140,7 @@ def _fastest(device: torch.device) -> tuple[torch.dtype, str]:
 
 
 def _check_support(device: torch.device, precision: torch.dtype) -> None:
-    name = str(precision).removeprefix("torch.")
+    name = _name(precision)
     if precision == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UsageError(f"ISE.PRECISION {name}: this GPU does not compute in it; use auto, float16 or float32")
     if precision == torch.float16 and device.type != "cuda":
@@ -98,3 +151,7 @@ def _check_support(device: torch.device, precision: torch.dtype) -> None:
 
 def _cpu_has_bfloat16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def _name(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")

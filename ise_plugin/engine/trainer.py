@@ -68,8 +68,9 @@ class ISETrainer(DefaultTrainer):
             devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
         device = torch.device(cfg.MODEL.DEVICE)
-        precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION)
-        spare_slow_gradients(unwrapped(model).backbone, device, precision)
+        backbone = unwrapped(model).backbone
+        precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, backbone, cfg.INPUT.SIZE_TRAIN)
+        spare_slow_gradients(backbone, device, precision)
         self._trainer = TrainingStep(model, optimizer, device, precision, cfg.SOLVER.ACCUMULATE)
 
         self.iters_per_epoch = cfg.ISE.ITERS_PER_EPOCH
