@@ -1,4 +1,5 @@
 # make install: the environment.  make demo: a training run with its result.  make test: the test suite.
+# make test-long: faults by the hundred (kills, damage, hostile and malformed files, 300 epochs), counts printed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -6,7 +7,7 @@ DATASETS := $(or $(FASTREID_DATASETS),datasets)
 DEMO_OUTPUT ?= logs/ISE/synthetic_mobilenetv2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo test
+.PHONY: install demo test test-long
 
 install: $(INSTALLED)
 
@@ -25,3 +26,6 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-long: install
+	ISE_TEST_LONG=1 $(BIN)/python -m pytest tests/reliability -rP

@@ -19,6 +19,8 @@ import types
 
 import torch
 
+from .weights import fetch_weights, load_checkpoint_file
+
 INSTALL_COMMAND = "pip install --no-deps fastreid==1.4.0"
 
 # What torchvision/_meta_registrations.py refers to whether or not its compiled extension was loaded.
@@ -49,6 +51,7 @@ def prepare() -> None:
     resolve_regnet_configs()
     translate_random_affine()
     subsample_before_pointwise_convolutions()
+    read_backbone_weights_safely()
 
 
 def supply_collections_names() -> None:
@@ -182,3 +185,62 @@ def subsample_before_pointwise_convolutions() -> None:
     conv_bn.subsamples = True
     conv_bn.stock = stock
     repvgg.conv_bn = conv_bn
+
+
+def read_backbone_weights_safely() -> None:
+    """Backbones read pretrained weights by ``torch.load`` as it comes, which unpickles anything with PyTorch < 2.6 or
+    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``; they download in place, without a digest, by a package that may be missing.
+
+    In their modules ``torch.load`` becomes :func:`ise_plugin.weights.load_checkpoint_file`, and the downloads
+    :func:`ise_plugin.weights.fetch_weights`.
+    """
+    package = importlib.import_module("fastreid.modeling.backbones")
+    safe = _SafeTorch("torch")
+    for name, module in list(sys.modules.items()):
+        if not name.startswith(package.__name__ + ".") or getattr(module, "torch", None) is not torch:
+            continue
+        module.torch = safe
+        if hasattr(module, "init_pretrained_weights"):
+            module.init_pretrained_weights = _fetching(module, module.init_pretrained_weights)
+        if hasattr(module, "load_state_dict_from_url"):
+            module.load_state_dict_from_url = _SafeHub.load_state_dict_from_url
+
+
+class _SafeHub:
+    """What backbones use of ``torch.hub``."""
+
+    @staticmethod
+    def load_state_dict_from_url(url: str, **_options):
+        return load_checkpoint_file(fetch_weights(url))
+
+
+class _SafeTorch(types.ModuleType):
+    """torch, with other ways to read files."""
+
+    hub = _SafeHub
+
+    @staticmethod
+    def load(path: str, map_location=None):
+        return load_checkpoint_file(path)
+
+    def __getattr__(self, name: str):
+        return getattr(torch, name)
+
+
+def _fetching(module: types.ModuleType, stock):
+    """A backbone's ``init_pretrained_weights``: of (key), or OSNet's of (model, key), whose file has a name of its own."""
+    with_model = "model" in inspect.signature(stock).parameters
+
+    def init_pretrained_weights(*arguments):
+        key = arguments[-1]
+        path = fetch_weights(module.model_urls[key], f"{key}_imagenet.pth" if with_model else None)
+        content = load_checkpoint_file(path)
+        content = content.get("model_state", content)  # RegNet's and EfficientNet's files hold the optimiser as well
+        if not with_model:
+            return content
+        own = arguments[0].state_dict()
+        found = {name.removeprefix("module."): value for name, value in content.items()}
+        own.update({name: value for name, value in found.items() if name in own and own[name].shape == value.shape})
+        return own
+
+    return init_pretrained_weights

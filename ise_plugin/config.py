@@ -46,6 +46,21 @@ def add_ise_config(cfg: CfgNode) -> None:
     # On the CPU with glibc: keep freed memory for the next step instead of giving it back to the system.
     _C.ISE.KEEP_FREED_MEMORY = True
 
+    # Save inside an epoch when the last checkpoint is so old. Unit: seconds; 0 saves at the end of epochs alone.
+    _C.ISE.CHECKPOINT_SECONDS = 600.0
+    # Periodic checkpoints that stay, the newest ones, beside model_best.pth and model_final.pth; 0 keeps all.
+    _C.ISE.KEEP_CHECKPOINTS = 3
+    # Steps of an epoch that are left out because their loss or gradient is no finite number, before the run is ended.
+    _C.ISE.MAX_SKIPPED_STEPS = 10
+
+    # When to end a run whose labels have collapsed.
+    _C.ISE.COLLAPSE = CfgNode()
+    # After so many such labellings in a row; 0 goes on for ever.
+    _C.ISE.COLLAPSE.LABELLINGS = 5
+    # A labelling has collapsed when one cluster has more of the images than this, or outliers are more. Unit: share.
+    _C.ISE.COLLAPSE.MAX_CLUSTER_SHARE = 0.8
+    _C.ISE.COLLAPSE.MAX_OUTLIER_SHARE = 0.98
+
     # Extraction of the training images' embeddings for clustering.
     _C.ISE.EXTRACTION = CfgNode()
     # Its batch. Unit: images of all processes together; 0 takes TEST.IMS_PER_BATCH.
@@ -288,6 +303,12 @@ def check_values(cfg: CfgNode) -> None:
     ise, solver = cfg.ISE, cfg.SOLVER
     label = ise.PSEUDO_LABEL
     _in_range("ISE.ITERS_PER_EPOCH", ise.ITERS_PER_EPOCH, low=1)
+    _in_range("ISE.CHECKPOINT_SECONDS", ise.CHECKPOINT_SECONDS, low=0)
+    _in_range("ISE.KEEP_CHECKPOINTS", ise.KEEP_CHECKPOINTS, low=0)
+    _in_range("ISE.MAX_SKIPPED_STEPS", ise.MAX_SKIPPED_STEPS, low=0)
+    _in_range("ISE.COLLAPSE.LABELLINGS", ise.COLLAPSE.LABELLINGS, low=0)
+    _in_range("ISE.COLLAPSE.MAX_CLUSTER_SHARE", ise.COLLAPSE.MAX_CLUSTER_SHARE, above=0, high=1)
+    _in_range("ISE.COLLAPSE.MAX_OUTLIER_SHARE", ise.COLLAPSE.MAX_OUTLIER_SHARE, above=0, high=1)
     _in_range("ISE.SUPPORT.NUM_NEIGHBORS", ise.SUPPORT.NUM_NEIGHBORS, low=1)
     _in_range("ISE.SUPPORT.BASE_DEGREE", ise.SUPPORT.BASE_DEGREE, low=0)
     _in_range("ISE.MEMORY.MOMENTUM", ise.MEMORY.MOMENTUM, low=0, below=1)

@@ -9,3 +9,6 @@ class UsageError(Exception):
     """
 
     EXIT_CODE = 2
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # a name or value in it may hold line breaks

@@ -1,6 +1,7 @@
 """Each patch: the fault is there without it, is gone with it, and the patch is inert where the fault is absent."""
 
 import collections
+import importlib
 import inspect
 import os
 import shutil
@@ -251,3 +252,54 @@ def test_patches_say_which_fault_they_mend():
         f for name, f in vars(compat).items() if isinstance(f, types.FunctionType) and f.__module__ == compat.__name__
     ]
     assert len(patches) >= 8 and all(inspect.getdoc(f) for f in patches)
+
+
+WRITE_AND_BUILD = """
+import os, sys, torch
+from ise_plugin import compat
+for name in ("supply_collections_names", "supply_torch_six", "declare_torchvision_operators"):
+    getattr(compat, name)()
+from fastreid.config import get_cfg
+from fastreid.modeling.backbones import build_backbone
+if {patched}:
+    compat.read_backbone_weights_safely()
+    compat.read_backbone_weights_safely()  # a second time changes nothing
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ({target!r},)
+torch.save(Payload(), {path!r})
+cfg = get_cfg()
+cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH = "build_mobilenetv2_backbone", "1.0x"
+cfg.MODEL.BACKBONE.PRETRAIN, cfg.MODEL.BACKBONE.PRETRAIN_PATH = True, {path!r}
+build_backbone(cfg)
+"""
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_backbones_unpickle_weights_unless_they_are_read_safely(tmp_path, patched):
+    target, path = tmp_path / "executed", tmp_path / "w.pth"
+    code = WRITE_AND_BUILD.format(patched=patched, target=str(target), path=str(path))
+    result = run_python(code, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
+    assert result.returncode != 0 and target.exists() != patched
+    assert ("DamagedWeights" in result.stderr) == patched
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnext", "osnet", "regnet.regnet", "regnet.effnet"])
+def test_downloads_of_backbones_are_checked(monkeypatch, tmp_path, name):
+    module = importlib.import_module(f"fastreid.modeling.backbones.{name}")
+    asked = []
+    monkeypatch.setattr(compat, "fetch_weights", lambda url, file=None: asked.append(url) or str(tmp_path / "w.pth"))
+    net = torch.nn.Linear(2, 2)
+    torch.save({"model_state": net.state_dict()} if "regnet" in name else net.state_dict(), tmp_path / "w.pth")
+    key, url = next(iter(module.model_urls.items()))
+    found = module.init_pretrained_weights(*([net, key] if name == "osnet" else [key]))
+    assert asked == [url] and torch.equal(found["weight"], net.weight)
+
+
+def test_downloads_by_torch_hub_are_checked(monkeypatch, tmp_path):
+    from fastreid.modeling.backbones import mobilenetv3, resnest
+
+    monkeypatch.setattr(compat, "fetch_weights", lambda url: str(tmp_path / url))
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
+    for load in (mobilenetv3.load_state_dict_from_url, resnest.torch.hub.load_state_dict_from_url):
+        assert load("w.pth", progress=True)["a"] == 1

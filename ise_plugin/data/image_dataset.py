@@ -14,6 +14,7 @@ from .augmentation import BatchAugmentation, split_transform
 from .image_cache import ImageCache
 from .reading import UnreadableImage, read_rgb, shown
 from .tolerance import StandIns
+from .worker_files import WorkerFiles
 
 
 class ImageDataset(Dataset):
@@ -57,6 +58,7 @@ class ImageDataset(Dataset):
         self.cache = cache
         self.on_device = on_device
         self.stand_ins = stand_ins
+        self.worker_files: Optional[WorkerFiles] = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -109,6 +111,8 @@ class ImageDataset(Dataset):
 
     def _read(self, index: int) -> np.ndarray:
         path = self.paths[index]
+        if self.worker_files is not None:
+            self.worker_files.note(path)
         pixels = self.cache.read(index, path) if self.cache else None
         if pixels is None:
             pixels = self.steps.open(read_rgb(path))

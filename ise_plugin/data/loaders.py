@@ -1,6 +1,7 @@
 """Loaders that run on any device. fastreid's own ``DataLoaderX`` needs CUDA."""
 
 import os
+from itertools import islice
 from typing import Iterable, Iterator, Optional, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from .image_cache import ImageCache, open_image_cache
 from .image_dataset import ImageDataset
 from .image_sets import TrainingImages, read_evaluation_images
 from .samplers import CrossCameraBatchSampler
+from .worker_files import WorkerFiles, explain_worker_death
 
 
 class UserErrorLoader(DataLoader):
@@ -24,6 +26,7 @@ class UserErrorLoader(DataLoader):
 
     def __init__(self, dataset: Dataset, **options):
         super().__init__(dataset, collate_fn=_as_it_is, **options)
+        dataset.worker_files = WorkerFiles(self.num_workers) if self.num_workers else None
 
     def __iter__(self) -> Iterator:
         batches = super().__iter__()
@@ -32,6 +35,9 @@ class UserErrorLoader(DataLoader):
                 yield next(batches)
             except StopIteration:
                 return
+            except RuntimeError as error:
+                explain_worker_death(error)
+                raise
             except UsageError as error:
                 # torch repeats the traceback as text and puts the message on the last line
                 raise UsageError(str(error).strip().splitlines()[-1].split("UsageError: ")[-1]) from None
@@ -120,6 +126,10 @@ class _Pass:
     def __iter__(self) -> Iterator[dict]:
         return self._loader.iterate(self.batch_sampler)
 
+    def behind(self, count: int) -> Iterator[dict]:
+        """The batches that follow the first ``count``; those are drawn, but no image of them is read."""
+        return self._loader.iterate(islice(self.batch_sampler, count, None))
+
 
 class _TrainingDataset(Dataset):
     """Keys with a pseudo label mean the training transform, plain indices the test transform."""
@@ -144,6 +154,7 @@ class _TrainingDataset(Dataset):
 
     def __getitems__(self, keys: Sequence) -> dict:
         dataset = self._train if isinstance(keys[0], tuple) else self._test
+        dataset.worker_files = self.worker_files
         return dataset.__getitems__(keys)
 
 

@@ -1,65 +1,70 @@
-"""Checkpoints that a crash cannot break, read without unpickling."""
+"""Checkpoints that a crash cannot break, read without unpickling, the one before where the newest is damaged."""
 
 import io
+import logging
 import os
-import pickle
-import zipfile
-from typing import Any
+import re
+from typing import NamedTuple, Optional
 
 import numpy as np
 import torch
 from fastreid.utils.checkpoint import Checkpointer
+from torch import nn
+from torch.optim import Optimizer
 
 from ..errors import UsageError
-from .files import write_atomically
+from ..weights import DamagedWeights, load_checkpoint_file, sealed
+from .files import UnwritableFile, free_space, remove_leftovers, write_atomically
 
-# numpy 2 has moved the function that its older pickles call by the old name
-_NUMPY_SCALAR = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
-# fastreid's own checkpoints hold the metric as a numpy scalar; nothing else is let in beside tensors and plain containers
-_SAFE_GLOBALS = [
-    np.dtype,
-    np.float64,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-    type(np.dtype(np.int64)),
-    _NUMPY_SCALAR,
-    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
-]
-_NOT_A_CHECKPOINT = (
-    pickle.UnpicklingError,
-    EOFError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    UnicodeDecodeError,
-    ValueError,
-    KeyError,
-    AttributeError,
-    IndexError,
-    TypeError,
-)
+__all__ = ["ISECheckpointer", "check_space", "load_checkpoint_file", "name_after_epoch", "name_within_epoch"]
+
+logger = logging.getLogger("fastreid.ise.checkpoints")
 
 # classifier weights, which other heads have and which no embedding needs
 _OTHER_HEADS = ("heads.weight", "heads.classifier")
+_PERIODIC = re.compile(r"model_(\d{4,})(?:_(\d{6,}))?\.pth")
+_FINAL, _BEST = "model_final", "model_best"
+_POINTER = "last_checkpoint"
+# the best, the last, and the one that is being written, beside those kept
+_MORE_FILES = 3
 
 
-def load_checkpoint_file(path: str) -> Any:
-    """Reads a file of ``torch.save`` onto the CPU; only tensors, numbers, text and plain containers are let in.
+def name_after_epoch(epoch: int) -> str:
+    """fastreid's name of the checkpoint behind an epoch, counted from 0."""
+    return f"model_{epoch:04d}"
+
+
+def name_within_epoch(epoch: int, step: int) -> str:
+    """The name of a checkpoint inside an epoch, counted from 0, behind so many of its steps."""
+    return f"model_{epoch:04d}_{step:06d}"
+
+
+def check_space(folder: str, model: nn.Module, optimizer: Optimizer, keep: int) -> None:
+    """Refuses a run whose checkpoints would fill the disk.
+
+    Args:
+        folder: that the run writes to; what is there already counts as taken.
+        model, optimizer: what a checkpoint holds; the optimiser is taken for one of two moments, as Adam.
+        keep: periodic checkpoints that stay.
 
     Raises:
-        UsageError: the file is missing, is no checkpoint, or holds anything else.
+        UsageError: there is less room than they will take.
     """
-    if not os.path.isfile(path):
-        raise UsageError(f"weights file {path} is not there; check the path")
-    try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except _NOT_A_CHECKPOINT as error:
-        reason = str(error).strip().splitlines()
-        refused = [line for line in reason if "Unsupported global" in line or "GLOBAL" in line]
-        detail = (
-            f"it holds more than tensors: {refused[0].strip()}" if refused else "it is damaged or no file of torch.save"
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
+    one = sum(t.nbytes for t in model.state_dict().values()) + 2 * sum(p.nbytes for p in trained)
+    needed, free = one * (keep + _MORE_FILES), free_space(folder)
+    if free is not None and free < needed:
+        raise UsageError(
+            f"OUTPUT_DIR {folder}: its checkpoints need {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
+            f"free some, or choose another folder"
         )
-        raise UsageError(f"weights file {path} is not a checkpoint that can be read safely ({detail})") from error
+
+
+class _Position(NamedTuple):
+    """How far a run had got at a checkpoint."""
+
+    epochs: int
+    steps: int
 
 
 class ISECheckpointer(Checkpointer):
@@ -68,8 +73,23 @@ class ISECheckpointer(Checkpointer):
     Files keep fastreid's layout (``{"model": ..., ...}`` and ``last_checkpoint``), so either reads the other's.
     """
 
+    def __init__(self, model, save_dir: str = "", *, keep: int = 0, **options):
+        """
+        Args:
+            model, save_dir, options: as fastreid's.
+            keep: periodic checkpoints of this run that stay; 0 keeps all. The best and the last always stay.
+        """
+        super().__init__(model, save_dir, **options)
+        self._keep = keep
+        if save_dir and self.save_to_disk and os.path.isdir(save_dir):
+            remove_leftovers(save_dir)
+
     def save(self, name: str, **kwargs) -> None:
-        """Writes ``name.pth`` and then the pointer ``last_checkpoint``, each whole or not at all."""
+        """Writes ``name.pth`` and then the pointer ``last_checkpoint``, each whole or not at all.
+
+        Raises:
+            UnwritableFile: the disk is full, or the folder cannot be written to; what was there is intact.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
@@ -79,34 +99,106 @@ class ISECheckpointer(Checkpointer):
         self.logger.info(f"Saving checkpoint to {path}")
         buffer = io.BytesIO()
         torch.save(data, buffer)
-        write_atomically(path, buffer.getvalue())
-        self.tag_last_checkpoint(f"{name}.pth")
+        try:
+            write_atomically(path, sealed(buffer.getvalue()))
+            self.tag_last_checkpoint(f"{name}.pth")
+        except UnwritableFile as error:
+            raise UnwritableFile(f"{error}; older checkpoints are intact, go on from them with --resume") from error
+        self._remove_old(f"{name}.pth")
+
+    def _remove_old(self, newest: str) -> None:
+        position = _position(newest)
+        if not self._keep or position is None:
+            return
+        for name in self._periodic(until=position)[self._keep :]:
+            os.remove(os.path.join(self.save_dir, name))
+
+    def _periodic(self, until: Optional[_Position] = None) -> list[str]:
+        """Periodic checkpoints in the folder up to a position, newest first."""
+        found = [(_position(name), name) for name in os.listdir(self.save_dir) if _PERIODIC.fullmatch(name)]
+        return [name for position, name in sorted(found, reverse=True) if until is None or position <= until]
+
+    def candidates(self) -> list[str]:
+        """Files to resume from: the one that ``last_checkpoint`` names, then those before it, then the best."""
+        if not os.path.isdir(self.save_dir):
+            return []
+        named = _first_line(os.path.join(self.save_dir, _POINTER))
+        final = f"{_FINAL}.pth"
+        until = None if named in (None, final) else _position(named)
+        names = [named] if named else []
+        if os.path.isfile(os.path.join(self.save_dir, final)) and until is None:
+            names.append(final)
+        names += self._periodic(until)
+        if os.path.isfile(os.path.join(self.save_dir, f"{_BEST}.pth")):
+            names.append(f"{_BEST}.pth")
+        return [os.path.join(self.save_dir, name) for name in dict.fromkeys(names)]
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to resume from."""
+        return bool(self.candidates())
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """fastreid's; a checkpoint that is damaged is reported, and the one before it taken.
+
+        Raises:
+            UsageError: no checkpoint can be read, or the first that can is not this run's.
+        """
+        candidates = self.candidates() if resume else []
+        if not candidates:
+            return self.load(path, checkpointables=[])
+        for number, candidate in enumerate(candidates):
+            try:
+                return self.load(candidate)
+            except DamagedWeights as error:
+                follows = "the one before it is tried" if number + 1 < len(candidates) else "there is no other"
+                logger.warning(f"{error}; {follows}")
+        raise UsageError(
+            f"none of the {len(candidates)} checkpoints in {self.save_dir} can be read, "
+            f"{os.path.basename(candidates[0])} the first (the log has the reasons); start anew without --resume"
+        )
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Points ``last_checkpoint`` to a file of this folder."""
-        write_atomically(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename.encode())
+        write_atomically(os.path.join(self.save_dir, _POINTER), last_filename_basename.encode())
 
     def load(self, path: str, checkpointables=None) -> dict:
         """Loads the model, and whatever else is asked for; see fastreid's Checkpointer.
 
         Raises:
-            UsageError: the file is missing, is no checkpoint, or not this model's.
+            DamagedWeights: the file is missing, or is no checkpoint.
+            UsageError: it is an address, or not this model's or this configuration's.
         """
-        if path and "://" not in path and not os.path.isfile(path):
-            raise UsageError(f"weights file {path} is not there; check MODEL.WEIGHTS, or OUTPUT_DIR with --resume")
+        if path and "://" in path:
+            raise UsageError(f"MODEL.WEIGHTS {path}: weights are read from files alone; download it and name the file")
+        if path and not os.path.isfile(path):
+            raise DamagedWeights(f"weights file {path} is not there; check MODEL.WEIGHTS, or OUTPUT_DIR with --resume")
         self._path = path
-        return super().load(path, checkpointables)
+        rest = super().load(path, checkpointables=[])
+        for name in self.checkpointables if checkpointables is None else checkpointables:
+            if name in rest:
+                self._take(name, rest.pop(name))
+        return rest
+
+    def _take(self, name: str, state) -> None:
+        try:
+            self.checkpointables[name].load_state_dict(state)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UsageError(
+                f"checkpoint {self._path}: its {name} is not that of this configuration "
+                f"({type(error).__name__}: {' '.join(str(error).split())}); resume with the configuration it was made with"
+            ) from error
 
     def _load_file(self, f: str) -> dict:
         checkpoint = load_checkpoint_file(f)
         if not isinstance(checkpoint, dict):
-            raise UsageError(f"weights file {f} holds a {type(checkpoint).__name__}, not a model's weights")
+            raise DamagedWeights(f"weights file {f} holds a {type(checkpoint).__name__}, not a model's weights")
         if "model" not in checkpoint:  # a bare state dict, as torch.save(model.state_dict()) writes it
             checkpoint = {"model": checkpoint}
         if not isinstance(checkpoint["model"], dict) or not all(
-            isinstance(value, (torch.Tensor, np.ndarray)) for value in checkpoint["model"].values()
+            isinstance(name, str) and isinstance(value, (torch.Tensor, np.ndarray))
+            for name, value in checkpoint["model"].items()
         ):
-            raise UsageError(f"weights file {f} holds no state dict of a model")
+            raise DamagedWeights(f"weights file {f} holds no state dict of a model")
         return checkpoint
 
     def _load_model(self, checkpoint: dict):
@@ -136,3 +228,20 @@ class ISECheckpointer(Checkpointer):
             self.logger.warning(
                 f"{len(unused)} entries of {self._path} are not part of this model, {unused[0]} the first; left out"
             )
+
+
+def _position(name: str) -> Optional[_Position]:
+    found = _PERIODIC.fullmatch(name)
+    if not found:
+        return None
+    return _Position(int(found[1]) + 1, 0) if found[2] is None else _Position(int(found[1]), int(found[2]))
+
+
+def _first_line(path: str) -> Optional[str]:
+    """The name of a file that a pointer holds; None where there is no pointer, or it holds something else."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            name = file.read(256).strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if name and name == os.path.basename(name) and name.isprintable() else None

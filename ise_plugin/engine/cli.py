@@ -1,18 +1,22 @@
 """The command ``tools/train_net.py``: fastreid's arguments, one line for what the user can mend."""
 
+import errno
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 
+import torch.multiprocessing as mp
 from fastreid.engine import default_argument_parser
 from fastreid.utils import comm
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..errors import UsageError
 from .checkpointing import ISECheckpointer
 from .files import write_atomically
+from .interruption import Interrupted
 from .launch import launch
 from .models import build_model
 from .progress import RESULT
@@ -22,9 +26,12 @@ from .trainer import ISETrainer
 
 logger = logging.getLogger("fastreid.ise")
 
+# what writing a log or metrics fails with when the disk is full or has become unwritable
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+
 
 def main(argv=None) -> int:
-    """Runs the command; returns its exit code: 0, or 2 for what the user can mend."""
+    """Runs the command; returns its exit code: 0, 2 for what the user can mend, 128 + its number for a signal."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate Implicit Sample Extension with fastreid."
     parser.add_argument(
@@ -46,10 +53,28 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    except Interrupted as interrupted:
+        print(str(interrupted), file=sys.stderr)
+        return interrupted.exit_code
+    except ProcessExitedException as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code if error.exit_code > 0 else 128 - error.exit_code  # negative: the number of a signal
+    except KeyboardInterrupt:  # before training has begun, or behind it
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (UsageError, FloatingPointError, ProcessRaisedException) as error:
         if args.traceback or isinstance(error, ProcessRaisedException) and "UsageError: " not in str(error):
             traceback.print_exc()
         print(f"error: {_describe(error)}", file=sys.stderr)
+        return UsageError.EXIT_CODE
+    except OSError as error:
+        if args.traceback or error.errno not in _NO_ROOM:
+            raise
+        print(
+            f"error: {error.filename or 'a file of the run'} cannot be written ({error.strerror}); "
+            f"make room in OUTPUT_DIR and go on with --resume, older checkpoints are intact",
+            file=sys.stderr,
+        )
         return UsageError.EXIT_CODE
     return 0
 
@@ -60,14 +85,29 @@ def run(args) -> None:
     if args.eval_only:
         evaluate(cfg)
         return
-    trainer = ISETrainer(cfg)
+    trainer = _set_up(cfg)
     if trainer.report:
         trainer.report.config_file = args.config_file
     trainer.resume_or_load(resume=args.resume)
-    results = trainer.train()
+    try:
+        results = trainer.train()
+    except Interrupted as interrupted:
+        if mp.parent_process() is None:
+            raise
+        sys.exit(interrupted.exit_code)  # one of several that another process has started
     logger.log(RESULT, f"Results, also in {os.path.join(cfg.OUTPUT_DIR, 'results.json')}:\n{results.table()}")
     if trainer.report:
         logger.log(RESULT, f"Report: {trainer.report.path}")
+
+
+def _set_up(cfg) -> ISETrainer:
+    try:
+        return ISETrainer(cfg)
+    except (UsageError, OSError, MemoryError):
+        raise
+    except Exception as error:  # fastreid's components raise all kinds for values that they do not know
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UsageError(f"no run can be set up with this configuration ({reason}); --traceback shows where") from error
 
 
 def evaluate(cfg) -> dict:
@@ -99,9 +139,7 @@ def evaluate(cfg) -> dict:
 
 def _describe(error: Exception) -> str:
     if isinstance(error, FloatingPointError):
-        return (
-            f"{' '.join(str(error).split())}; the last checkpoint is intact, try a smaller SOLVER.BASE_LR and --resume"
-        )
+        return f"{' '.join(str(error).split())}; try a smaller SOLVER.BASE_LR and --resume"
     return (
         str(error).strip().splitlines()[-1].split("UsageError: ")[-1]
     )  # a spawned process's error repeats its traceback

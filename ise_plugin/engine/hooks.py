@@ -1,15 +1,19 @@
 """Hooks of the training loop; each does one thing."""
 
 import time
+from typing import Optional
 
 from fastreid.engine.hooks import HookBase, PeriodicWriter
 from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
-from ..distributed import unwrapped
+from ..distributed import computed_once, unwrapped
 from ..method import progressive_degree
+from .checkpointing import name_after_epoch, name_within_epoch
+from .interruption import NOTHING, SAVE, STOP, Interruption
 from .results import Results
+from .resume import run_state
 from .seeds import epoch_seed
 
 
@@ -37,7 +41,7 @@ class ExtensionDegree(HookBase):
 
 class WriteLosses(HookBase):
     """Brings the losses from the device into the storage where they are written or the epoch ends. Belongs before everything
-    that writes or saves: a loss that is not finite ends the run there."""
+    that writes or saves: weights that are not finite end the run there."""
 
     def __init__(self, period: int):
         self._period = period
@@ -48,6 +52,7 @@ class WriteLosses(HookBase):
 
     def after_epoch(self) -> None:
         self.trainer.write_losses()
+        self.trainer.check_weights()  # before an evaluation of them makes no sense
 
 
 class WriteMetrics(PeriodicWriter):
@@ -95,25 +100,50 @@ class Evaluate(HookBase):
 
 
 class SaveCheckpoint(HookBase):
-    """Saves ``model_{epoch}`` every ``period`` epochs, ``model_best`` when an evaluation says so, ``model_final`` at the end.
+    """Saves ``model_{epoch}`` every ``period`` epochs, ``model_best`` when an evaluation says so, ``model_final`` at the end;
+    inside an epoch ``model_{epoch}_{steps}`` when the last checkpoint is ``seconds`` old (0: never), or a signal asks to stop.
 
     The names are those of fastreid's PeriodicCheckpointer, which forgets the best metric on resume and compares stale ones.
+    In all processes: they agree on when to save, and what each has drawn goes into the file.
     """
 
-    def __init__(self, checkpointer, period: int):
+    def __init__(self, checkpointer, period: int, seconds: float, interruption: Interruption):
         self._checkpointer = checkpointer
         self._period = period
+        self._seconds = seconds
+        self._interruption = interruption
+        self._last = time.monotonic()
+
+    def after_step(self) -> None:
+        due = comm.is_main_process() and 0 < self._seconds <= time.monotonic() - self._last
+        wish = self._interruption.agreed(SAVE if due else NOTHING)
+        if wish != NOTHING:
+            self.trainer.write_losses()
+            self._save(name_within_epoch(self.trainer.epoch, self.trainer.steps_done), self.trainer.steps_done)
+        self.trainer.stopping = wish == STOP
+
+    def save_start_of_epoch(self) -> None:
+        """Saves what there was before this epoch's labelling."""
+        self._save(name_within_epoch(self.trainer.epoch, 0), 0)
 
     def after_epoch(self) -> None:
-        epoch = self.trainer.epoch
-        state = {"epoch": epoch}
-        if self.trainer.is_best:
-            self._checkpointer.save("model_best", **state)
+        epoch, last = self.trainer.epoch, self.trainer.epoch + 1 == self.trainer.max_epoch
+        if computed_once(lambda: self.trainer.is_best):  # the first process alone has evaluated
+            self._save("model_best")
             self.trainer.is_best = False
-        if epoch + 1 == self.trainer.max_epoch:
-            self._checkpointer.save("model_final", **state)
-        elif (epoch + 1) % self._period == 0:
-            self._checkpointer.save(f"model_{epoch:04d}", **state)
+        asked = not last and self._interruption.agreed() == STOP
+        if last:
+            self._save("model_final")
+        elif asked or (epoch + 1) % self._period == 0:
+            self._save(name_after_epoch(epoch))
+        self.trainer.stopping = asked
+
+    def _save(self, name: str, step: Optional[int] = None) -> None:
+        """Saves behind this epoch or, with ``step``, inside it."""
+        self.trainer.check_weights()
+        epoch = self.trainer.epoch if step is None else self.trainer.epoch - 1
+        self._checkpointer.save(name, **run_state(self.trainer, epoch, step or 0))
+        self._last = time.monotonic()
 
 
 class WriteResults(HookBase):
@@ -126,11 +156,17 @@ class WriteResults(HookBase):
         # the evaluation before training has run by now; it counts as well
         self._last = self.trainer.start_time
 
+    def after_step(self) -> None:
+        self._count()
+
     def after_epoch(self) -> None:
+        self._count()
+        self._results.write()
+
+    def _count(self) -> None:
         now = time.perf_counter()
         self._results.seconds += now - self._last
         self._last = now
-        self._results.write()
 
 
 def _metric(metrics: dict) -> float:

@@ -41,7 +41,7 @@ def build_model(cfg) -> nn.Module:
     cfg = _with_weights_path(cfg)
     backbone = cfg.MODEL.BACKBONE
     from_file = backbone.PRETRAIN and backbone.PRETRAIN_PATH
-    # read before fastreid reads it, because this refuses what is no file of weights
+    # read before fastreid reads it: afterwards nobody would know what was in it and not in the network
     pretrained = load_checkpoint_file(backbone.PRETRAIN_PATH) if from_file else None
     try:
         model = build_fastreid_model(cfg)

@@ -72,12 +72,15 @@ class TrainingProgress(HookBase):
         if self._start is None:
             trainer = self.trainer
             title = f"epoch {trainer.epoch + 1}/{trainer.max_epoch}"
-            self._start, self._bar = time.perf_counter(), bar(trainer.iters_per_epoch, title, "steps")
+            steps = trainer.iters_per_epoch - trainer.steps_done
+            self._start, self._bar = time.perf_counter(), bar(steps, title, "steps")
 
     def after_step(self) -> None:
         self._bar.update()
 
     def after_epoch(self) -> None:
+        if self._start is None:
+            return  # resumed behind the last step
         self._bar.close()
         seconds, self._start = time.perf_counter() - self._start, None
         self.trainer.storage.put_scalar("training_time", seconds, smoothing_hint=False)

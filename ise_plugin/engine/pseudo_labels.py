@@ -19,6 +19,7 @@ from ..errors import UsageError
 from ..method import cluster_centroids
 from ..registry import CLUSTERER, HOOK, NEIGHBOR_SEARCH, registered
 from .extraction import extract_embeddings
+from .limits import advice_for_extraction, named_out_of_memory
 from .progress import WithProgress
 from .seeds import epoch_seed
 
@@ -63,15 +64,16 @@ class DBSCANPseudoLabelHook(HookBase):
         """Labels anew when the period says so; always makes the epoch's loader."""
         epoch, period = self.trainer.epoch, self.cfg.ISE.PSEUDO_LABEL.PERIOD
         self._prepare_loader()
-        if self.labels is None or epoch % period == 0:
+        done = self.trainer.steps_done
+        if self.labels is None or (epoch % period == 0 and not done):
             self._relabel()
         elif self._centroids is not None:  # resumed between two labellings
-            self._head().set_centroids(self._centroids)
+            self._restore_memory()
         self._centroids = None
         seed = epoch_seed(self.cfg.SEED, epoch)
         loader = self._loader.pseudo_labelled(self.labels, seed)
         self._warn_of_small_batches(loader.batch_sampler.clusters_per_batch * self.cfg.DATALOADER.NUM_INSTANCE)
-        self.trainer.set_loader(loader)
+        self.trainer.set_loader(loader, done)
 
     def label(self) -> Labelling:
         """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
@@ -93,12 +95,20 @@ class DBSCANPseudoLabelHook(HookBase):
         previous, clusters = self.labels, _cluster_count(labels)
         if clusters < 2:
             self._handle_unusable(features, labels)
+            labels_in_use = self.labels
         else:
-            self.labels = labels
-        self._head().set_centroids(cluster_centroids(features, torch.from_numpy(self.labels)))
+            labels_in_use = labels
+        self._head().set_centroids(cluster_centroids(features, torch.from_numpy(labels_in_use)))
+        self.labels = labels_in_use
         self._report(labels, clusters, extracted - start, clustered - extracted)
         for observe in self.observers:
             observe(Labelling(features, labels, previous, eps))
+
+    def _restore_memory(self) -> None:
+        head = self._head()
+        head.set_centroids(self._centroids)
+        # normalising unit rows once more would change their last bits
+        head.memory.centroids = self._centroids.to(head.memory.centroids.device)
 
     def _warn_of_small_batches(self, size: int) -> None:
         wanted = self.cfg.SOLVER.IMS_PER_BATCH
@@ -111,7 +121,9 @@ class DBSCANPseudoLabelHook(HookBase):
     def _extract(self) -> Tensor:
         average_buffers(self.trainer.model)
         loader, autocast = WithProgress(self._loader.extraction(), "extraction"), self.trainer.autocast()
-        return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))
+        size = self.cfg.ISE.EXTRACTION.IMS_PER_BATCH or self.cfg.TEST.IMS_PER_BATCH
+        with named_out_of_memory(lambda: advice_for_extraction(size, self.trainer.precision)):
+            return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))
 
     def _cluster(self, features: Tensor) -> tuple[np.ndarray, float]:
         """Labels, and the eps they were made with."""
@@ -175,9 +187,10 @@ class DBSCANPseudoLabelHook(HookBase):
 
     def state_dict(self) -> dict:
         """Labels and memory, for a run that is resumed before the next labelling."""
-        if self.labels is None:
+        memory = self._head().memory
+        if self.labels is None or memory is None:
             return {}
-        return {"labels": torch.from_numpy(self.labels), "centroids": self._head().memory.centroids}
+        return {"labels": torch.from_numpy(self.labels), "centroids": memory.centroids}
 
     def load_state_dict(self, state: dict) -> None:
         """Takes what :meth:`state_dict` gave."""

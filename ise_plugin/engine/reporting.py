@@ -104,7 +104,7 @@ class RunReport(HookBase):
     def _start(self) -> None:
         folder = os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER)
         os.makedirs(folder, exist_ok=True)
-        fresh = self.trainer.start_epoch == 0
+        fresh = not self.trainer.resumed
         if fresh:
             for name in filter(run_files.is_ours, os.listdir(folder)):
                 os.remove(os.path.join(folder, name))

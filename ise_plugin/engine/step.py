@@ -1,8 +1,9 @@
 """One optimisation step, in full or mixed precision, at once or in pieces, on any device."""
 
 import contextlib
+import logging
 import time
-from typing import Iterable, Iterator, Optional
+from typing import Iterable, Iterator, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -13,6 +14,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..distributed import unwrapped
+from .limits import advice_for_training, named_out_of_memory
+
+logger = logging.getLogger("fastreid.ise.step")
+
+# Files of a batch that a message names; the log has all of them.
+_FILES_NAMED = 3
+
+
+class _Step(NamedTuple):
+    """What is kept of a step until its losses are written."""
+
+    iteration: int
+    losses: dict  # on the device
+    usable: Tensor  # (), bool, on the device
+    data_time: float  # seconds of waiting for the batch
+    files: list
 
 
 class TrainingStep(SimpleTrainer):
@@ -28,6 +45,7 @@ class TrainingStep(SimpleTrainer):
         precision: what the network computes in; float16 scales the loss. Parameters stay float32, and so do the head and
             the losses (:meth:`ise_plugin.modeling.ISE.forward`).
         pieces: of a batch, computed one after the other (``SOLVER.ACCUMULATE``).
+        max_skipped: steps of an epoch whose loss or gradient may be no finite number; they are left out.
     """
 
     def __init__(
@@ -37,35 +55,90 @@ class TrainingStep(SimpleTrainer):
         device: torch.device,
         precision: torch.dtype = torch.float32,
         pieces: int = 1,
+        max_skipped: int = 0,
     ):
         super().__init__(model, data_loader=(), optimizer=optimizer, param_wrapper=None)
         self._device = device
-        self._precision = precision
+        self.precision = precision
         self._pieces = pieces
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.grad_scaler = self._scaler if self._scaler.is_enabled() else None  # fastreid's LRScheduler asks for it
-        self._unwritten: list = []  # (iteration, losses on the device, seconds of waiting for data)
+        self._max_skipped = max_skipped
+        self._skipped = 0
+        self._unwritten: list[_Step] = []
 
-    def set_loader(self, loader: Optional[Iterable]) -> None:
-        """Takes the batches of the next epoch from ``loader``."""
+    def set_loader(self, loader: Optional[Iterable], done: int = 0) -> None:
+        """Takes the batches of the next epoch from ``loader``; those ``done`` before a resume are passed over."""
         self.data_loader = loader
-        self._data_loader_iter = iter(loader or ())
+        self._data_loader_iter = loader.behind(done) if done else iter(loader or ())
+        self._skipped = self._skipped if done else 0
 
     def run_step(self) -> None:
-        """Loss of the next batch, gradient, step; nothing in it waits for the device."""
+        """Loss of the next batch, gradient, step; nothing in it waits for the device.
+
+        Where loss or gradient is no finite number, weights, statistics and memory stay as they were: the device decides by
+        itself, and :meth:`write_losses` tells. Optimisers without a fused kernel have to wait for it.
+
+        Raises:
+            UsageError: the memory is not enough for the batch.
+        """
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         self.optimizer.zero_grad()
-        losses = self._whole(data) if self._pieces == 1 else self._in_pieces(data)
-        self._unwritten.append((self.iter, {name: loss.detach() for name, loss in losses.items()}, data_time))
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+        kept = _kept_buffers(unwrapped(self.model))
+        size = len(data["targets"])
+        with named_out_of_memory(lambda: advice_for_training(size, self._pieces, self.precision, self._device)):
+            losses = self._whole(data) if self._pieces == 1 else self._in_pieces(data)
+        losses = {name: loss.detach() for name, loss in losses.items()}
+        usable = self._usable(losses)
+        _restore_buffers(kept, usable)
+        self._unwritten.append(_Step(self.iter, losses, usable, data_time, data.get("img_paths", [])))
+        self._change_weights(usable)
+
+    def _usable(self, losses: dict) -> Tensor:
+        """Whether loss and gradient are numbers to step with, on the device. Scaled gradients are the scaler's own matter."""
+        total = sum(losses.values())
+        if self.grad_scaler is None:
+            gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            total = total + torch.stack(torch._foreach_norm(gradients)).sum() if gradients else total
+        return torch.isfinite(total)
+
+    def _change_weights(self, usable: Tensor) -> None:
+        if self.grad_scaler is not None:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        elif self.optimizer.defaults.get("fused"):
+            self.optimizer.found_inf = (~usable).float()  # by which a scaler tells a fused kernel to do nothing
+            self.optimizer.step()
+        elif bool(usable):
+            self.optimizer.step()
+
+    def check_weights(self, before: str = "") -> None:
+        """
+        Raises:
+            FloatingPointError: a weight or statistic of the network is no finite number; the message starts with ``before``.
+        """
+        entries = {n: t for n, t in unwrapped(self.model).state_dict().items() if t.is_floating_point()}
+        finite = torch.stack([torch.isfinite(t).all() for t in entries.values()]).cpu()
+        if not finite.all():
+            name = list(entries)[int((~finite).nonzero()[0])]
+            raise FloatingPointError(f"{before}the weights {name} are not finite; lower SOLVER.BASE_LR")
+
+    def state_dict(self) -> dict:
+        """For a resumed run: the scaler, and the steps skipped in this epoch."""
+        return {"scaler": self._scaler.state_dict(), "skipped": self._skipped}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what :meth:`state_dict` gave."""
+        if state["scaler"] and self._scaler.is_enabled():
+            self._scaler.load_state_dict(state["scaler"])
+        self._skipped = state["skipped"]
 
     def autocast(self):
         """The context that the network computes in."""
-        mixed = self._precision != torch.float32
-        return torch.autocast(self._device.type, self._precision if mixed else None, enabled=mixed)
+        mixed = self.precision != torch.float32
+        return torch.autocast(self._device.type, self.precision if mixed else None, enabled=mixed)
 
     def _whole(self, data: dict) -> dict[str, Tensor]:
         with self.autocast():
@@ -105,23 +178,42 @@ class TrainingStep(SimpleTrainer):
         """Reads the losses of the steps since the last call from the device, all at once, and stores them.
 
         Raises:
-            FloatingPointError: one of them is not finite; the message names the first such step.
+            FloatingPointError: more steps of this epoch than may be were left out, or the weights are not finite; the message
+                names the first such step and files of its batch.
         """
         if not self._unwritten:
             return
-        iterations, losses, data_times = zip(*self._unwritten)
-        self._unwritten = []
-        names = list(losses[0])
-        values = torch.stack([torch.stack([loss[name] for name in names]) for loss in losses]).cpu().numpy()
-        gathered = comm.gather((values, np.array(data_times)))
+        steps, self._unwritten = self._unwritten, []
+        names = list(steps[0].losses)
+        read = torch.stack(
+            [torch.stack([s.losses[name].float() for name in names] + [s.usable.float()]) for s in steps]
+        )
+        values = read.cpu().numpy()
+        gathered = comm.gather((values, np.array([s.data_time for s in steps])))
         if comm.is_main_process():
-            values = np.mean([v for v, _ in gathered], axis=0)
+            means = np.mean([v for v, _ in gathered], axis=0)
             slowest = np.max([times for _, times in gathered], axis=0)
-            self._store(iterations, names, values, slowest)
-        _check_finite(iterations, names, values)
+            kept = means[:, -1] == 1
+            self._store([s.iteration for s, k in zip(steps, kept) if k], names, means[kept, :-1], slowest[kept])
+        self._check_skipped([(s, row) for s, row in zip(steps, values) if not row[-1]], names)
+
+    def _check_skipped(self, skipped: list, names: list) -> None:
+        for step, row in skipped:
+            self._skipped += 1
+            logger.warning(f"{_described(step, names, row)}: step left out, number {self._skipped} in this epoch")
+            logger.debug(f"Files of that batch: {', '.join(step.files)}")
+        if not skipped:
+            return
+        first = _described(skipped[0][0], names, skipped[0][1])
+        self.check_weights(f"{first}, and ")
+        if self._skipped > self._max_skipped:
+            raise FloatingPointError(
+                f"{first}, one of {self._skipped} such steps in this epoch, more than ISE.MAX_SKIPPED_STEPS "
+                f"{self._max_skipped}; lower SOLVER.BASE_LR, or set SOLVER.AMP.ENABLED False"
+            )
 
     @staticmethod
-    def _store(iterations: tuple, names: list, values: np.ndarray, data_times: np.ndarray) -> None:
+    def _store(iterations: list, names: list, values: np.ndarray, data_times: np.ndarray) -> None:
         storage = get_event_storage()
         now = storage.iter
         for iteration, row, data_time in zip(iterations, values, data_times):
@@ -137,15 +229,29 @@ def split_batch(batch: dict, pieces: int) -> list[dict]:
     return [{name: values[a:b] for name, values in batch.items()} for a, b in zip(bounds, bounds[1:])]
 
 
-def _check_finite(iterations: tuple, names: list, values: np.ndarray) -> None:
-    broken = ~np.isfinite(values).all(1)
-    if broken.any():
-        first = int(broken.argmax())
-        parts = ", ".join(f"{name} {value}" for name, value in zip(names, values[first]))
-        raise FloatingPointError(
-            f"the loss is not finite at iteration={iterations[first]} ({parts}); lower SOLVER.BASE_LR, "
-            f"or set SOLVER.AMP.ENABLED False"
-        )
+def _described(step: _Step, names: list, row: np.ndarray) -> str:
+    parts = ", ".join(f"{name} {value:g}" for name, value in zip(names, row))
+    files, more = step.files[:_FILES_NAMED], len(step.files) - _FILES_NAMED
+    batch = ", ".join(files) + (f" and {more} more" if more > 0 else "")
+    return f"loss or gradient is not finite at iteration={step.iteration} ({parts}; batch: {batch})"
+
+
+def _kept_buffers(network: nn.Module) -> list:
+    """The buffers of a network as they are: statistics change in place, the memory is replaced."""
+    return [
+        (module, name, buffer, buffer.clone())
+        for module in network.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+
+def _restore_buffers(kept: list, usable: Tensor) -> None:
+    """Gives buffers their former content back unless the step can be used; a buffer stays the tensor that it was."""
+    for module, name, buffer, content in kept:
+        now = module._buffers[name]
+        chosen = torch.where(usable, now, content)
+        setattr(module, name, buffer.copy_(chosen) if now is buffer else chosen)
 
 
 @contextlib.contextmanager

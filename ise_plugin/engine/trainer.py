@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from typing import Optional
 
 import torch
 from fastreid.engine import hooks as fastreid_hooks
@@ -14,18 +15,22 @@ from fastreid.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import build_test_loader, read_training_images
+from ..data.worker_files import explain_worker_death
 from ..distributed import average_buffers, unwrapped, world_size
 from ..registry import HOOK, registered
 from . import hooks
-from .checkpointing import ISECheckpointer
+from .checkpointing import ISECheckpointer, check_space
 from .choice import ChooseWithoutLabels
+from .collapse import CollapseGuard
 from .evaluation import PortableReidEvaluator, observed
+from .interruption import Interrupted, Interruption, StopWhenAsked
 from .models import build_model
 from .optimizers import build_optimizer
 from .precision import choose_precision, spare_slow_gradients
 from .progress import EpochSummary, TrainingProgress, WithProgress
 from .reporting import RunReport
 from .results import Results
+from .resume import set_random_state, take_run_state
 from .step import TrainingStep
 
 logger = logging.getLogger("fastreid.ise.trainer")
@@ -71,12 +76,20 @@ class ISETrainer(DefaultTrainer):
         backbone = unwrapped(model).backbone
         precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, backbone, cfg.INPUT.SIZE_TRAIN)
         spare_slow_gradients(backbone, device, precision)
-        self._trainer = TrainingStep(model, optimizer, device, precision, cfg.SOLVER.ACCUMULATE)
+        self._trainer = TrainingStep(
+            model, optimizer, device, precision, cfg.SOLVER.ACCUMULATE, cfg.ISE.MAX_SKIPPED_STEPS
+        )
 
         self.iters_per_epoch = cfg.ISE.ITERS_PER_EPOCH
         self.max_epoch = cfg.SOLVER.MAX_EPOCH
         self.max_iter = self.max_epoch * self.iters_per_epoch
         self.start_epoch = 0
+        self.start_step = 0  # steps of the first epoch that are done already
+        self.steps_done = 0  # of the current epoch
+        self.random_at_start: Optional[dict] = None
+        self.resumed = False
+        self.stopping = False
+        self.interruption = Interruption()
         self.warmup_iters = cfg.SOLVER.WARMUP_ITERS
         self.delay_epochs = cfg.SOLVER.DELAY_EPOCHS
         self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
@@ -85,12 +98,17 @@ class ISETrainer(DefaultTrainer):
         self.results = Results(cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process())
         self.pseudo_labels = registered(HOOK, cfg.ISE.PSEUDO_LABEL.HOOK, "ISE.PSEUDO_LABEL.HOOK")(cfg)
         self.choice = ChooseWithoutLabels(cfg, self.pseudo_labels) if cfg.ISE.IDENTITIES.ENABLED else None
+        if comm.is_main_process():
+            check_space(cfg.OUTPUT_DIR, unwrapped(model), optimizer, cfg.ISE.KEEP_CHECKPOINTS)
         self.checkpointer = ISECheckpointer(
             model,
             cfg.OUTPUT_DIR,
+            keep=cfg.ISE.KEEP_CHECKPOINTS,
             save_to_disk=comm.is_main_process(),
             optimizer=optimizer,
+            numerics=self._trainer,
             pseudo_labels=self.pseudo_labels,
+            collapse=CollapseGuard(cfg, self.pseudo_labels),
             results=self.results,
             **({"choice": self.choice} if self.choice else {}),
             **self.scheduler,
@@ -117,8 +135,11 @@ class ISETrainer(DefaultTrainer):
         if cfg.DATASETS.TESTS:
             ret.append(hooks.Evaluate(cfg.TEST.EVAL_PERIOD, cfg.ISE.EVAL_BEFORE_TRAIN, self._evaluate, self.results))
         ret.append(hooks.WriteResults(self.results))
+        self._saving = hooks.SaveCheckpoint(
+            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.ISE.CHECKPOINT_SECONDS, self.interruption
+        )
+        ret.append(self._saving)
         if comm.is_main_process():
-            ret.append(hooks.SaveCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
             ret.append(hooks.WriteMetrics(self.build_writers(), _WRITER_PERIOD))
         if self.choice:
             ret.append(self.choice)
@@ -126,19 +147,41 @@ class ISETrainer(DefaultTrainer):
             ret.append(self.report)
         if comm.is_main_process():
             ret.append(EpochSummary())
+        ret.append(StopWhenAsked(self.interruption))
         return ret
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Starts from ``MODEL.WEIGHTS``, or with ``resume`` goes on from the last checkpoint of ``OUTPUT_DIR``, if there is one.
+
+        Raises:
+            UsageError: see :meth:`ise_plugin.engine.checkpointing.ISECheckpointer.resume_or_load`.
+        """
+        self.resumed = resume and self.checkpointer.has_checkpoint()
+        rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if self.resumed:
+            take_run_state(self, rest)
+
     def train(self) -> Results:
-        """Trains from ``start_epoch`` to the end of the schedule."""
-        logger.info(f"Starting training from epoch {self.start_epoch}")
-        self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
-        with EventStorage(self.start_iter) as self.storage:
+        """Trains from ``start_epoch`` to the end of the schedule.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT has come, and what was done is saved.
+            UsageError, FloatingPointError: something that the user can mend.
+        """
+        behind = f", {self.start_step} steps of it done" if self.start_step else ""
+        logger.info(f"Starting training from epoch {self.start_epoch}{behind}")
+        self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch + self.start_step
+        with self.interruption, EventStorage(self.start_iter) as self.storage:
             try:
-                self.before_train()
+                with self.interruption.at_once():
+                    self.before_train()
                 for self.epoch in range(self.start_epoch, self.max_epoch):
                     self.train_epoch()
-            except BaseException:
+            except BaseException as error:
                 self._close_writers()  # what was measured so far is kept; evaluating or saving now would be wrong
+                if isinstance(error, FloatingPointError):
+                    raise FloatingPointError(f"{error}; {self._last_good()}") from error
+                explain_worker_death(error)
                 raise
             self.after_train()
         return self.results
@@ -146,17 +189,37 @@ class ISETrainer(DefaultTrainer):
     def train_epoch(self) -> None:
         """One epoch with its hooks."""
         self.storage.iter = self.iter  # what is measured before the first step belongs to this epoch
-        self.before_epoch()
-        for _ in range(self.iters_per_epoch):
+        self.steps_done = self.iter - self.epoch * self.iters_per_epoch
+        self._begin_epoch()
+        while self.steps_done < self.iters_per_epoch:
             self.before_step()
             self.run_step()
+            self.steps_done += 1
             self.after_step()
             self.iter += 1
         self.after_epoch()
 
-    def set_loader(self, loader) -> None:
-        """Batches of the next epoch; the pseudo-label hook calls this."""
-        self._trainer.set_loader(loader)
+    def _begin_epoch(self) -> None:
+        if self.steps_done:  # the labels are there
+            self.before_epoch()
+            if self.random_at_start is not None:
+                set_random_state(self.random_at_start)
+            return
+        try:
+            with self.interruption.at_once():
+                self.before_epoch()
+        except Interrupted:
+            self._saving.save_start_of_epoch()
+            raise
+
+    def set_loader(self, loader, done: int = 0) -> None:
+        """Batches of the next epoch, of which so many are done; the pseudo-label hook calls this."""
+        self._trainer.set_loader(loader, done)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the network computes in."""
+        return self._trainer.precision
 
     def autocast(self):
         """The context that the network computes in."""
@@ -166,10 +229,18 @@ class ISETrainer(DefaultTrainer):
         """See :meth:`ise_plugin.engine.step.TrainingStep.write_losses`."""
         self._trainer.write_losses()
 
+    def check_weights(self) -> None:
+        """See :meth:`ise_plugin.engine.step.TrainingStep.check_weights`."""
+        self._trainer.check_weights()
+
     def _evaluate(self) -> dict:
         average_buffers(self.model)
         with observed(self.report.watch_retrieval if self.report else None):
             return self.test(self.cfg, self.model)
+
+    def _last_good(self) -> str:
+        candidates = self.checkpointer.candidates()
+        return f"last good checkpoint: {candidates[0]}" if candidates else "there is no checkpoint yet"
 
     def _close_writers(self) -> None:
         for hook in self._hooks:

@@ -10,7 +10,7 @@ import torch
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
-from ise_plugin.engine.checkpointing import ISECheckpointer, load_checkpoint_file
+from ise_plugin.engine.checkpointing import ISECheckpointer, load_checkpoint_file, name_after_epoch, name_within_epoch
 from ise_plugin.engine.files import write_atomically
 from ise_plugin.errors import UsageError
 
@@ -183,3 +183,63 @@ def test_load_checkpoint_file_gives_tensors_on_the_cpu(tmp_path):
     (tmp_path / "t.pth").write_bytes(buffer.getvalue())
     content = load_checkpoint_file(str(tmp_path / "t.pth"))
     assert torch.equal(content["a"], torch.arange(3)) and content["b"] == [1, "x", None]
+
+
+def names(folder):
+    return sorted(name for name in os.listdir(folder) if name.endswith(".pth"))
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    checkpointer = ISECheckpointer(make_model(), str(tmp_path), keep=2)
+    for name in (
+        name_within_epoch(0, 3),
+        name_after_epoch(0),
+        "model_best",
+        name_within_epoch(1, 2),
+        name_after_epoch(1),
+    ):
+        checkpointer.save(name)
+    assert names(tmp_path) == ["model_0001.pth", "model_0001_000002.pth", "model_best.pth"]
+    checkpointer.save("model_final")
+    assert len(names(tmp_path)) == 4
+
+
+def test_none_is_removed_when_all_shall_stay(tmp_path):
+    checkpointer = ISECheckpointer(make_model(), str(tmp_path))
+    for epoch in range(5):
+        checkpointer.save(name_after_epoch(epoch))
+    assert len(names(tmp_path)) == 5
+
+
+def test_a_new_run_does_not_remove_what_an_older_one_got_further_with(tmp_path):
+    ISECheckpointer(make_model(), str(tmp_path)).save(name_after_epoch(9))
+    checkpointer = ISECheckpointer(make_model(), str(tmp_path), keep=1)
+    for epoch in range(3):
+        checkpointer.save(name_after_epoch(epoch))
+    assert names(tmp_path) == ["model_0002.pth", "model_0009.pth"]
+    assert [os.path.basename(path) for path in checkpointer.candidates()] == ["model_0002.pth"]
+
+
+@pytest.mark.parametrize("pointer", [None, b"\xff\xfe", b"../elsewhere.pth", b""])
+def test_without_a_usable_pointer_the_furthest_is_taken(tmp_path, pointer):
+    checkpointer = ISECheckpointer(make_model(), str(tmp_path))
+    for name in (name_after_epoch(0), name_within_epoch(1, 10), name_within_epoch(1, 9)):
+        checkpointer.save(name)
+    os.remove(tmp_path / "last_checkpoint")
+    if pointer is not None:
+        (tmp_path / "last_checkpoint").write_bytes(pointer)
+    order = ["model_0001_000010.pth", "model_0001_000009.pth", "model_0000.pth"]
+    assert [os.path.basename(path) for path in checkpointer.candidates()] == order
+
+
+def test_state_of_another_configuration_is_named(tmp_path):
+    model = make_model()
+    ISECheckpointer(model, str(tmp_path), optimizer=torch.optim.SGD(model.parameters(), lr=0.1)).save("model_0000")
+    groups = [{"params": [p]} for p in model.parameters()]
+    with pytest.raises(UsageError, match="its optimizer is not that of this configuration"):
+        ISECheckpointer(model, str(tmp_path), optimizer=torch.optim.SGD(groups, lr=0.1)).resume_or_load("")
+
+
+def test_weights_are_not_read_from_addresses():
+    with pytest.raises(UsageError, match="files alone"):
+        ISECheckpointer(make_model()).load("http://example.org/w.pth")

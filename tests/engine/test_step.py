@@ -85,6 +85,108 @@ def test_loss_that_is_not_finite_is_named_when_the_losses_are_written():
             step.write_losses()
 
 
+def spoil(batch):
+    """An image that makes everything in the network, statistics and memory included, not a number."""
+    return {
+        **batch,
+        "images": torch.full_like(batch["images"], float("nan")),
+        "img_paths": [f"{n}.jpg" for n in range(8)],
+    }
+
+
+def everything(batches, kind, pieces=1, max_skipped=1):
+    """All that a run depends on, after a step with each batch."""
+    model = make_model()
+    optimizer = kind(model.parameters())
+    step = TrainingStep(model, optimizer, CPU, pieces=pieces, max_skipped=max_skipped)
+    step.set_loader(batches)
+    with EventStorage() as storage:
+        for step.iter in range(len(batches)):
+            storage.iter = step.iter
+            step.run_step()
+        step.write_losses()
+        logged = storage.histories()["total_loss"].values()
+    state = optimizer.state_dict()["state"]
+    tensors = [t for entry in state.values() for t in entry.values() if t is not None]
+    return [*model.state_dict().values(), model.heads.memory.centroids, *tensors], logged
+
+
+OPTIMIZERS = {
+    "fused": lambda parameters: torch.optim.Adam(parameters, lr=0.01, fused=True),
+    "not fused": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_step_that_is_not_finite_leaves_no_trace(kind, pieces, caplog):
+    first, second, third = make_batches(3)
+    expected, losses = everything([first, third], kind, pieces)
+    actual, logged = everything([first, spoil(second), third], kind, pieces)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+    assert [value for value, _ in logged] == [value for value, _ in losses] and [i for _, i in logged] == [0, 2]
+    assert "iteration=1" in caplog.text and "0.jpg, 1.jpg, 2.jpg and 5 more" in caplog.text
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_gradient_that_is_not_finite_leaves_no_trace(kind):
+    def spoiled_gradient(parameters):
+        parameters = list(parameters)
+        calls = []
+        parameters[0].register_hook(lambda g: calls.append(1) or (g * float("inf") if len(calls) == 2 else g))
+        return kind(parameters)
+
+    first, second, third = make_batches(3)
+    expected, _ = everything([first, third], kind)
+    actual, _ = everything([first, second, third], spoiled_gradient)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+def test_more_such_steps_than_may_be_end_the_run():
+    batches = [spoil(batch) for batch in make_batches(3)]
+    with pytest.raises(
+        FloatingPointError, match="iteration=0.*0.jpg.*one of 3 such steps.*MAX_SKIPPED_STEPS 2.*BASE_LR"
+    ):
+        everything(batches, OPTIMIZERS["fused"], max_skipped=2)
+    everything(batches, OPTIMIZERS["fused"], max_skipped=3)
+
+
+def test_steps_are_counted_for_each_epoch_and_over_a_resume():
+    def make():
+        model = make_model()
+        return TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.05), CPU, max_skipped=1)
+
+    def one_bad(step):
+        step.iter = 0
+        with EventStorage():
+            step.run_step()
+            step.write_losses()
+
+    class Loader(list):
+        def behind(self, count):
+            return iter(self[count:])
+
+    batches = Loader([spoil(batch) for batch in make_batches(2)])
+    step = make()
+    for _ in range(3):  # three epochs
+        step.set_loader(batches)
+        one_bad(step)
+    resumed = make()
+    resumed.load_state_dict(step.state_dict())
+    resumed.set_loader(batches, 1)
+    with pytest.raises(FloatingPointError, match="one of 2"):
+        one_bad(resumed)
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = make_model()
+    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.05), CPU)
+    step.check_weights()
+    model.heads.bottleneck[0].running_var[2] = float("inf")
+    with pytest.raises(FloatingPointError, match="heads.bottleneck.0.running_var"):
+        step.check_weights()
+
+
 def test_losses_are_stored_with_the_step_they_belong_to():
     model = make_model()
     step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.05), CPU)

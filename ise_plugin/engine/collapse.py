@@ -1,0 +1,71 @@
+"""Ends a run whose labels have collapsed, before it spends days on them."""
+
+import numpy as np
+
+from ..errors import UsageError
+from .pseudo_labels import Labelling
+
+
+class CollapseGuard:
+    """Watches every labelling: one cluster that swallows the set, or hardly anything but outliers, several times in a row.
+
+    Args:
+        cfg: configuration; the keys are under ``ISE.COLLAPSE``.
+        pseudo_labels: the hook that labels; one that cannot be observed is not watched.
+    """
+
+    def __init__(self, cfg, pseudo_labels):
+        self._settings = cfg.ISE.COLLAPSE
+        self._pseudo_labels = pseudo_labels
+        self._in_a_row = self._before = 0
+        self._epoch = -1
+        if self._settings.LABELLINGS > 0:
+            getattr(pseudo_labels, "observers", []).append(self.watch)
+
+    def watch(self, labelling: Labelling) -> None:
+        """
+        Raises:
+            UsageError: this is the labelling too many; the message says what to change.
+        """
+        found = describe_collapse(labelling.labels, self._settings.MAX_CLUSTER_SHARE, self._settings.MAX_OUTLIER_SHARE)
+        epoch = self._pseudo_labels.trainer.epoch
+        if epoch != self._epoch:  # a labelling that an interruption has cut short is done again
+            self._before, self._epoch = self._in_a_row, epoch
+        self._in_a_row = self._before + 1 if found else 0
+        if self._in_a_row >= self._settings.LABELLINGS:
+            finding, advice = found
+            raise UsageError(
+                f"{finding}, and the {self._in_a_row} labellings up to now were like that: training on would teach nothing. "
+                f"{advice} (eps was {labelling.eps:g}); ISE.COLLAPSE sets the bounds"
+            )
+
+    def state_dict(self) -> dict:
+        """For a resumed run."""
+        return {"epoch": self._epoch, "before": self._before, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what :meth:`state_dict` gave."""
+        self._epoch, self._before, self._in_a_row = state["epoch"], state["before"], state["in_a_row"]
+
+
+def describe_collapse(labels: np.ndarray, max_cluster_share: float, max_outlier_share: float):
+    """What is wrong with a labelling, and what helps; None where nothing is.
+
+    Args:
+        labels: (N,), int64, -1 for outliers.
+        max_cluster_share: of the images that one cluster may have, in (0, 1].
+        max_outlier_share: of the images that may be outliers, in (0, 1].
+    """
+    sizes = np.bincount(labels[labels >= 0], minlength=1)
+    largest, outliers = int(sizes.max()), int((labels < 0).sum())
+    if largest > max_cluster_share * len(labels):
+        return (
+            f"one cluster has {largest} of {len(labels)} images",
+            "Set a smaller ISE.PSEUDO_LABEL.EPS, a smaller SOLVER.BASE_LR, or better MODEL.BACKBONE.PRETRAIN_PATH weights",
+        )
+    if outliers > max_outlier_share * len(labels):
+        return (
+            f"{outliers} of {len(labels)} images are outliers",
+            "Set a larger ISE.PSEUDO_LABEL.EPS, a smaller ISE.PSEUDO_LABEL.MIN_SAMPLES, or better weights to start from",
+        )
+    return None

@@ -1,0 +1,116 @@
+"""SIGTERM and SIGINT as wishes that a run grants at the next good moment."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from typing import Iterator, Optional
+
+import torch
+import torch.distributed as dist
+from fastreid.engine.hooks import HookBase
+from fastreid.utils import comm
+
+from ..distributed import world_size
+
+logger = logging.getLogger("fastreid.ise.interruption")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# torchrun passes on to its processes what the terminal has sent them already: one wish, not two
+_ECHO_SECONDS = 1.0
+# What a process may wish for after a step; of all processes' wishes the largest holds.
+NOTHING, SAVE, STOP = 0, 1, 2
+
+
+class Interrupted(BaseException):
+    """A signal has ended the run; what is needed to go on is on the disk. No Exception: nothing on the way may get over it."""
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {signal.Signals(number).name}; go on with --resume")
+        self.exit_code = 128 + number
+
+
+class Interruption:
+    """Takes SIGTERM and SIGINT while it is entered. The first is a wish to stop, a later one ends the process at once.
+
+    Attributes:
+        signal: the signal that has come, or None.
+    """
+
+    def __init__(self):
+        self.signal: Optional[int] = None
+        self._process: Optional[int] = None
+        self._when = 0.0
+        self._handlers: dict = {}
+        self._may_raise = False
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
+            self._process = os.getpid()
+            self._handlers = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _take(self, number: int, _frame) -> None:
+        if os.getpid() != self._process:  # a loader's worker: the batch it works on is still wanted
+            return
+        now = time.monotonic()
+        if self.signal is not None and now - self._when > _ECHO_SECONDS:
+            os._exit(128 + number)
+        if self.signal is not None:
+            return
+        self.signal, self._when = number, now
+        logger.warning(f"{signal.Signals(number).name}: saving and stopping; once more ends the run at once")
+        if self._may_raise:
+            raise Interrupted(number)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that may be left in the middle: a signal raises :class:`Interrupted` there and then.
+
+        With several processes it waits as anywhere else: the others would wait for this one for ever.
+        """
+        if self.signal is not None and world_size() == 1:
+            raise Interrupted(self.signal)
+        self._may_raise = world_size() == 1
+        try:
+            yield
+        finally:
+            self._may_raise = False
+
+    def agreed(self, wish: int = NOTHING) -> int:
+        """The largest wish of all processes, this one's signal included; all of them ask after the same steps."""
+        wish = STOP if self.signal is not None else wish
+        if world_size() == 1:
+            return wish
+        wishes = torch.tensor(wish)
+        dist.all_reduce(wishes, dist.ReduceOp.MAX, group=comm._get_global_gloo_group())  # no device is waited for
+        return int(wishes)
+
+    def stop(self) -> None:
+        """
+        Raises:
+            Interrupted: always.
+        """
+        raise Interrupted(signal.SIGTERM if self.signal is None else self.signal)  # without one: another process has it
+
+
+class StopWhenAsked(HookBase):
+    """Ends the run where :class:`ise_plugin.engine.hooks.SaveCheckpoint` has saved for it. Belongs last."""
+
+    def __init__(self, interruption: Interruption):
+        self._interruption = interruption
+
+    def after_step(self) -> None:
+        if self.trainer.stopping:
+            self._interruption.stop()
+
+    def after_epoch(self) -> None:
+        if self.trainer.stopping:
+            self._interruption.stop()
