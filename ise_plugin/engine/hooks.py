@@ -7,7 +7,7 @@ from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
-from ..distributed import unwrapped
+from ..distributed import average_statistics, unwrapped
 from ..method import progressive_degree
 from .results import Results
 from .seeds import epoch_seed
@@ -48,6 +48,13 @@ class WriteLosses(HookBase):
 
     def after_epoch(self) -> None:
         self.trainer.write_losses()
+
+
+class AverageStatistics(HookBase):
+    """Averages batch norm's running statistics over the processes. Belongs before everything that evaluates or saves."""
+
+    def after_epoch(self) -> None:
+        average_statistics(self.trainer.model)
 
 
 class WriteMetrics(PeriodicWriter):
