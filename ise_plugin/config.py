@@ -41,6 +41,10 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.PRECISION = "auto"
     # Memory layout of images and convolutions: channels-last (True), or contiguous as in stock fastreid.
     _C.ISE.CHANNELS_LAST = True
+    # Images that share batch-norm statistics in training, whatever the number of processes: fewer than a process has (ghost
+    # batches), as many, or more (exchanged between processes). Unit: images of the global batch; 0: what a process computes at
+    # once. Released program: 256 images on four GPUs, so 64.
+    _C.ISE.BN_GROUP_SIZE = 64
     # Compile the backbone with torch.compile (docs/benchmarks.md: where it pays). On the CPU it needs a C++ compiler.
     _C.ISE.COMPILE = False
     # On the CPU with glibc: keep freed memory for the next step instead of giving it back to the system.
@@ -80,7 +84,7 @@ def add_ise_config(cfg: CfgNode) -> None:
     # group per parameter, as in stock fastreid.
     _C.SOLVER.FUSED = True
     # Pieces that a batch is computed in, one after the other, for less memory. IMS_PER_BATCH stays the batch of the method:
-    # losses and memory see all of it; the embeddings are computed twice; each piece is its own normalisation group.
+    # losses and memory see all of it; the embeddings are computed twice; a piece has whole groups of ISE.BN_GROUP_SIZE.
     _C.SOLVER.ACCUMULATE = 1
 
     # The data set "Folder": crops without labels (ise_plugin.data.datasets.Folder). Paths, not below FASTREID_DATASETS.
@@ -329,6 +333,14 @@ def check_values(cfg: CfgNode) -> None:
     _in_range("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD, low=1)
     _in_range("ISE.EXTRACTION.IMS_PER_BATCH", ise.EXTRACTION.IMS_PER_BATCH, low=0)
     _in_range("SOLVER.ACCUMULATE", solver.ACCUMULATE, low=1, high=solver.IMS_PER_BATCH)
+    _in_range("ISE.BN_GROUP_SIZE", ise.BN_GROUP_SIZE, low=0)
+    if ise.BN_GROUP_SIZE == 1:
+        raise UsageError("ISE.BN_GROUP_SIZE must be 0 or at least 2: one image has no statistics; not 1")
+    if solver.ACCUMULATE > 1 and ise.BN_GROUP_SIZE * solver.ACCUMULATE > solver.IMS_PER_BATCH:
+        raise UsageError(
+            f"SOLVER.ACCUMULATE {solver.ACCUMULATE} makes pieces of {solver.IMS_PER_BATCH // solver.ACCUMULATE} images, less "
+            f"than one group of ISE.BN_GROUP_SIZE {ise.BN_GROUP_SIZE}; lower one of them, or set ISE.BN_GROUP_SIZE 0"
+        )
     _in_range("DATALOADER.CACHE_GIB", cfg.DATALOADER.CACHE_GIB, low=0)
     _in_range("DATALOADER.NUM_INSTANCE", cfg.DATALOADER.NUM_INSTANCE, low=1)
     _in_range("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, low=0)

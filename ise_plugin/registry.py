@@ -29,7 +29,8 @@ Distance graphs: called with ``(features, **options)``, features (N, D) with uni
 NEIGHBOR_SEARCH = Registry("NEIGHBOR_SEARCH")
 NEIGHBOR_SEARCH.__doc__ = """
 k-nearest-neighbour searches: called with ``(features, k, **options)``, features (N, D) with unit rows; return
-``(similarities, indices)``, float32 and int64, both (N, k), most similar first, each row's own index first.
+``(similarities, indices)``, float32 and int64, both (N, k), most similar first, each row's own index first. One that takes
+``shared=True`` is called by all processes together; others by the first one alone.
 """
 
 HOOK = Registry("HOOK")

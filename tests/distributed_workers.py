@@ -9,8 +9,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import ise_plugin  # noqa: F401
-from ise_plugin.distributed import average_buffers, computed_once, gather_rows, shard
-from ise_plugin.modeling import ClusterMemoryHead, ISELoss
+from ise_plugin.clustering import _exact, neighbors
+from ise_plugin.clustering.neighbors import exact
+from ise_plugin.distributed import (
+    WholeBatch,
+    average_statistics,
+    computed_once,
+    gather_rows,
+    shard,
+    shards,
+    verify_same,
+)
+from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
 
 CLUSTERS, DIM = 6, 12
 
@@ -28,7 +38,10 @@ def start(rank, world, store, results):
 def gather_uneven(rank, world):
     rows = torch.arange(10.0).reshape(10, 1)[list(shard(10))]
     nothing = torch.ones(rank, 2)  # process 0 has no row
-    return gather_rows(rows).flatten().tolist(), len(gather_rows(nothing))
+    of_unknown_width = torch.ones(1, 3) if rank == 0 else torch.empty(0, 0)
+    known = gather_rows(rows, [len(s) for s in shards(10)])
+    assert torch.equal(known, gather_rows(rows))
+    return gather_rows(rows).flatten().tolist(), len(gather_rows(nothing)), gather_rows(of_unknown_width).tolist()
 
 
 def once(rank, world):
@@ -42,7 +55,7 @@ def once(rank, world):
 def buffers(rank, world):
     norm = nn.BatchNorm1d(2)
     norm.running_mean.fill_(rank)
-    average_buffers(norm)
+    average_statistics(norm)
     return norm.running_mean.tolist()
 
 
@@ -87,6 +100,101 @@ def twenty_steps(rank, world, update):
     return first, model.heads.memory.centroids
 
 
+def normalized_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, DIM, 3), nn.BatchNorm2d(DIM))
+
+
+def make_ise(group_size):
+    backbone = normalized_model()
+    heads = ClusterMemoryHead(feat_dim=DIM, num_neighbors=2, update="mean")
+    heads.degree = 0.2
+    heads.set_centroids(F.normalize(torch.randn(CLUSTERS, DIM), dim=1))
+    return ISE(
+        backbone=backbone,
+        heads=heads,
+        losses=[ISELoss()],
+        pixel_mean=[0.5] * 3,
+        pixel_std=[0.3] * 3,
+        bn_group_size=group_size,
+    )
+
+
+def image_batches(count):
+    g = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        clusters = torch.randperm(CLUSTERS, generator=g)[:4]
+        yield torch.rand(16, 3, 8, 6, generator=g), clusters.repeat_interleave(4)
+
+
+def counts_of(division, world):
+    if division == "groups":
+        return tuple(4 * len(s) for s in shards(4))
+    if division == "images":
+        return tuple(len(s) for s in shards(16))
+    return (16, *[0] * (world - 1))
+
+
+# how the batch of 16 images is divided among the processes, and ISE.BN_GROUP_SIZE
+NORMALISED = [("groups", 4), ("groups", 5), ("groups", 8), ("groups", 16), ("images", 6), ("one has all", 8)]
+
+
+def normalised_steps(rank, world, division, group_size, steps=20):
+    """(loss, gradients and statistics of the first step, memory and statistics after all), with batch norm everywhere."""
+    model = make_ise(group_size)
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)  # a larger one blows roundings up
+    counts = counts_of(division, world)
+    mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    first = None
+    for images, labels in image_batches(steps):
+        batch = {"images": images[mine], "targets": labels[mine]}
+        if world > 1:
+            batch["whole"] = WholeBatch(labels, counts)
+        optimizer.zero_grad()
+        loss = sum(wrapped(batch).values())
+        loss.backward()
+        if first is None:
+            average_statistics(model)
+            first = loss.item(), [p.grad.clone() for p in model.parameters() if p.requires_grad], statistics_of(model)
+        optimizer.step()
+    average_statistics(model)
+    return first, model.heads.memory.centroids, statistics_of(model)
+
+
+def statistics_of(model):
+    return [b.clone() for name, b in model.named_buffers() if "running" in name or "tracked" in name]
+
+
+def normalised(rank, world):
+    return {case: normalised_steps(rank, world, *case) for case in NORMALISED}
+
+
+def search_rows():
+    rows = F.normalize(torch.randn(700, 24, generator=torch.Generator().manual_seed(0)), dim=1)
+    return torch.cat([rows, rows[:50]])  # some twice
+
+
+SEARCHES = [("float32", 6), ("bfloat16", 6), ("float32", 300)]
+
+
+def searches(rank, world):
+    _exact._LARGEST_BLOCK = 128  # a few hundred rows cross several blocks
+    few = search_rows()[:3]  # more processes than blocks, and than rows
+    found = [exact(search_rows(), k, precision, shared=True) for precision, k in SEARCHES]
+    on_device = neighbors._search_on_device(search_rows(), 5, shared=True)
+    return [*found, exact(few, 2, shared=True), on_device]
+
+
+def digests(rank, world):
+    labels = torch.arange(5).numpy()
+    verify_same("labels", labels, labels * 0.5)
+    try:
+        verify_same("labels", labels, labels + (rank == world - 1))
+    except RuntimeError as error:
+        return str(error)
+
+
 def twenty_steps_hard(rank, world):
     return twenty_steps(rank, world, update="hard")
 
@@ -95,4 +203,4 @@ def twenty_steps_mean(rank, world):
     return twenty_steps(rank, world, update="mean")
 
 
-FUNCTIONS = (gather_uneven, once, buffers, twenty_steps_hard, twenty_steps_mean)
+FUNCTIONS = (gather_uneven, once, buffers, searches, digests, normalised, twenty_steps_hard, twenty_steps_mean)

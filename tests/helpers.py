@@ -12,3 +12,40 @@ FOLDER_RUN_OPTIONS = """
     DATALOADER.NUM_INSTANCE 4 DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 16 SOLVER.MAX_EPOCH 2 SOLVER.STEPS [1]
     SOLVER.CHECKPOINT_PERIOD 1
 """.split()
+
+# name of the builder without build_..._backbone, depth, channels, further keys
+BACKBONES = [
+    ("resnet", "18x", 512, {}),
+    ("resnet", "34x", 512, {}),
+    ("resnet", "50x", 2048, {}),
+    ("resnet", "101x", 2048, {}),
+    ("resnet", "50x", 2048, {"WITH_IBN": True}),
+    ("resnet", "50x", 2048, {"WITH_SE": True}),
+    ("resnet", "50x", 2048, {"WITH_NL": True}),
+    ("resnest", "50x", 2048, {}),
+    ("resnext", "101x", 2048, {"WITH_IBN": True}),
+    ("osnet", "x1_0", 512, {}),
+    ("mobilenetv2", "1.0x", 1280, {}),
+    ("mobilenetv3", "Large", 1280, {}),
+    ("shufflenetv2", "1.0x", 1024, {}),
+    ("repvgg", "A0", 1280, {}),
+    ("regnet", "400y", 440, {}),
+    ("regnet", "200x", 368, {}),
+    ("effnet", "b0", 1280, {}),
+    ("vit", "small", 768, {"STRIDE_SIZE": (16, 16)}),
+]
+
+
+def backbone_cfg(name, depth, channels, keys):
+    from ise_plugin.config import load_cfg  # late: tests of the bare package do without fastreid
+
+    cfg = load_cfg(str(CONFIGS / "Base-ISE.yml"), ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", "False"])
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = (
+        f"build_{name}_backbone",
+        depth,
+        channels,
+    )
+    for key, value in keys.items():
+        cfg.MODEL.BACKBONE[key] = value
+    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [128, 64]
+    return cfg

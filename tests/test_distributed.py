@@ -3,11 +3,13 @@
 import time
 
 import distributed_workers as workers
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
 
 from ise_plugin import distributed
+from ise_plugin.clustering import _exact, neighbors
 
 
 @pytest.fixture(scope="module", params=[2, 3, 4], ids=lambda world: f"{world} processes")
@@ -45,8 +47,8 @@ def test_one_process_needs_no_group():
 
 def test_rows_of_uneven_shards_come_back_in_order(outcomes):
     world = len(outcomes["gather_uneven"])
-    for rows, count in outcomes["gather_uneven"]:
-        assert rows == list(range(10)) and count == sum(range(world))
+    for rows, count, wide in outcomes["gather_uneven"]:
+        assert rows == list(range(10)) and count == sum(range(world)) and wide == [[1.0, 1.0, 1.0]]
 
 
 def test_what_process_0_computes_or_raises_is_everywhere(outcomes):
@@ -67,3 +69,35 @@ def test_steps_do_not_depend_on_the_number_of_processes(outcomes, update):
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(other_gradients, gradients))
         assert torch.allclose(other_memory, memory, atol=1e-4)
         assert torch.equal(other_memory, results[0][1])
+
+
+def test_processes_with_other_labels_are_named(outcomes):
+    world = len(outcomes["digests"])
+    assert all(
+        message.startswith(f"labels differ between process 0 and process {world - 1};")
+        for message in outcomes["digests"]
+    )
+
+
+@pytest.mark.parametrize("case", workers.NORMALISED, ids=str)
+def test_normalised_steps_do_not_depend_on_the_number_of_processes(outcomes, case):
+    (loss, gradients, statistics), memory, last_statistics = workers.normalised_steps(0, 1, *case)
+    results = [outcome[case] for outcome in outcomes["normalised"]]
+    for (other_loss, other_gradients, other_statistics), other_memory, other_last_statistics in results:
+        assert other_loss == pytest.approx(loss, abs=1e-5)
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-5) for a, b in zip(other_gradients, gradients))
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(other_statistics, statistics))
+        assert torch.allclose(other_memory, memory, rtol=0, atol=1e-4)
+        assert torch.equal(other_memory, results[0][1])
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(other_last_statistics, last_statistics))
+
+
+def test_shared_search_is_that_of_one_process_to_the_bit(outcomes, monkeypatch):
+    monkeypatch.setattr(_exact, "_LARGEST_BLOCK", 128)
+    expected = [neighbors.exact(workers.search_rows(), k, precision) for precision, k in workers.SEARCHES]
+    expected.append(neighbors.exact(workers.search_rows()[:3], 2))
+    expected.append(neighbors._search_on_device(workers.search_rows(), 5, shared=False))
+    for found in outcomes["searches"]:
+        for (similarities, indices), (other_similarities, other_indices) in zip(expected, found):
+            assert np.array_equal(similarities, other_similarities) and np.array_equal(indices, other_indices)
+            assert indices.dtype == other_indices.dtype

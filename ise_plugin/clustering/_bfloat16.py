@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numba import njit
 
-from ._exact import search_all_pairs
+from ..distributed import shard
+from ._exact import gathered, search_all_pairs
 from ._jaccard_kernels import dot
 from ._parallel import blocks_of, for_each_block
 
@@ -80,28 +81,35 @@ def candidates_needed(rounded: RoundedRows, keep: int) -> Optional[int]:
 
 
 def search_with_candidates(
-    rows: torch.Tensor, rounded: RoundedRows, keep: int, candidates: int, show_progress: Optional[bool] = None
+    rows: torch.Tensor,
+    rounded: RoundedRows,
+    keep: int,
+    candidates: int,
+    show_progress: Optional[bool] = None,
+    shared: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best ``keep`` other rows of every row.
+    """The best ``keep`` other rows of every row; ``shared``: all processes call this together, and each does a part.
 
     Returns:
         similarities (N, keep) float32, indices (N, keep) int32, best first, ties by index; and proven (N,) bool: rows
         where it is False have to be searched otherwise.
     """
-    buffers = search_all_pairs(rounded.rows.view(torch.int16).numpy(), candidates, _multiply, show_progress)
+    buffers = search_all_pairs(rounded.rows.view(torch.int16).numpy(), candidates, _multiply, show_progress, shared)
     scores, columns = buffers.sorted()
+    mine = shard(len(rows)) if shared else range(len(rows))
     similarities = np.empty((len(rows), keep), dtype=np.float32)
     indices = np.empty((len(rows), keep), dtype=np.int32)
     proven = np.empty(len(rows), dtype=np.bool_)
     features = rows.numpy()
 
     def work(first: int, last: int) -> None:
+        first, last = first + mine.start, last + mine.start
         _score_again(
             first, last, features, scores, columns, buffers.filled, rounded.slopes, similarities, indices, proven
         )
 
-    for_each_block(work, blocks_of(len(rows), _ROWS_PER_TASK), "scoring candidates in float32", show_progress)
-    return similarities, indices, proven
+    for_each_block(work, blocks_of(len(mine), _ROWS_PER_TASK), "scoring candidates in float32", show_progress)
+    return gathered(similarities, shared), gathered(indices, shared), gathered(proven, shared)
 
 
 def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:

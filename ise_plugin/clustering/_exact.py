@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Optional
 
 import numpy as np
+import torch
 
+from ..distributed import gather_parts, gather_rows, rank, shard, shards, world_size
 from ._parallel import Block, blocks_of, for_each_block, num_threads, progress_bar
 from ._selection import CHUNK, offer_columns, offer_rows, sort_buffers
 
@@ -71,16 +73,20 @@ def block_size(num_rows: int) -> int:
 
 
 def search_all_pairs(
-    rows: np.ndarray, keep: int, multiply: Multiply, show_progress: Optional[bool] = None
+    rows: np.ndarray, keep: int, multiply: Multiply, show_progress: Optional[bool] = None, shared: bool = False
 ) -> CandidateBuffers:
     """The best ``keep`` other rows of every row, each pair multiplied once.
 
     Args:
         rows: (N, D), in whatever type ``multiply`` takes.
+        shared: all processes call this together. Each multiplies some of the blocks, and has the outcome for its ``shard(N)``
+            alone. The same blocks are multiplied in the same way, so the outcome is the same to the bit.
     """
     operands, blocks = _equal_blocks(rows, block_size(len(rows)))
     buffers = CandidateBuffers(np.arange(len(rows)), keep)
     pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
+    if shared:
+        pairs = pairs[rank() :: world_size()]  # in the same order: buffers want ascending columns
     with (
         ThreadPoolExecutor(num_threads()) as pool,
         progress_bar(len(pairs), "neighbour search", "blocks", show_progress) as bar,
@@ -88,7 +94,40 @@ def search_all_pairs(
         for i, j in pairs:
             buffers.offer(pool, multiply(operands[i], operands[j]), blocks[i], blocks[j], mirror=i != j)
             bar.update()
+    if shared and world_size() > 1:
+        _exchange(buffers)
     return buffers
+
+
+def _exchange(buffers: CandidateBuffers) -> None:
+    """Puts together what all processes have found for this process's rows. Best first and ties by index is an order of all
+    candidates, so the best of the processes' best are the best of all."""
+    keep = buffers.keep
+    scores, columns = buffers.sorted()
+    absent = np.arange(keep) >= buffers.filled[:, None]
+    scores[absent], columns[absent] = -np.inf, np.iinfo(np.int32).max
+    for process, share in enumerate(shards(len(scores))):
+        mine = slice(share.start, share.stop)
+        found = [gather_parts(part[mine], process) for part in (scores, columns)]
+        if process != rank():
+            continue
+        for start, stop in blocks_of(len(share), _LARGEST_BLOCK):
+            all_scores, all_columns = (np.concatenate([part[start:stop] for part in parts], axis=1) for parts in found)
+            order = np.lexsort((all_columns, -all_scores), axis=1)[:, :keep]
+            rows = slice(share.start + start, share.start + stop)
+            buffers.scores[rows, :keep] = np.take_along_axis(all_scores, order, 1)
+            buffers.columns[rows, :keep] = np.take_along_axis(all_columns, order, 1)
+            buffers.filled[rows] = np.isfinite(buffers.scores[rows, :keep]).sum(1)
+
+
+def gathered(values: np.ndarray, shared: bool) -> np.ndarray:
+    """(N, ...) complete, from an array of which each process has filled its ``shard(N)``."""
+    if not shared or world_size() == 1:
+        return values
+    if values.dtype == np.bool_:  # gloo knows none
+        return gathered(values.view(np.uint8), shared).view(np.bool_)
+    mine = shard(len(values))
+    return gather_rows(torch.from_numpy(np.ascontiguousarray(values[mine.start : mine.stop]))).numpy()
 
 
 def search_some_rows(

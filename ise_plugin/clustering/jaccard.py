@@ -21,6 +21,9 @@ from ._parallel import blocks_of, for_each_block
 _ROWS_PER_TASK = 1024
 
 
+Neighbors = tuple[np.ndarray, np.ndarray]  # similarities and indices, (N, k)
+
+
 class SparseRows(NamedTuple):
     """Sparse rows: ``columns`` and ``values`` of row i lie at ``starts[i]:starts[i + 1]``, columns ascending."""
 
@@ -37,6 +40,7 @@ def jaccard_graph(
     max_distance: float = 0.6,
     search: str = "exact",
     show_progress: Optional[bool] = None,
+    neighbors: Optional[Neighbors] = None,
     **search_options,
 ) -> csr_matrix:
     """Every pair of rows whose k-reciprocal Jaccard distance is at most ``max_distance``.
@@ -49,6 +53,7 @@ def jaccard_graph(
         max_distance: in [0, 1]. Memory grows with the number of pairs kept; 1 keeps all N * N of them.
         search: name of a registered neighbour search: ``"exact"``, ``"ivf"``, ``"hnsw"``.
         show_progress: True or False overrules the look at the terminal.
+        neighbors: what a search for k1 neighbours of these rows gave before; nothing is searched then.
         search_options: passed on to the neighbour search.
 
     Returns:
@@ -62,7 +67,9 @@ def jaccard_graph(
     rows = unit_rows(features)
     k1, k2 = neighbor_counts(len(rows), k1, k2)
     max_distance = unit_interval(max_distance, "max_distance")
-    similarities, ranks = NEIGHBOR_SEARCH.get(search)(rows, k1, show_progress=show_progress, **search_options)
+    if neighbors is None:
+        neighbors = NEIGHBOR_SEARCH.get(search)(rows, k1, show_progress=show_progress, **search_options)
+    similarities, ranks = neighbors
     return graph_of_neighbors(rows, similarities, ranks, k2, max_distance, show_progress)
 
 

@@ -1,17 +1,18 @@
 """k-nearest-neighbour searches for unit rows, registered by name."""
 
 import logging
-from functools import lru_cache
-from typing import Optional
+from functools import lru_cache, partial
+from typing import Callable, Optional
 
 import numpy as np
 import torch
 
+from ..distributed import computed_once, gather_rows, shard
 from ..registry import NEIGHBOR_SEARCH
 from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
 from ._checks import Features, neighbor_count, unit_rows
 from ._duplicates import find_copies, spread_over_copies
-from ._exact import Multiply, search_all_pairs, search_some_rows
+from ._exact import Multiply, gathered, search_all_pairs, search_some_rows
 
 logger = logging.getLogger("fastreid.ise.clustering")
 
@@ -19,7 +20,9 @@ Neighbors = tuple[np.ndarray, np.ndarray]
 
 
 @NEIGHBOR_SEARCH.register()
-def exact(features: Features, k: int, precision: str = "auto", show_progress: Optional[bool] = None) -> Neighbors:
+def exact(
+    features: Features, k: int, precision: str = "auto", show_progress: Optional[bool] = None, shared: bool = False
+) -> Neighbors:
     """The k most similar rows of every row, by comparing all pairs.
 
     Args:
@@ -30,6 +33,8 @@ def exact(features: Features, k: int, precision: str = "auto", show_progress: Op
             way the neighbours are the same, up to pairs whose similarities differ by less than float32's own rounding.
             ``"auto"`` takes bfloat16 on CPUs with bfloat16 dot products. On an accelerator, always float32.
         show_progress: True or False overrules the look at the terminal.
+        shared: all processes of a torch.distributed run call this with the same rows, share the work, and get the same result,
+            which is that of one process to the bit.
 
     Returns:
         similarities (N, k) float32 and indices (N, k) int64, most similar first. Each row's own index comes first even
@@ -45,10 +50,10 @@ def exact(features: Features, k: int, precision: str = "auto", show_progress: Op
     own = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
     copies = find_copies(rows.cpu().numpy())
     if copies is None:
-        found = _search_others(rows, k - 1, precision, show_progress)
+        found = _search_others(rows, k - 1, precision, show_progress, shared)
     else:
         distinct = rows[torch.from_numpy(copies.firsts).to(rows.device)]
-        others = _search_others(distinct, min(k, len(distinct)) - 1, precision, show_progress)
+        others = _search_others(distinct, min(k, len(distinct)) - 1, precision, show_progress, shared)
         found = spread_over_copies(copies, own[copies.firsts], *others, k - 1)
     return (
         np.concatenate([own[:, None], found[0]], axis=1),
@@ -64,15 +69,22 @@ _FEW_ROWS = 2048
 _UNPROVEN_SHARE = 0.4
 
 
-def _search_others(rows: torch.Tensor, keep: int, precision: str, show_progress: Optional[bool]) -> Neighbors:
+def _search_others(
+    rows: torch.Tensor, keep: int, precision: str, show_progress: Optional[bool], shared: bool
+) -> Neighbors:
     """The ``keep`` most similar other rows of every row: similarities and int32 indices, (N, keep)."""
     if keep == 0:
         return np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int32)
     if rows.device.type != "cpu":
-        return _search_on_device(rows, keep)
+        return _search_on_device(rows, keep, shared)
     if precision == "auto":
-        precision = _best_precision(len(rows))
-    return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, show_progress)
+        precision = _decided(lambda: _best_precision(len(rows)), shared)
+    return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, show_progress, shared)
+
+
+def _decided(choose: Callable, shared: bool):
+    """What process 0 chooses, where all must do the same: their processors may differ."""
+    return computed_once(choose) if shared else choose()
 
 
 @lru_cache(maxsize=None)
@@ -94,15 +106,15 @@ def _best_precision(num_rows: int) -> str:
     return "float32"
 
 
-def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool]) -> Neighbors:
+def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool], shared: bool) -> Neighbors:
     rounded = round_rows(rows)
-    candidates = candidates_needed(rounded, keep)
+    candidates = _decided(partial(candidates_needed, rounded, keep), shared)
     if candidates is None:
         log_once(
             "Neighbour search: float32, because these embeddings lie too close together to be told apart in bfloat16."
         )
-        return _search_float32(rows, keep, show_progress)
-    similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, show_progress)
+        return _search_float32(rows, keep, show_progress, shared)
+    similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, show_progress, shared)
     del rounded
     unproven = np.flatnonzero(~proven)
     if len(unproven) > _UNPROVEN_SHARE * len(rows):
@@ -110,7 +122,7 @@ def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool
             "Neighbour search: float32 for all rows, because bfloat16 candidates could not be proven complete "
             f"for {len(unproven)} of {len(rows)} rows."
         )
-        return _search_float32(rows, keep, show_progress)
+        return _search_float32(rows, keep, show_progress, shared)
     if len(unproven):
         log_once(
             f"Neighbour search: float32 for {len(unproven)} of {len(rows)} rows, whose bfloat16 candidates could "
@@ -121,8 +133,9 @@ def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool
     return similarities, indices
 
 
-def _search_float32(rows: torch.Tensor, keep: int, show_progress: Optional[bool]) -> Neighbors:
-    return search_all_pairs(rows.numpy(), keep, float32_product(), show_progress).sorted()
+def _search_float32(rows: torch.Tensor, keep: int, show_progress: Optional[bool], shared: bool) -> Neighbors:
+    similarities, indices = search_all_pairs(rows.numpy(), keep, float32_product(), show_progress, shared).sorted()
+    return gathered(similarities, shared), gathered(indices, shared)
 
 
 def float32_product() -> Multiply:
@@ -141,17 +154,22 @@ def float32_product() -> Multiply:
 _DEVICE_BLOCK_ELEMENTS = 1 << 27
 
 
-def _search_on_device(rows: torch.Tensor, keep: int) -> Neighbors:
+def _search_on_device(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
     """Row blocks against everything with torch, in full float32 (TF32 would disturb the order of neighbours)."""
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
         size = max(1, _DEVICE_BLOCK_ELEMENTS // len(rows))
-        found = [_search_rows(rows, start, size, keep) for start in range(0, len(rows), size)]
+        starts = range(0, len(rows), size)
+        mine = shard(len(starts)) if shared else range(len(starts))
+        found = [_search_rows(rows, start, size, keep) for start in starts[mine.start : mine.stop]]
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
-    similarities, indices = (torch.cat(parts).cpu().numpy() for parts in zip(*found))
-    return similarities, indices.astype(np.int32)
+    nothing = torch.empty(0, keep), torch.empty(0, keep, dtype=torch.int64)
+    similarities, indices = (torch.cat(parts).cpu() for parts in zip(*found)) if found else nothing
+    if shared:
+        similarities, indices = gather_rows(similarities), gather_rows(indices)
+    return similarities.numpy(), indices.numpy().astype(np.int32)
 
 
 def _search_rows(rows: torch.Tensor, start: int, size: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,13 +10,13 @@ from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from ..distributed import shard, world_size
+from ..distributed import WholeBatch, shard, world_size
 from ..errors import UsageError
 from .augmentation import batch_augmentation
 from .image_cache import ImageCache, open_image_cache
 from .image_dataset import ImageDataset
 from .image_sets import TrainingImages, read_evaluation_images
-from .samplers import CrossCameraBatchSampler
+from .samplers import CrossCameraBatchSampler, Share
 from .worker_files import WorkerFiles, explain_worker_death
 
 
@@ -153,9 +153,17 @@ class _TrainingDataset(Dataset):
         return len(self._test)
 
     def __getitems__(self, keys: Sequence) -> dict:
+        if isinstance(keys, Share):
+            return self._share(keys)
         dataset = self._train if isinstance(keys[0], tuple) else self._test
         dataset.worker_files = self.worker_files
         return dataset.__getitems__(keys)
+
+    def _share(self, keys: Share) -> dict:
+        # a process without images still needs to know how large and of which type they are
+        batch = self._train.__getitems__(keys or [(0, 0, 0)])
+        batch = {name: values[: len(keys)] for name, values in batch.items()}
+        return {**batch, "whole": WholeBatch(torch.from_numpy(keys.labels), keys.counts)}
 
 
 def build_test_loader(cfg, dataset_name: str) -> tuple[DataLoader, int]:

@@ -5,10 +5,22 @@ from typing import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from ..distributed import shard, world_size
+from ..distributed import rank, shards, world_size
 
 # the largest seed that numpy's legacy generator, which some augmentations use, accepts
 _SEED_LIMIT = 2**32 - 1
+
+
+class Share(list):
+    """This process's keys of a batch, and what it has to know of the others'.
+
+    Attributes:
+        labels: (B,), int64, of the global batch, in the order of the processes.
+        counts: images of every process.
+    """
+
+    labels: np.ndarray
+    counts: tuple
 
 
 class CrossCameraBatchSampler(Sampler):
@@ -18,7 +30,8 @@ class CrossCameraBatchSampler(Sampler):
     the cluster: by other cameras where there are any, otherwise by the same; with replacement when there are too few.
     A cluster with a single image makes no group. Passes follow one another until the epoch has its batches; every batch
     is made of distinct clusters, the clusters left over at the end of a pass are dropped. With several processes all draw the
-    same batches, and each takes its share of the groups of every batch. Source: the multiple-gallery
+    same batches, and each takes its share of the groups of every batch, or where there are fewer groups than processes of
+    its images. Source: the multiple-gallery
     sampler that Cluster Contrast and ISE train with (``docs/method.md``).
 
     Args:
@@ -34,10 +47,11 @@ class CrossCameraBatchSampler(Sampler):
         clusters_per_batch: groups in every batch.
 
     Iterating gives lists of ``(index, label, seed)``: the image, its pseudo label, and the seed of its augmentation, so
-    that what an image looks like does not depend on which worker prepares it.
+    that what an image looks like does not depend on which worker prepares it. With several processes the lists are
+    :class:`Share` s.
 
     Raises:
-        ValueError: no cluster has two images, there are fewer clusters than processes, or ``batch_size`` is not a
+        ValueError: no cluster has two images, or ``batch_size`` is not a
             multiple of ``num_instances``.
     """
 
@@ -60,10 +74,6 @@ class CrossCameraBatchSampler(Sampler):
         self.seed = seed
         wanted = batch_size // num_instances
         self.clusters_per_batch = min(wanted, len(self.members))
-        if self.clusters_per_batch < world_size():
-            raise ValueError(
-                f"{self.clusters_per_batch} clusters in a batch cannot be shared by {world_size()} processes; use fewer"
-            )
 
     def __len__(self) -> int:
         return self.num_batches
@@ -83,9 +93,15 @@ class CrossCameraBatchSampler(Sampler):
     def _batch(self, clusters: np.ndarray, rng: np.random.Generator) -> list:
         indices = np.concatenate([self._group(self.members[int(c)], rng) for c in clusters])
         seeds = rng.integers(_SEED_LIMIT, size=len(indices))
-        share = shard(len(clusters))
-        mine = slice(share.start * self.num_instances, share.stop * self.num_instances)
-        return [(int(i), int(self.labels[i]), int(s)) for i, s in zip(indices[mine], seeds[mine])]
+        keys = [(int(i), int(self.labels[i]), int(s)) for i, s in zip(indices, seeds)]
+        if world_size() == 1:
+            return keys
+        unit = self.num_instances if len(clusters) >= world_size() else 1
+        shares = shards(len(keys) // unit)
+        mine = shares[rank()]
+        share = Share(keys[mine.start * unit : mine.stop * unit])
+        share.labels, share.counts = self.labels[indices], tuple(len(s) * unit for s in shares)
+        return share
 
     def _group(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         first = rng.choice(members)

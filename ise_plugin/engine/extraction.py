@@ -18,9 +18,9 @@ def extract_embeddings(model: nn.Module, loader, autocast: ContextManager = cont
         autocast: the precision to compute in; none of its own by default.
 
     Returns:
-        (N, D), float32 on the CPU, unit rows, in the loader's order.
+        (N, D), float32 on the CPU, unit rows, in the loader's order; (0, 0) from a loader without batches.
     """
     with torch.inference_mode(), inference_context(model), autocast:
         # on the device until the end: reading every batch back would make it wait for the loader
         batches = [F.normalize(model(batch).float(), dim=1) for batch in loader]
-    return torch.cat(batches).cpu()
+    return torch.cat(batches).cpu() if batches else torch.empty(0, 0)

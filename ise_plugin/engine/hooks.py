@@ -8,7 +8,7 @@ from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
-from ..distributed import computed_once, unwrapped
+from ..distributed import average_statistics, computed_once, unwrapped
 from ..method import progressive_degree
 from .checkpointing import name_after_epoch, name_within_epoch
 from .interruption import NOTHING, SAVE, STOP, Interruption
@@ -53,6 +53,13 @@ class WriteLosses(HookBase):
     def after_epoch(self) -> None:
         self.trainer.write_losses()
         self.trainer.check_weights()  # before an evaluation of them makes no sense
+
+
+class AverageStatistics(HookBase):
+    """Averages batch norm's running statistics over the processes. Belongs before everything that evaluates or saves."""
+
+    def after_epoch(self) -> None:
+        average_statistics(self.trainer.model)
 
 
 class WriteMetrics(PeriodicWriter):

@@ -1,5 +1,6 @@
 """Once per epoch: embeddings -> pseudo labels -> memory -> loader of pseudo-labelled images."""
 
+import inspect
 import logging
 import time
 from typing import Callable, NamedTuple, Optional
@@ -14,7 +15,7 @@ from ..clustering import jaccard_graph, kth_neighbor_distances
 from ..clustering.eps import LARGEST_EPS, choose_eps
 from ..config import AUTO
 from ..data import TrainingLoader
-from ..distributed import average_buffers, computed_once, gather_rows, unwrapped
+from ..distributed import computed_once, gather_rows, unwrapped, verify_same, world_size
 from ..errors import UsageError
 from ..method import cluster_centroids
 from ..registry import CLUSTERER, HOOK, NEIGHBOR_SEARCH, registered
@@ -70,6 +71,7 @@ class DBSCANPseudoLabelHook(HookBase):
         elif self._centroids is not None:  # resumed between two labellings
             self._restore_memory()
         self._centroids = None
+        verify_same("pseudo labels or memory", self.labels, self._head().memory.centroids.cpu().numpy())
         seed = epoch_seed(self.cfg.SEED, epoch)
         loader = self._loader.pseudo_labelled(self.labels, seed)
         self._warn_of_small_batches(loader.batch_sampler.clusters_per_batch * self.cfg.DATALOADER.NUM_INSTANCE)
@@ -79,7 +81,8 @@ class DBSCANPseudoLabelHook(HookBase):
         """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
         self._prepare_loader()
         features = self._extract()
-        labels, eps = computed_once(lambda: self._cluster(features))
+        neighbors = self._search(features)
+        labels, eps = computed_once(lambda: self._cluster(features, neighbors))
         return Labelling(features, labels, self.labels, eps)
 
     def _prepare_loader(self) -> None:
@@ -90,11 +93,12 @@ class DBSCANPseudoLabelHook(HookBase):
         start = time.perf_counter()
         features = self._extract()
         extracted = time.perf_counter()
-        labels, eps = computed_once(lambda: self._cluster(features))
+        neighbors = self._search(features)
+        labels, eps = computed_once(lambda: self._cluster(features, neighbors))
         clustered = time.perf_counter()
         previous, clusters = self.labels, _cluster_count(labels)
         if clusters < 2:
-            self._handle_unusable(features, labels)
+            self._handle_unusable(features, neighbors, labels)
             labels_in_use = self.labels
         else:
             labels_in_use = labels
@@ -119,35 +123,47 @@ class DBSCANPseudoLabelHook(HookBase):
             )
 
     def _extract(self) -> Tensor:
-        average_buffers(self.trainer.model)
         loader, autocast = WithProgress(self._loader.extraction(), "extraction"), self.trainer.autocast()
         size = self.cfg.ISE.EXTRACTION.IMS_PER_BATCH or self.cfg.TEST.IMS_PER_BATCH
         with named_out_of_memory(lambda: advice_for_extraction(size, self.trainer.precision)):
             return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))
 
-    def _cluster(self, features: Tensor) -> tuple[np.ndarray, float]:
+    def _search(self, features: Tensor) -> Optional[tuple]:
+        """Nearest neighbours, found by all processes together; None where the graph's own search, in one process, has to do."""
+        label = self.cfg.ISE.PSEUDO_LABEL
+        search = registered(NEIGHBOR_SEARCH, label.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
+        if world_size() == 1 or "shared" not in inspect.signature(search).parameters:
+            return None
+        try:
+            return search(features, label.K1, shared=True)
+        except ValueError as error:
+            raise self._too_few(features, error) from error
+
+    def _cluster(self, features: Tensor, neighbors: Optional[tuple]) -> tuple[np.ndarray, float]:
         """Labels, and the eps they were made with."""
         label = self.cfg.ISE.PSEUDO_LABEL
         clusterer = registered(CLUSTERER, label.CLUSTERER, "ISE.PSEUDO_LABEL.CLUSTERER")
         if label.EPS == AUTO:
-            graph = self._graph(features, LARGEST_EPS)
+            graph = self._graph(features, neighbors, LARGEST_EPS)
             eps, reason, _ = choose_eps(graph, label.MIN_SAMPLES, clusterer)
             logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {reason}")
         else:
-            graph, eps = self._graph(features, label.EPS), label.EPS
+            graph, eps = self._graph(features, neighbors, label.EPS), label.EPS
         return clusterer(eps=eps, min_samples=label.MIN_SAMPLES).fit_predict(graph), eps
 
-    def _graph(self, features: Tensor, max_distance: float):
+    def _graph(self, features: Tensor, neighbors: Optional[tuple], max_distance: float):
         label = self.cfg.ISE.PSEUDO_LABEL
-        registered(NEIGHBOR_SEARCH, label.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
+        options = {"k1": label.K1, "k2": label.K2, "search": label.SEARCH, "neighbors": neighbors}
         try:
-            return jaccard_graph(features, k1=label.K1, k2=label.K2, max_distance=max_distance, search=label.SEARCH)
+            return jaccard_graph(features, max_distance=max_distance, **options)
         except ValueError as error:
-            raise UsageError(
-                f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}"
-            ) from error
+            raise self._too_few(features, error) from error
 
-    def _handle_unusable(self, features: Tensor, labels: np.ndarray) -> None:
+    @staticmethod
+    def _too_few(features: Tensor, error: ValueError) -> UsageError:
+        return UsageError(f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}")
+
+    def _handle_unusable(self, features: Tensor, neighbors: Optional[tuple], labels: np.ndarray) -> None:
         outliers = int((labels == -1).sum())
         found = (
             f"clustering found {_cluster_count(labels)} cluster(s) and {outliers} outliers among {len(labels)} images"
@@ -159,7 +175,7 @@ class DBSCANPseudoLabelHook(HookBase):
             )
             return
         others = max(1, label.MIN_SAMPLES - 1)
-        distances = kth_neighbor_distances(self._graph(features, _LARGEST_DISTANCE), others)
+        distances = kth_neighbor_distances(self._graph(features, neighbors, _LARGEST_DISTANCE), others)
         quantiles = ", ".join(f"{q:.0%}: {np.quantile(distances, q):.3f}" for q in _ADVICE_QUANTILES)
         raise UsageError(
             f"{found} with ISE.PSEUDO_LABEL.EPS {label.EPS}; two clusters are the least that can be trained on. "

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..distributed import unwrapped
+from ..errors import UsageError
+from ..modeling.normalization import Layout
 from .limits import advice_for_training, named_out_of_memory
 
 logger = logging.getLogger("fastreid.ise.step")
@@ -150,9 +152,10 @@ class TrainingStep(SimpleTrainer):
         """The step of the whole batch with the memory of one piece (Gao et al., "Scaling Deep Contrastive Learning Batch Size
         under Memory Limited Setup", 2021): embeddings without a graph, the losses' gradient at the embeddings, and then
         piece by piece the embeddings again, with that gradient."""
-        pieces = split_batch(data, self._pieces)
+        pieces = self._cut(data)
         features, states = self._embed_without_graph(pieces)
-        losses = unwrapped(self.model).compute_losses(features.requires_grad_(), data["targets"])
+        whole = data.get("whole")
+        losses = unwrapped(self.model).compute_losses(features.requires_grad_(), data["targets"], whole)
         (gradients,) = torch.autograd.grad(self._scaler.scale(sum(losses.values())), features)
         for piece, state, gradient in zip(pieces, states, gradients.split([len(p["targets"]) for p in pieces])):
             distributed = self.model is not unwrapped(self.model)
@@ -162,6 +165,22 @@ class TrainingStep(SimpleTrainer):
                     scalar = self.model({**piece, "gradients": gradient})
                 scalar.backward()
         return losses
+
+    def _cut(self, data: dict) -> list[dict]:
+        """The pieces of a batch, each with whole normalisation groups where their size is a setting."""
+        count, images = self._pieces, {name: values for name, values in data.items() if name != "whole"}
+        layout = unwrapped(self.model).layout_of(data, len(data["targets"]))
+        if layout is None:
+            return split_batch(images, count)
+        if any(part.group is not None for part in layout.parts):
+            raise UsageError(
+                "SOLVER.ACCUMULATE computes the pieces of a batch one after the other, but ISE.BN_GROUP_SIZE normalises images "
+                "of several processes together; set ISE.BN_GROUP_SIZE to SOLVER.IMS_PER_BATCH / processes / SOLVER.ACCUMULATE"
+            )
+        bounds = [round(i * len(layout.parts) / count) for i in range(count + 1)]
+        chunks = [layout.parts[a:b] for a, b in zip(bounds, bounds[1:]) if a < b]
+        cut = _cut_at(images, np.cumsum([0] + [sum(part.images for part in chunk) for chunk in chunks]).tolist())
+        return [{**piece, "layout": Layout(chunk, chunk is chunks[0])} for piece, chunk in zip(cut, chunks)]
 
     @torch.no_grad()
     def _embed_without_graph(self, pieces: list) -> tuple[Tensor, list]:
@@ -224,8 +243,11 @@ class TrainingStep(SimpleTrainer):
 
 def split_batch(batch: dict, pieces: int) -> list[dict]:
     """A batch cut along its first dimension into at most so many pieces of nearly equal size, in order."""
-    count = min(pieces, len(batch["targets"]))
-    bounds = [round(i * len(batch["targets"]) / count) for i in range(count + 1)]
+    count = max(1, min(pieces, len(batch["targets"])))
+    return _cut_at(batch, [round(i * len(batch["targets"]) / count) for i in range(count + 1)])
+
+
+def _cut_at(batch: dict, bounds: list[int]) -> list[dict]:
     return [{name: values[a:b] for name, values in batch.items()} for a, b in zip(bounds, bounds[1:])]
 
 

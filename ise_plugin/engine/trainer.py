@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import build_test_loader, read_training_images
 from ..data.worker_files import explain_worker_death
-from ..distributed import average_buffers, unwrapped, world_size
+from ..distributed import unwrapped, world_size
 from ..registry import HOOK, registered
 from . import hooks
 from .checkpointing import ISECheckpointer, check_space
@@ -70,8 +70,8 @@ class ISETrainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if world_size() > 1:
-            devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
-            model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+            # without device_ids it leaves the batch where it is: the labels on the host, the images to the model
+            model = DistributedDataParallel(model, broadcast_buffers=False)
         device = torch.device(cfg.MODEL.DEVICE)
         backbone = unwrapped(model).backbone
         precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, backbone, cfg.INPUT.SIZE_TRAIN)
@@ -130,6 +130,7 @@ class ISETrainer(DefaultTrainer):
         ]
         if cfg.TEST.PRECISE_BN.ENABLED:
             ret.append(fastreid_hooks.PreciseBN(model, _EndlessBatches(self), cfg.TEST.PRECISE_BN.NUM_ITER))
+        ret.append(hooks.AverageStatistics())
         if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0:
             ret.append(fastreid_hooks.LayerFreeze(model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS))
         if cfg.DATASETS.TESTS:
@@ -234,7 +235,6 @@ class ISETrainer(DefaultTrainer):
         self._trainer.check_weights()
 
     def _evaluate(self) -> dict:
-        average_buffers(self.model)
         with observed(self.report.watch_retrieval if self.report else None):
             return self.test(self.cfg, self.model)
 

@@ -11,7 +11,7 @@ from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ..distributed import gather_rows, gather_with_gradient, world_size
+from ..distributed import WholeBatch, gather_rows, gather_with_gradient
 from ..errors import UsageError
 from ..method import ClusterMemory, generate_support_samples
 
@@ -96,11 +96,14 @@ class ClusterMemoryHead(nn.Module):
         device = next(self.parameters(), centroids).device
         self.memory = ClusterMemory(centroids, self.momentum, self.update_rule, persistent=False).to(device)
 
-    def forward(self, features: Tensor, targets: Optional[Tensor] = None) -> Union[Tensor, dict]:
+    def forward(
+        self, features: Tensor, targets: Optional[Tensor] = None, whole: Optional[WholeBatch] = None
+    ) -> Union[Tensor, dict]:
         """
         Args:
             features: (B, C, H, W), the backbone's feature map.
             targets: (B,), int64 pseudo labels; needed in training only.
+            whole: see :meth:`extend`.
 
         Returns:
             In evaluation the embeddings (B, D) before L2 normalisation, as fastreid's ``EmbeddingHead`` returns them.
@@ -112,18 +115,19 @@ class ClusterMemoryHead(nn.Module):
             UsageError: the feature map has other channels than the config says.
         """
         embeddings = self._neck(features)
-        return self.extend(F.normalize(embeddings.float(), dim=1), targets) if self.training else embeddings
+        return self.extend(F.normalize(embeddings.float(), dim=1), targets, whole) if self.training else embeddings
 
     def embed(self, features: Tensor) -> Tensor:
         """Unit embeddings (B, D), float32, of a feature map (B, C, H, W), in training as in evaluation."""
         return F.normalize(self._neck(features).float(), dim=1)
 
-    def extend(self, embeddings: Tensor, targets: Tensor) -> dict:
+    def extend(self, embeddings: Tensor, targets: Tensor, whole: Optional[WholeBatch] = None) -> dict:
         """What the losses take, from this process's share of a batch; updates the memory.
 
         Args:
             embeddings: (b, D), float32, unit rows.
             targets: (b,), int64 pseudo labels, on any device.
+            whole: the batch of all processes. Several processes without it ask one another, and wait for the device.
 
         Returns:
             The dictionary that :meth:`forward` returns in training.
@@ -132,10 +136,10 @@ class ClusterMemoryHead(nn.Module):
             raise RuntimeError(
                 "the cluster memory is empty: call set_centroids first, or train with ise_plugin.engine.ISETrainer"
             )
-        device_targets = targets.to(embeddings.device, non_blocking=True)
-        features, labels = gather_with_gradient(embeddings), gather_rows(device_targets)
-        outputs = self._supported(features, labels)
-        known = targets if world_size() == 1 else labels  # on the CPU, as a loader gives them, or on the device
+        known = gather_rows(targets) if whole is None else whole.targets  # on the CPU, as a loader gives them
+        features = gather_with_gradient(embeddings, None if whole is None else whole.counts)
+        outputs = self._supported(features, known.to(embeddings.device, non_blocking=True))
+        labels = outputs["labels"]
         repeats = len(outputs["supports"]) // len(labels)
         self.memory.update(
             torch.cat([outputs["features"], outputs["supports"]]),

@@ -1,7 +1,7 @@
 """The meta-architecture: any fastreid backbone, a head, and the losses named in the config."""
 
-from contextlib import contextmanager
-from typing import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Iterator, Optional, Sequence
 
 import torch
 from fastreid.config import configurable
@@ -11,7 +11,9 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
+from ..distributed import WholeBatch
 from ..registry import LOSS, registered
+from .normalization import Layout, NormalizationGroups, group_normalization
 from .preprocessing import prepare_images
 
 
@@ -27,6 +29,7 @@ class ISE(Baseline):
         losses: modules that turn the head's output into a dictionary of scalars.
         pixel_mean, pixel_std: three numbers each, in 0..255 units.
         erase_value: colour of erased rectangles, likewise.
+        bn_group_size: images that share batch-norm statistics in training; 0: those that a process computes at once.
     """
 
     @configurable
@@ -39,10 +42,14 @@ class ISE(Baseline):
         pixel_mean: list,
         pixel_std: list,
         erase_value: Sequence[float] = (0.0, 0.0, 0.0),
+        bn_group_size: int = 0,
     ):
         super().__init__(backbone=backbone, heads=heads, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.loss_modules = nn.ModuleList(losses)
         self.register_buffer("erase_value", torch.tensor(erase_value).view(1, -1, 1, 1), persistent=False)
+        self.normalization = NormalizationGroups(bn_group_size) if bn_group_size else None
+        if self.normalization:
+            group_normalization(self, self.normalization)
 
     @classmethod
     def from_config(cls, cfg):
@@ -53,6 +60,7 @@ class ISE(Baseline):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "erase_value": cfg.INPUT.REA.VALUE,
+            "bn_group_size": cfg.ISE.BN_GROUP_SIZE,
         }
 
     def forward(self, batched_inputs):
@@ -60,7 +68,8 @@ class ISE(Baseline):
         Args:
             batched_inputs: dictionary with ``images`` (B, 3, H, W), values 0..255, any dtype, and in training ``targets`` (B,),
                 int64 pseudo labels; in evaluation the images alone will do. With ``gradients`` (B, D) in place of
-                the targets, see below.
+                the targets, see below. Several processes add ``whole``, the :class:`WholeBatch` that this is a share of;
+                a piece of a batch its ``layout``.
 
         Returns:
             In training a dictionary of scalar losses, in evaluation embeddings (B, D) before L2 normalisation.
@@ -73,21 +82,25 @@ class ISE(Baseline):
             if "gradients" in batched_inputs:
                 return (self.heads.embed(feature_map) * batched_inputs["gradients"]).sum()
             # precise batch norm marks its batches with negative labels; it wants the statistics, not the losses
-            return self._losses(self.heads(feature_map, batched_inputs["targets"].clamp(min=0)))
+            targets = batched_inputs["targets"].clamp(min=0)
+            return self._losses(self.heads(feature_map, targets, **_known(batched_inputs.get("whole"))))
 
     def embed(self, batched_inputs) -> Tensor:
         """Unit embeddings (B, D), float32, in training or evaluation mode."""
         with self._feature_map(batched_inputs) as feature_map:
             return self.heads.embed(feature_map)
 
-    def compute_losses(self, features: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def compute_losses(
+        self, features: Tensor, targets: Tensor, whole: Optional[WholeBatch] = None
+    ) -> dict[str, Tensor]:
         """The losses of this process's share of a batch from its unit embeddings, and the update of the memory.
 
         Args:
             features: (B, D), float32, unit rows.
             targets: (B,), int64 pseudo labels, on any device.
+            whole: the batch of all processes.
         """
-        return self._losses(self.heads.extend(features, targets))
+        return self._losses(self.heads.extend(features, targets, **_known(whole)))
 
     def _losses(self, outputs: dict) -> dict[str, Tensor]:
         return {name: value for module in self.loss_modules for name, value in module(outputs).items()}
@@ -95,11 +108,30 @@ class ISE(Baseline):
     @contextmanager
     def _feature_map(self, batched_inputs) -> Iterator[Tensor]:
         """The backbone's output, and inside no mixed precision: pooling, neck, memory and losses are computed in float32."""
-        feature_map = self.backbone(self.preprocess_image(batched_inputs))
-        with torch.autocast(self.device.type, enabled=False):
-            yield feature_map.float()
+        images = self.preprocess_image(batched_inputs)
+        with self._normalized(batched_inputs, len(images)):
+            feature_map = self.backbone(images)
+            with torch.autocast(self.device.type, enabled=False):
+                yield feature_map.float()
+
+    def _normalized(self, batch, images: int):
+        if self.normalization is None or not self.training:
+            return nullcontext()
+        return self.normalization.using(self.layout_of(batch, images))
+
+    def layout_of(self, batch: dict, images: int) -> Optional[Layout]:
+        """How the images of a batch fall into normalisation groups; None where each batch is one."""
+        if self.normalization is None:
+            return None
+        whole = batch.get("whole")
+        return batch.get("layout") or self.normalization.layout_of(images, whole.counts if whole else None)
 
     def preprocess_image(self, batched_inputs) -> Tensor:
         """Images on the model's device, normalised. Unlike Baseline's this leaves the caller's tensor as it is."""
         batch = batched_inputs if isinstance(batched_inputs, dict) else {"images": batched_inputs}
         return prepare_images(batch, self.pixel_mean, self.pixel_std, self.erase_value)
+
+
+def _known(whole: Optional[WholeBatch]) -> dict:
+    """For heads; one that knows nothing of several processes is not asked to."""
+    return {} if whole is None else {"whole": whole}

@@ -93,7 +93,7 @@ def test_number_of_threads_does_not_matter(name, options, small_blocks):
 
 def test_accelerator_search_equals_the_cpu_search():
     features = torch.from_numpy(random_embeddings(300, 16))
-    similarities, indices = neighbors._search_on_device(features, 8)
+    similarities, indices = neighbors._search_on_device(features, 8, shared=False)
     expected = neighbors.exact(features, 9)
     np.testing.assert_allclose(similarities, expected[0][:, 1:], atol=1e-6)
     np.testing.assert_array_equal(indices, expected[1][:, 1:])

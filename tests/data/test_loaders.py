@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ise_plugin.data import TrainingLoader, read_training_images
+from ise_plugin import distributed
+from ise_plugin.data import TrainingLoader, read_training_images, samplers
 from ise_plugin.errors import UsageError
 
 
@@ -123,3 +124,29 @@ def test_different_sizes_have_a_cache_each(tiny_cfg):
 def test_the_file_lies_in_the_output_folder_unless_told_otherwise(tiny_cfg):
     make_loader(tiny_cfg, CACHE="disk")
     assert os.listdir(os.path.join(tiny_cfg.OUTPUT_DIR, "cache"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_shares_of_a_batch_are_the_batch_and_know_of_it(tiny_cfg, monkeypatch, workers, on_device):
+    tiny_cfg.SOLVER.IMS_PER_BATCH, tiny_cfg.DATALOADER.NUM_INSTANCE, world = 4, 2, 5
+    options = {"NUM_WORKERS": workers, "AUGMENT_ON_DEVICE": on_device}
+    loader, labels, _ = make_loader(tiny_cfg, **options)
+    expected = list(loader.pseudo_labelled(labels, 3))
+    for module in (distributed, samplers):
+        monkeypatch.setattr(module, "world_size", lambda: world)
+    parts = []
+    for process in range(world):  # the last has no image
+        monkeypatch.setattr(samplers, "rank", lambda: process)
+        parts.append(list(loader.pseudo_labelled(labels, 3)))
+    for whole, *shares in zip(expected, *parts):
+        for share in shares:
+            known = share.pop("whole")
+            assert torch.equal(known.targets, whole["targets"]) and known.counts == (1, 1, 1, 1, 0)
+            assert share.keys() == whole.keys() and share["images"].dtype == whole["images"].dtype
+        assert len(shares[-1]["images"]) == 0
+        for name, value in whole.items():
+            if name == "img_paths":
+                assert sum((share[name] for share in shares), []) == value
+            else:
+                assert torch.equal(torch.cat([share[name] for share in shares]), value)

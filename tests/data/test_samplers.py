@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ise_plugin.data import CrossCameraBatchSampler
+from ise_plugin import distributed
+from ise_plugin.data import CrossCameraBatchSampler, samplers
 
 
 def make(labels, cameras, num_instances=4, batch_size=8, num_batches=50, seed=0):
@@ -118,3 +119,28 @@ def test_nothing_to_draw_is_an_error(labels):
 def test_batch_must_be_whole_groups(num_instances, batch_size):
     with pytest.raises(ValueError, match=str(batch_size)):
         make(**MANY, num_instances=num_instances, batch_size=batch_size)
+
+
+def shares(monkeypatch, world, **options):
+    """The lists of every process: [of process 0, of process 1, ...]."""
+    for module in (distributed, samplers):
+        monkeypatch.setattr(module, "world_size", lambda: world)
+    found = []
+    for process in range(world):
+        monkeypatch.setattr(samplers, "rank", lambda: process)
+        found.append(list(make(**MANY, **options)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "world, batch_size, counts",
+    [(2, 12, (8, 4)), (3, 12, (4, 4, 4)), (4, 12, (3, 3, 3, 3)), (5, 4, (1, 1, 1, 1, 0))],
+)
+def test_processes_share_the_batches_of_one(monkeypatch, world, batch_size, counts):
+    expected = list(make(**MANY, batch_size=batch_size, num_batches=5))
+    found = shares(monkeypatch, world, batch_size=batch_size, num_batches=5)
+    for number, whole in enumerate(expected):
+        parts = [batches[number] for batches in found]
+        assert sum(map(list, parts), []) == whole and tuple(map(len, parts)) == counts
+        for part in parts:
+            assert part.labels.tolist() == [label for _, label, _ in whole] and part.counts == counts

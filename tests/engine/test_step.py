@@ -8,17 +8,25 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 import ise_plugin.method.memory as ise_memory
 from ise_plugin.engine.step import TrainingStep, split_batch
+from ise_plugin.errors import UsageError
 from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
 
 CPU = torch.device("cpu")
 
 
-def make_model(update="hard"):
+def make_model(update="hard", bn_group_size=0):
     torch.manual_seed(0)
     heads = ClusterMemoryHead(feat_dim=8, update=update)
     heads.set_centroids(torch.randn(4, 8))
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-    return ISE(backbone=backbone, heads=heads, losses=[ISELoss()], pixel_mean=[128.0] * 3, pixel_std=[60.0] * 3)
+    return ISE(
+        backbone=backbone,
+        heads=heads,
+        losses=[ISELoss()],
+        pixel_mean=[128.0] * 3,
+        pixel_std=[60.0] * 3,
+        bn_group_size=bn_group_size,
+    )
 
 
 def make_batches(count):
@@ -301,6 +309,28 @@ def test_pieces_are_normalised_by_themselves_and_count_once():
         by_hand.embed(piece)
     for (name, a), b in zip(model.state_dict().items(), by_hand.state_dict().values()):
         assert torch.allclose(a, b, atol=1e-6), name
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 4, 8])
+def test_pieces_of_whole_normalisation_groups_equal_the_large_batch(monkeypatch, pieces):
+    plain = make_model
+    monkeypatch.setitem(globals(), "make_model", lambda *a: plain(*a, bn_group_size=2))
+    expected, actual = gradients_and_memory(1), gradients_and_memory(pieces)
+    assert actual[0] == pytest.approx(expected[0], rel=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(actual[1], expected[1]))
+    for (name, a), b in zip(actual[2].state_dict().items(), expected[2].state_dict().values()):
+        assert torch.allclose(a, b, atol=1e-6), name
+
+
+def test_pieces_cannot_share_a_group_with_other_processes():
+    model = make_model(bn_group_size=4)
+    layout = model.normalization.layout_of(8)
+    shared = layout._replace(parts=tuple(part._replace(group="other processes") for part in layout.parts))
+    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.0), CPU, pieces=2)
+    step.set_loader([{**make_batches(1)[0], "layout": shared}])
+    step.iter = 0
+    with pytest.raises(UsageError, match="SOLVER.ACCUMULATE.*ISE.BN_GROUP_SIZE"):
+        step.run_step()
 
 
 def test_dropout_leaves_out_the_same_in_both_passes():

@@ -1,0 +1,204 @@
+"""Batch norm whose group of images is a number in the configuration, whatever the number of processes.
+
+The global batch of a step, B images in the order of the processes, is cut into B // size consecutive groups of nearly equal
+size, each normalised with its own statistics. A group may be smaller than a process's share ("ghost batches", Hoffer
+et al., "Train longer, generalize better", NIPS 2017), equal to it, or spread over several processes, which then exchange
+the statistics among themselves. Running statistics move once per step, towards the mean over the groups.
+"""
+
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Iterator, NamedTuple, Optional, Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .. import distributed
+from ..distributed import rank
+
+
+class Part(NamedTuple):
+    """This process's images of one group."""
+
+    images: int
+    weight: float  # of the group's statistics in this process's running ones, whose mean over the processes is taken
+    members: tuple = ()  # images of the group in each process that has some of it, where there are several
+    group: Optional[dist.ProcessGroup] = None  # these processes
+
+    @property
+    def position(self) -> int:
+        """Of this process among those of the group."""
+        return dist.get_rank(self.group)
+
+
+class Layout(NamedTuple):
+    """How the images of one pass through the network fall into groups."""
+
+    parts: tuple  # Part after Part, in the order of the images
+    first: bool = (
+        True  # whether the pass begins a step; a later piece of the same step adds to what the first one has moved
+    )
+
+
+class NormalizationGroups:
+    """Which images share batch-norm statistics; one object for all layers of a network.
+
+    Args:
+        size: images in a group. A batch of fewer images is one group; what does not fill a group joins the others.
+
+    Attributes:
+        layout: of the pass that is under way; None outside of one.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self.layout: Optional[Layout] = None
+        self._layouts: dict = {}
+        self._process_groups: dict = {}
+
+    def __getstate__(self) -> dict:  # a copy of the network makes its own groups of processes
+        return {"size": self.size, "layout": None, "_layouts": {}, "_process_groups": {}}
+
+    def layout_of(self, images: int, counts: Optional[Sequence[int]] = None) -> Layout:
+        """The layout of a step.
+
+        Args:
+            images: of this process.
+            counts: images of every process; None where this process is alone, or normalises for itself.
+        """
+        key = (images, *(counts or ()))
+        if key not in self._layouts:
+            self._layouts[key] = Layout(self._parts(tuple(counts or (images,)), rank() if counts else 0))
+        return self._layouts[key]
+
+    @contextmanager
+    def using(self, layout: Layout) -> Iterator[None]:
+        """The layers normalise by ``layout`` inside."""
+        before, self.layout = self.layout, layout
+        try:
+            yield
+        finally:
+            self.layout = before
+
+    def _parts(self, counts: tuple, me: int) -> tuple:
+        total = sum(counts)
+        number = max(1, total // self.size)
+        bounds = [round(i * total / number) for i in range(number + 1)]
+        starts = [sum(counts[:r]) for r in range(len(counts) + 1)]
+        parts = []
+        for first, last in zip(bounds, bounds[1:]):
+            shares = [max(0, min(last, b) - max(first, a)) for a, b in zip(starts, starts[1:])]
+            members = {r: share for r, share in enumerate(shares) if share}
+            group = self._process_group(tuple(members)) if len(members) > 1 else None  # all processes have to ask
+            if me in members:
+                weight = len(counts) / number * members[me] / (last - first)
+                parts.append(Part(members[me], weight, tuple(members.values()) if group else (), group))
+        return tuple(parts) or (Part(0, 0.0),)
+
+    def _process_group(self, ranks: tuple) -> dist.ProcessGroup:
+        if ranks not in self._process_groups:
+            self._process_groups[ranks] = dist.new_group(ranks, timeout=distributed.timeout)
+        return self._process_groups[ranks]
+
+
+class _GroupedBatchNorm(_BatchNorm):
+    """Batch norm that asks :class:`NormalizationGroups` in training."""
+
+    groups: NormalizationGroups
+
+    def forward(self, input: Tensor) -> Tensor:
+        layout = self.groups.layout if self.training else None
+        if layout is None or layout.parts == (Part(len(input), 1.0),) and layout.first:
+            return super().forward(input)
+        parts = layout.parts
+        found = [self._normalize(x, part) for x, part in zip(input.split([p.images for p in parts]), parts)]
+        outputs, means, variances = zip(*found)
+        if self.track_running_stats:
+            self._move(layout, means, variances)
+        return torch.cat(outputs)
+
+    def _normalize(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor, Tensor]:
+        """Output, mean and unbiased variance."""
+        if part.group is not None:
+            return _normalize_together(x, part, self.weight, self.bias, self.eps)
+        mean, variance = (torch.zeros(self.num_features, device=x.device) for _ in range(2))
+        # with a momentum of 1 the running statistics are those of the group
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps), mean, variance
+
+    @torch.no_grad()
+    def _move(self, layout: Layout, means: Sequence[Tensor], variances: Sequence[Tensor]) -> None:
+        if layout.first:
+            self.num_batches_tracked.add_(1)
+        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        for running, values in ((self.running_mean, means), (self.running_var, variances)):
+            if layout.first:
+                running.mul_(1 - momentum)
+            for value, part in zip(values, layout.parts):
+                running.add_(value, alpha=momentum * part.weight)
+
+
+class GroupedBatchNorm1d(_GroupedBatchNorm, nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` with groups."""
+
+
+class GroupedBatchNorm2d(_GroupedBatchNorm, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` with groups."""
+
+
+def group_normalization(model: nn.Module, groups: NormalizationGroups) -> None:
+    """Makes every plain batch norm of a network normalise by ``groups``, in place: parameters, hooks and references stay.
+
+    Left as they are: norms with a rule of their own (frozen, ghost, synchronised over all processes, instance norm).
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
+            kind = GroupedBatchNorm1d if isinstance(module, nn.BatchNorm1d) else GroupedBatchNorm2d
+            module.__class__ = kind
+            module.groups = groups
+
+
+@torch.compiler.disable
+def _normalize_together(
+    x: Tensor, part: Part, weight: Optional[Tensor], bias: Optional[Tensor], eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """This process's part of a group that several processes share: output, and the group's mean and unbiased variance."""
+    values = x.float()
+    own_variance, own_mean = torch.var_mean(values, [d for d in range(x.ndim) if d != 1], correction=0)
+    gathered = _GatherStatistics.apply(torch.stack([own_mean, own_variance]), part)
+    means, variances = gathered.unbind(1)
+    shares = _shares(part.members, x.device)
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean).square())).sum(0)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    scale = torch.rsqrt(variance + eps)
+    scale = scale if weight is None else scale * weight
+    output = (values - mean.view(shape)) * scale.view(shape)
+    output = output if bias is None else output + bias.view(shape)
+    count = sum(part.members) * (x.numel() // (x.shape[0] * x.shape[1]))
+    return output.to(x.dtype), mean.detach(), variance.detach() * (count / max(1, count - 1))
+
+
+@lru_cache(maxsize=None)
+def _shares(members: tuple, device: torch.device) -> Tensor:
+    """(R, 1): the part that each process has of a group."""
+    return (torch.tensor(members, dtype=torch.float32) / sum(members)).unsqueeze(1).to(device)
+
+
+class _GatherStatistics(torch.autograd.Function):
+    """Statistics (2, C) of every process of a group, (R, 2, C)."""
+
+    @staticmethod
+    def forward(ctx, own, part):
+        ctx.part = part
+        gathered = [torch.empty_like(own) for _ in part.members]
+        dist.all_gather(gathered, own.contiguous(), group=part.group)
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient, group=ctx.part.group)  # what the outputs of all of them owe to this one's statistics
+        return gradient[ctx.part.position], None

@@ -1,0 +1,150 @@
+"""Batch norm in groups against the definition, with every backbone that has one. Several processes: tests/test_distributed.py."""
+
+import copy
+
+import pytest
+import torch
+from helpers import BACKBONES
+from helpers import backbone_cfg as make_cfg
+from torch import nn
+
+from ise_plugin.config import load_cfg
+from ise_plugin.engine.models import build_model
+from ise_plugin.errors import UsageError
+from ise_plugin.modeling.normalization import (
+    GroupedBatchNorm2d,
+    Layout,
+    NormalizationGroups,
+    group_normalization,
+)
+
+
+def grouped(layer, size):
+    groups = NormalizationGroups(size)
+    group_normalization(layer, groups)
+    return layer, groups
+
+
+def by_definition(x, layer, sizes):
+    """Output and the groups' means and unbiased variances, in float64."""
+    x = x.double()
+    outputs, means, variances = [], [], []
+    for part in x.split(sizes):
+        values = part.transpose(0, 1).flatten(1)
+        mean, variance = values.mean(1), values.var(1, correction=0)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        output = (part - mean.view(shape)) / (variance.view(shape) + layer.eps).sqrt()
+        outputs.append(output * layer.weight.double().view(shape) + layer.bias.double().view(shape))
+        means.append(mean)
+        variances.append(values.var(1))
+    return torch.cat(outputs), torch.stack(means), torch.stack(variances)
+
+
+@pytest.mark.parametrize("size, sizes", [(2, [2] * 5), (3, [3, 4, 3]), (5, [5, 5]), (7, [10]), (64, [10])])
+@pytest.mark.parametrize("shape", [(10, 3, 4, 2), (10, 3)])
+def test_each_group_has_its_own_statistics(size, sizes, shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape) * 3 + torch.arange(10.0).view(-1, *[1] * (len(shape) - 1))
+    layer = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(3, momentum=0.3)
+    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    layer, groups = grouped(layer, size)
+    x.requires_grad_()
+    expected, means, variances = by_definition(x, layer, sizes)
+    probe = torch.randn(shape)
+    (expected_gradient,) = torch.autograd.grad((expected * probe).sum(), x)
+    with groups.using(groups.layout_of(10)):
+        output = layer(x)
+    (gradient,) = torch.autograd.grad((output * probe).sum(), x)
+    assert torch.allclose(output, expected.float(), atol=1e-5) and torch.allclose(
+        gradient, expected_gradient, atol=1e-5
+    )
+    assert torch.allclose(layer.running_mean, 0.3 * means.mean(0).float(), atol=1e-5)
+    assert torch.allclose(layer.running_var, 0.7 + 0.3 * variances.mean(0).float(), rtol=1e-5)
+    assert layer.num_batches_tracked == 1
+
+
+def test_one_group_is_torchs_batch_norm_to_the_bit():
+    torch.manual_seed(0)
+    x, plain = torch.randn(6, 3, 4, 2), nn.BatchNorm2d(3)
+    layer, groups = grouped(copy.deepcopy(plain), 6)
+    with groups.using(groups.layout_of(6)):
+        assert torch.equal(layer(x), plain(x))
+    assert all(torch.equal(a, b) for a, b in zip(layer.state_dict().values(), plain.state_dict().values()))
+    assert torch.equal(layer.eval()(x), plain.eval()(x))
+
+
+def test_pieces_of_a_step_move_the_running_statistics_as_the_whole():
+    torch.manual_seed(0)
+    x, plain = torch.randn(12, 3, 2, 2), nn.BatchNorm2d(3)
+    whole, groups = grouped(copy.deepcopy(plain), 3)
+    with groups.using(groups.layout_of(12)):
+        expected = whole(x)
+    pieces, groups = grouped(copy.deepcopy(plain), 3)
+    parts, outputs = groups.layout_of(12).parts, []
+    for images, chunk in ((x[:3], parts[:1]), (x[3:], parts[1:])):
+        with groups.using(Layout(chunk, chunk is parts[:1] or len(chunk) == 1)):
+            outputs.append(pieces(images))
+    assert torch.allclose(torch.cat(outputs), expected, atol=1e-6)
+    assert torch.allclose(pieces.running_mean, whole.running_mean) and torch.allclose(
+        pieces.running_var, whole.running_var
+    )
+    assert pieces.num_batches_tracked == whole.num_batches_tracked == 1
+
+
+def test_cumulative_average_without_momentum():
+    torch.manual_seed(0)
+    layer, groups = grouped(nn.BatchNorm2d(3, momentum=None), 2)
+    batches = torch.randn(3, 4, 3, 5, 5)
+    for x in batches:
+        with groups.using(groups.layout_of(4)):
+            layer(x)
+    assert torch.allclose(layer.running_mean, batches.mean((0, 1, 3, 4)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name, depth, channels, keys", BACKBONES, ids=lambda value: str(value))
+def test_every_batch_norm_of_every_backbone_is_grouped(name, depth, channels, keys):
+    cfg = make_cfg(name, depth, channels, keys)
+    cfg.ISE.BN_GROUP_SIZE = 0
+    torch.manual_seed(0)
+    plain = build_model(cfg).train()
+    cfg.ISE.BN_GROUP_SIZE = 4
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert "heads.bottleneck.0" in found and all(m.groups is model.normalization for m in found.values())
+    assert len(found) == sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in plain.modules())
+    assert not model.heads.bottleneck[0].bias.requires_grad  # frozen as before
+    batch = {"images": torch.rand(8, 3, 128, 64) * 255, "targets": torch.arange(8) // 4}
+    seen = {}
+    for label, network in (("grouped", model), ("plain", plain)):
+        for module in network.modules():
+            if isinstance(module, (nn.Dropout, nn.Dropout2d)) or type(module).__name__ == "DropPath":
+                module.eval()  # what is left out is drawn for the whole batch at once
+        with torch.no_grad():
+            if label == "grouped":
+                seen[label] = network.embed(batch)
+            else:
+                seen[label] = torch.cat([network.embed({k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4)])
+    assert torch.allclose(seen["grouped"], seen["plain"], atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "GhostBN", "syncBN"])
+def test_norms_with_a_rule_of_their_own_stay(norm):
+    cfg = make_cfg("resnet", "18x", 512, {"NORM": norm})
+    model = build_model(cfg)
+    assert not any(isinstance(m, GroupedBatchNorm2d) for m in model.backbone.modules())
+
+
+def test_a_copied_network_normalises_by_itself():
+    model = build_model(make_cfg("resnet", "18x", 512, {}))
+    twin = copy.deepcopy(model)
+    assert twin.backbone.bn1.groups is twin.normalization is not model.normalization
+    assert twin.normalization.size == model.normalization.size
+
+
+@pytest.mark.parametrize(
+    "opts, word", [(("ISE.BN_GROUP_SIZE", "1"), "at least 2"), (("SOLVER.ACCUMULATE", "8"), "pieces of 32")]
+)
+def test_impossible_groups_are_refused(opts, word):
+    with pytest.raises(UsageError, match=f"{word}.*ISE.BN_GROUP_SIZE|ISE.BN_GROUP_SIZE.*{word}"):
+        load_cfg(None, ["DATASETS.NAMES", "('Market1501',)", "SOLVER.IMS_PER_BATCH", "256", *opts])
