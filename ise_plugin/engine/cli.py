@@ -8,9 +8,10 @@ import traceback
 
 from fastreid.engine import default_argument_parser
 from fastreid.utils import comm
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ..errors import UsageError
+from ..config import load_cfg
+from ..errors import ProcessLost, UsageError
 from .checkpointing import ISECheckpointer
 from .files import write_atomically
 from .launch import launch
@@ -22,9 +23,12 @@ from .trainer import ISETrainer
 
 logger = logging.getLogger("fastreid.ise")
 
+# exit code of a run that has lost one of its processes
+_LOST = 1
+
 
 def main(argv=None) -> int:
-    """Runs the command; returns its exit code: 0, or 2 for what the user can mend."""
+    """Runs the command; returns its exit code: 0, 2 for what the user can mend, or 1 where one of several processes is lost."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate Implicit Sample Extension with fastreid."
     parser.add_argument(
@@ -44,14 +48,28 @@ def main(argv=None) -> int:
     )
     parser.set_defaults(verbosity="normal")
     args = parser.parse_args(argv)
+    machine = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     try:
-        launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    except (UsageError, FloatingPointError, ProcessRaisedException) as error:
-        if args.traceback or isinstance(error, ProcessRaisedException) and "UsageError: " not in str(error):
-            traceback.print_exc()
-        print(f"error: {_describe(error)}", file=sys.stderr)
-        return UsageError.EXIT_CODE
+        timeout = load_cfg(args.config_file, args.opts).ISE.PROCESS_TIMEOUT
+    except UsageError as error:
+        # before the processes of torchrun know of one another each would say it
+        return _failed(error, args.traceback, silent=os.environ.get("LOCAL_RANK", "0") != "0")
+    try:
+        launch(run, *machine, args=(args,), timeout=timeout)
+    except (UsageError, FloatingPointError, ProcessLost, ProcessRaisedException, ProcessExitedException) as error:
+        return _failed(error, args.traceback)
     return 0
+
+
+def _failed(error: Exception, with_traceback: bool, silent: bool = False) -> int:
+    """Says what is wrong, in one line where that is enough; returns the exit code."""
+    spawned = isinstance(error, ProcessRaisedException)
+    lost = isinstance(error, (ProcessLost, ProcessExitedException)) or spawned and "ProcessLost: " in str(error)
+    if not silent:
+        if with_traceback or spawned and not lost and "UsageError: " not in str(error):
+            traceback.print_exception(error)
+        print(f"error: {_describe(error)}", file=sys.stderr)
+    return _LOST if lost else UsageError.EXIT_CODE
 
 
 def run(args) -> None:
@@ -63,11 +81,24 @@ def run(args) -> None:
     trainer = ISETrainer(cfg)
     if trainer.report:
         trainer.report.config_file = args.config_file
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=args.resume or _restarted(cfg.OUTPUT_DIR, args.resume))
     results = trainer.train()
     logger.log(RESULT, f"Results, also in {os.path.join(cfg.OUTPUT_DIR, 'results.json')}:\n{results.table()}")
     if trainer.report:
         logger.log(RESULT, f"Report: {trainer.report.path}")
+
+
+def _restarted(output_dir: str, resume: bool) -> bool:
+    """Whether torchrun has started this run again (``--max-restarts``). The first attempt makes sure that a second one does not
+    take an older run's checkpoint for its own."""
+    attempt, restarts = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    pointer = os.path.join(output_dir, "last_checkpoint")
+    if attempt > 0:
+        logger.info(f"torchrun started the run again (attempt {attempt + 1}): going on from the last checkpoint")
+    elif restarts and not resume and comm.is_main_process() and os.path.exists(pointer):
+        logger.warning(f"{pointer} is of an older run, and --resume was not asked for: removed")
+        os.remove(pointer)
+    return attempt > 0
 
 
 def evaluate(cfg) -> dict:
@@ -102,6 +133,7 @@ def _describe(error: Exception) -> str:
         return (
             f"{' '.join(str(error).split())}; the last checkpoint is intact, try a smaller SOLVER.BASE_LR and --resume"
         )
-    return (
-        str(error).strip().splitlines()[-1].split("UsageError: ")[-1]
-    )  # a spawned process's error repeats its traceback
+    if isinstance(error, ProcessExitedException):
+        return f"{error}; --resume goes on from the last checkpoint"
+    line = str(error).strip().splitlines()[-1]  # a spawned process's error repeats its traceback
+    return line.split("UsageError: ")[-1].split("ProcessLost: ")[-1]

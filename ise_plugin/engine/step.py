@@ -12,6 +12,7 @@ from fastreid.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .. import distributed
 from ..distributed import unwrapped
 from ..errors import UsageError
 from ..modeling.normalization import Layout
@@ -132,7 +133,7 @@ class TrainingStep(SimpleTrainer):
         self._unwritten = []
         names = list(losses[0])
         values = torch.stack([torch.stack([loss[name] for name in names]) for loss in losses]).cpu().numpy()
-        gathered = comm.gather((values, np.array(data_times)))
+        gathered = comm.gather((values, np.array(data_times)), group=distributed.host_group)
         if comm.is_main_process():
             values = np.mean([v for v, _ in gathered], axis=0)
             slowest = np.max([times for _, times in gathered], axis=0)

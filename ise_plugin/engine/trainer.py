@@ -27,6 +27,7 @@ from .progress import EpochSummary, TrainingProgress, WithProgress
 from .reporting import RunReport
 from .results import Results
 from .step import TrainingStep
+from .warnings_of_processes import TellWarnings
 
 logger = logging.getLogger("fastreid.ise.trainer")
 
@@ -116,6 +117,8 @@ class ISETrainer(DefaultTrainer):
         if cfg.DATASETS.TESTS:
             ret.append(hooks.Evaluate(cfg.TEST.EVAL_PERIOD, cfg.ISE.EVAL_BEFORE_TRAIN, self._evaluate, self.results))
         ret.append(hooks.WriteResults(self.results))
+        if world_size() > 1:
+            ret.append(TellWarnings())
         if comm.is_main_process():
             ret.append(hooks.SaveCheckpoint(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
             ret.append(hooks.WriteMetrics(self.build_writers(), _WRITER_PERIOD))
