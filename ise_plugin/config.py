@@ -36,6 +36,10 @@ def add_ise_config(cfg: CfgNode) -> None:
     # Evaluate once before the first step, so that a run shows what it added ("initial" in results.json).
     _C.ISE.EVAL_BEFORE_TRAIN = False
 
+    # How long a process waits for the others before the run ends; longer than any of them works alone, such as the first one at
+    # clustering. Unit: seconds.
+    _C.ISE.PROCESS_TIMEOUT = 1800.0
+
     # What the network computes in where SOLVER.AMP.ENABLED: "auto" (what this device is fast in with this backbone), "float32",
     # "bfloat16" or "float16". Parameters, normalisation statistics, memory and losses stay float32.
     _C.ISE.PRECISION = "auto"
@@ -333,6 +337,7 @@ def check_values(cfg: CfgNode) -> None:
     _in_range("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD, low=1)
     _in_range("ISE.EXTRACTION.IMS_PER_BATCH", ise.EXTRACTION.IMS_PER_BATCH, low=0)
     _in_range("SOLVER.ACCUMULATE", solver.ACCUMULATE, low=1, high=solver.IMS_PER_BATCH)
+    _in_range("ISE.PROCESS_TIMEOUT", ise.PROCESS_TIMEOUT, above=0)
     _in_range("ISE.BN_GROUP_SIZE", ise.BN_GROUP_SIZE, low=0)
     if ise.BN_GROUP_SIZE == 1:
         raise UsageError("ISE.BN_GROUP_SIZE must be 0 or at least 2: one image has no statistics; not 1")

@@ -1,6 +1,10 @@
 """Errors that the person at the keyboard can mend."""
 
 
+class ProcessLost(Exception):
+    """Another process of the run is gone or does not answer. The message is one line."""
+
+
 class UsageError(Exception):
     """Something the user gave (a file, a folder, a configuration value) cannot be used.
 

@@ -1,16 +1,25 @@
 """What the processes of the tests of several processes do. Started by spawn, so it must be importable."""
 
+import ise_plugin  # noqa: F401  isort:skip
+
 import datetime
+import os
+import signal
+import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from fastreid.evaluation import inference_on_dataset
+from helpers import Reads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import _disable_current_modes
 
-import ise_plugin  # noqa: F401
 from ise_plugin.clustering import _exact, neighbors
 from ise_plugin.clustering.neighbors import exact
+from ise_plugin.config import get_cfg
 from ise_plugin.distributed import (
     WholeBatch,
     average_statistics,
@@ -20,6 +29,10 @@ from ise_plugin.distributed import (
     shards,
     verify_same,
 )
+from ise_plugin.engine.evaluation import PortableReidEvaluator
+from ise_plugin.engine.extraction import extract_embeddings
+from ise_plugin.errors import UsageError
+from ise_plugin.method import memory
 from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
 
 CLUSTERS, DIM = 6, 12
@@ -186,6 +199,50 @@ def searches(rank, world):
     return [*found, exact(few, 2, shared=True), on_device]
 
 
+def reads(rank, world):
+    """What a step with batch norm shared by processes and the sequential update of the memory reads back from the device."""
+    model = make_ise(16)
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    groups = memory._groups
+
+    def on_the_host(labels):  # from labels that the loader left there
+        assert labels is not None
+        with _disable_current_modes():
+            return groups(labels)
+
+    memory._groups = on_the_host
+    counts = counts_of("groups", world)
+    mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    for images, labels in image_batches(2):
+        with Reads() as seen:
+            batch = {"images": images[mine], "targets": labels[mine], "whole": WholeBatch(labels, counts)}
+            sum(wrapped(batch).values()).backward()
+    with Reads() as would_be_noticed:
+        gather_rows(torch.rand(2, 2))  # without counts
+    memory._groups = groups
+    return seen.seen, would_be_noticed.seen
+
+
+class Twice(nn.Module):
+    def forward(self, batch):
+        return batch["images"] * 2
+
+
+def evaluation(rank, world):
+    """Two queries, one image in the gallery: with four processes one has nothing."""
+    batches = [
+        {"images": torch.tensor([[1.0, i]]), "targets": torch.tensor([t]), "camids": torch.tensor([c])}
+        for i, t, c in ((0.0, 5, 0), (1.0, 6, 0), (0.1, 5, 1))
+    ]
+    evaluator = PortableReidEvaluator(get_cfg(), 2)
+    mine = [batches[i] for i in shard(3)]
+    return extract_shape(mine), inference_on_dataset(Twice(), mine, evaluator)
+
+
+def extract_shape(batches):
+    return tuple(gather_rows(extract_embeddings(Twice(), batches)).shape)
+
+
 def digests(rank, world):
     labels = torch.arange(5).numpy()
     verify_same("labels", labels, labels * 0.5)
@@ -203,4 +260,38 @@ def twenty_steps_mean(rank, world):
     return twenty_steps(rank, world, update="mean")
 
 
-FUNCTIONS = (gather_uneven, once, buffers, searches, digests, normalised, twenty_steps_hard, twenty_steps_mean)
+def meet(folder):
+    dist.barrier()
+    (Path(folder) / f"{dist.get_rank()} of {dist.get_world_size()}").touch()
+
+
+def fail():
+    if dist.get_rank() == 1:
+        raise UsageError("process 1 has no images")
+    dist.barrier()
+
+
+def die():
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+
+
+def hang():
+    if dist.get_rank() == 1:
+        time.sleep(10**6)
+    dist.barrier()
+
+
+FUNCTIONS = (
+    gather_uneven,
+    once,
+    buffers,
+    reads,
+    evaluation,
+    searches,
+    digests,
+    normalised,
+    twenty_steps_hard,
+    twenty_steps_mean,
+)

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
 RECORDINGS = Path(__file__).parent / "data" / "conformance"
@@ -49,3 +52,20 @@ def backbone_cfg(name, depth, channels, keys):
         cfg.MODEL.BACKBONE[key] = value
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [128, 64]
     return cfg
+
+
+class Reads(TorchDispatchMode):
+    """Notes the operations whose result the host has to wait for."""
+
+    names = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount", "equal"}
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in self.names or by_mask:
+            self.seen.add(name)
+        return function(*args, **(kwargs or {}))

@@ -101,3 +101,16 @@ def test_shared_search_is_that_of_one_process_to_the_bit(outcomes, monkeypatch):
         for (similarities, indices), (other_similarities, other_indices) in zip(expected, found):
             assert np.array_equal(similarities, other_similarities) and np.array_equal(indices, other_indices)
             assert indices.dtype == other_indices.dtype
+
+
+def test_nothing_is_read_back_from_the_device_in_a_step(outcomes):
+    for seen, would_be_noticed in outcomes["reads"]:
+        assert seen == set() and would_be_noticed
+
+
+def test_evaluation_and_extraction_with_a_process_that_has_nothing(outcomes):
+    shape, expected = workers.evaluation(0, 1)
+    for process, (other_shape, results) in enumerate(outcomes["evaluation"]):
+        assert other_shape == shape == (3, 2)
+        assert results == (expected if process == 0 else {})
+    assert expected["mAP"] == 100

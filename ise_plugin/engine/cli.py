@@ -13,7 +13,8 @@ from fastreid.engine import default_argument_parser
 from fastreid.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ..errors import UsageError
+from ..config import load_cfg
+from ..errors import ProcessLost, UsageError
 from .checkpointing import ISECheckpointer
 from .files import write_atomically
 from .interruption import Interrupted
@@ -28,10 +29,13 @@ logger = logging.getLogger("fastreid.ise")
 
 # what writing a log or metrics fails with when the disk is full or has become unwritable
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+# exit code of a run that has lost one of its processes
+_LOST = 1
 
 
 def main(argv=None) -> int:
-    """Runs the command; returns its exit code: 0, 2 for what the user can mend, 128 + its number for a signal."""
+    """Runs the command; returns its exit code: 0, 2 for what the user can mend, 1 where one of several processes is lost, 128 +
+    its number for a signal."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate Implicit Sample Extension with fastreid."
     parser.add_argument(
@@ -51,22 +55,22 @@ def main(argv=None) -> int:
     )
     parser.set_defaults(verbosity="normal")
     args = parser.parse_args(argv)
+    machine = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     try:
-        launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+        timeout = load_cfg(args.config_file, args.opts).ISE.PROCESS_TIMEOUT
+    except UsageError as error:
+        # before the processes of torchrun know of one another each would say it
+        return _failed(error, args.traceback, silent=os.environ.get("LOCAL_RANK", "0") != "0")
+    try:
+        launch(run, *machine, args=(args,), timeout=timeout)
     except Interrupted as interrupted:
         print(str(interrupted), file=sys.stderr)
         return interrupted.exit_code
-    except ProcessExitedException as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code if error.exit_code > 0 else 128 - error.exit_code  # negative: the number of a signal
     except KeyboardInterrupt:  # before training has begun, or behind it
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (UsageError, FloatingPointError, ProcessRaisedException) as error:
-        if args.traceback or isinstance(error, ProcessRaisedException) and "UsageError: " not in str(error):
-            traceback.print_exc()
-        print(f"error: {_describe(error)}", file=sys.stderr)
-        return UsageError.EXIT_CODE
+    except (UsageError, FloatingPointError, ProcessLost, ProcessRaisedException, ProcessExitedException) as error:
+        return _failed(error, args.traceback)
     except OSError as error:
         if args.traceback or error.errno not in _NO_ROOM:
             raise
@@ -79,6 +83,20 @@ def main(argv=None) -> int:
     return 0
 
 
+def _failed(error: Exception, with_traceback: bool, silent: bool = False) -> int:
+    """Says what is wrong, in one line where that is enough; returns the exit code."""
+    spawned = isinstance(error, ProcessRaisedException)
+    if isinstance(error, ProcessExitedException) and error.exit_code != _LOST:
+        print(f"error: {_describe(error)}", file=sys.stderr)
+        return error.exit_code if error.exit_code > 0 else 128 - error.exit_code  # negative: the number of a signal
+    lost = isinstance(error, (ProcessLost, ProcessExitedException)) or spawned and "ProcessLost: " in str(error)
+    if not silent:
+        if with_traceback or spawned and not lost and "UsageError: " not in str(error):
+            traceback.print_exception(error)
+        print(f"error: {_describe(error)}", file=sys.stderr)
+    return _LOST if lost else UsageError.EXIT_CODE
+
+
 def run(args) -> None:
     """One process of a run: evaluation alone, or training."""
     cfg = setup(args)
@@ -88,7 +106,7 @@ def run(args) -> None:
     trainer = _set_up(cfg)
     if trainer.report:
         trainer.report.config_file = args.config_file
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=args.resume or _restarted(cfg.OUTPUT_DIR, args.resume))
     try:
         results = trainer.train()
     except Interrupted as interrupted:
@@ -106,8 +124,23 @@ def _set_up(cfg) -> ISETrainer:
     except (UsageError, OSError, MemoryError):
         raise
     except Exception as error:  # fastreid's components raise all kinds for values that they do not know
+        if comm.get_world_size() > 1:  # or another process is gone
+            raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UsageError(f"no run can be set up with this configuration ({reason}); --traceback shows where") from error
+
+
+def _restarted(output_dir: str, resume: bool) -> bool:
+    """Whether torchrun has started this run again (``--max-restarts``). The first attempt makes sure that a second one does not
+    take an older run's checkpoint for its own."""
+    attempt, restarts = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    pointer = os.path.join(output_dir, "last_checkpoint")
+    if attempt > 0:
+        logger.info(f"torchrun started the run again (attempt {attempt + 1}): going on from the last checkpoint")
+    elif restarts and not resume and comm.is_main_process() and os.path.exists(pointer):
+        logger.warning(f"{pointer} is of an older run, and --resume was not asked for: removed")
+        os.remove(pointer)
+    return attempt > 0
 
 
 def evaluate(cfg) -> dict:
@@ -140,6 +173,7 @@ def evaluate(cfg) -> dict:
 def _describe(error: Exception) -> str:
     if isinstance(error, FloatingPointError):
         return f"{' '.join(str(error).split())}; try a smaller SOLVER.BASE_LR and --resume"
-    return (
-        str(error).strip().splitlines()[-1].split("UsageError: ")[-1]
-    )  # a spawned process's error repeats its traceback
+    if isinstance(error, ProcessExitedException):
+        return f"{error}; --resume goes on from the last checkpoint"
+    line = str(error).strip().splitlines()[-1]  # a spawned process's error repeats its traceback
+    return line.split("UsageError: ")[-1].split("ProcessLost: ")[-1]

@@ -15,6 +15,7 @@ from fastreid.utils import comm
 from fastreid.utils.compute_dist import build_dist
 from sklearn.metrics import roc_curve
 
+from .. import distributed
 from ..clustering import rerank_distance
 from ..errors import UsageError
 from ..report.retrieval import Retrieval
@@ -67,7 +68,7 @@ class PortableReidEvaluator(ReidEvaluator):
         Raises:
             UsageError: ``TEST.RERANK`` with a metric other than cosine.
         """
-        predictions = list(itertools.chain(*comm.gather(self._predictions, dst=0)))
+        predictions = list(itertools.chain(*comm.gather(self._predictions, dst=0, group=distributed.host_group)))
         if not comm.is_main_process():
             return {}
         features = torch.cat([p["feats"] for p in predictions])

@@ -14,6 +14,7 @@ from fastreid.utils.logger import setup_logger
 from ..config import load_cfg
 from ..errors import UsageError
 from .progress import set_verbosity
+from .warnings_of_processes import keep_warnings
 
 logger = logging.getLogger("fastreid.ise.setup")
 
@@ -43,7 +44,10 @@ def setup(args):
     cfg.freeze()
 
     _make_folder(cfg.OUTPUT_DIR)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    # the others write nothing; what they warn of is told by the first (engine/warnings_of_processes.py)
+    setup_logger(cfg.OUTPUT_DIR if comm.is_main_process() else None, distributed_rank=comm.get_rank())
+    if comm.get_world_size() > 1:
+        keep_warnings()
     set_verbosity(getattr(args, "verbosity", "normal"))
     logger.debug(f"Rank {comm.get_rank()} of {comm.get_world_size()}; environment:\n{collect_env_info()}")
     logger.debug(f"Command line arguments: {args}")

@@ -13,6 +13,7 @@ from fastreid.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .. import distributed
 from ..distributed import unwrapped
 from ..errors import UsageError
 from ..modeling.normalization import Layout
@@ -208,7 +209,7 @@ class TrainingStep(SimpleTrainer):
             [torch.stack([s.losses[name].float() for name in names] + [s.usable.float()]) for s in steps]
         )
         values = read.cpu().numpy()
-        gathered = comm.gather((values, np.array([s.data_time for s in steps])))
+        gathered = comm.gather((values, np.array([s.data_time for s in steps])), group=distributed.host_group)
         if comm.is_main_process():
             means = np.mean([v for v, _ in gathered], axis=0)
             slowest = np.max([times for _, times in gathered], axis=0)

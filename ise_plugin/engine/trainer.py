@@ -32,6 +32,7 @@ from .reporting import RunReport
 from .results import Results
 from .resume import set_random_state, take_run_state
 from .step import TrainingStep
+from .warnings_of_processes import TellWarnings
 
 logger = logging.getLogger("fastreid.ise.trainer")
 
@@ -140,6 +141,8 @@ class ISETrainer(DefaultTrainer):
             self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.ISE.CHECKPOINT_SECONDS, self.interruption
         )
         ret.append(self._saving)
+        if world_size() > 1:
+            ret.append(TellWarnings())
         if comm.is_main_process():
             ret.append(hooks.WriteMetrics(self.build_writers(), _WRITER_PERIOD))
         if self.choice:

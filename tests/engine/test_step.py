@@ -3,8 +3,9 @@
 import pytest
 import torch
 from fastreid.utils.events import EventStorage
+from helpers import Reads
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 import ise_plugin.method.memory as ise_memory
 from ise_plugin.engine.step import TrainingStep, split_batch
@@ -211,23 +212,6 @@ def test_losses_are_stored_with_the_step_they_belong_to():
         written = storage.history("total_loss").values()
     assert [i for _, i in written] == [10, 11, 12] and storage.iter == 12
     assert [value for value, _ in written] == pytest.approx(seen, rel=1e-6)
-
-
-class Reads(TorchDispatchMode):
-    """Notes the operations whose result the host has to wait for."""
-
-    names = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount", "equal"}
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.__name__.split(".")[0]
-        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if name in self.names or by_mask:
-            self.seen.add(name)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("update", ["hard", "mean"])
