@@ -21,6 +21,7 @@ from .errors import UsageError
 # Keys of numbers that may also be the word AUTO.
 AUTO = "auto"
 _AUTOMATIC = ("ISE.PSEUDO_LABEL.EPS",)
+_LARGEST_INT = 2**63 - 1
 
 
 def add_ise_config(cfg: CfgNode) -> None:
@@ -220,6 +221,8 @@ def _read_chain(config_file: str, seen: tuple = ()) -> list:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(f"config file {config_file}: cannot be read ({reason}); check the path") from error
+    except (ValueError, RecursionError) as error:  # a name with a zero, a date that is none, thousands of brackets
+        raise UsageError(f"config file {config_file}: cannot be read ({error or 'it is nested too deep'})") from error
     except yaml.YAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         raise UsageError(
@@ -283,6 +286,10 @@ def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
 def _as_type_of(default, value, key: str, source: str):
     if isinstance(value, str) and not isinstance(default, str):
         value = _literal(value)  # YAML knows no tuples and reads 1e-4 as text; a command line knows text alone
+    if type(value) is int and abs(value) > _LARGEST_INT:
+        raise UsageError(
+            f"{source}: {key} is a whole number of {value.bit_length()} bits, more than 63; use a smaller one"
+        )
     if default is None or type(value) is type(default):
         return value
     if type(default) is float and type(value) is int:
@@ -298,7 +305,7 @@ def _literal(text: str):
     """The Python literal that a text spells, or the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 

@@ -122,6 +122,7 @@ def _train(folder: str, resume: bool, kill_at, options: tuple, measure: bool) ->
     os.dup2(sink.fileno(), 1)
     os.dup2(sink.fileno(), 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for the loaders' workers, as in any run
     cfg = tiny_cfg(folder, *options)
     moments = Moments(kill_at)
     moments.watch()

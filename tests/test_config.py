@@ -193,3 +193,35 @@ def test_eps_may_be_chosen_from_the_data_and_replaced_by_a_number(tmp_path):
 def test_no_other_number_takes_the_word():
     with pytest.raises(UsageError, match="SOLVER.BASE_LR"):
         load_cfg(None, ["SOLVER.BASE_LR", "auto"])
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ('_BASE_: "a\\0b"', "null byte"),
+        ("SEED: 2024-99-99", "month"),
+        ("SEED: " + "[" * 5000, "nested too deep|not valid YAML|recursion"),
+    ],
+)
+def test_files_that_nobody_writes_are_refused_in_one_line(tmp_path, text, word):
+    (tmp_path / "c.yml").write_text(text)
+    with pytest.raises(UsageError, match=word) as caught:
+        load_cfg(str(tmp_path / "c.yml"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["9" * 30, "-" + "9" * 30, "0x" + "f" * 5000])
+def test_numbers_that_no_program_can_hold_are_refused(value):
+    with pytest.raises(UsageError, match="ISE.PSEUDO_LABEL.MIN_SAMPLES is a whole number of .* bits"):
+        load_cfg(None, ["DATASETS.NAMES", "('x',)", "ISE.PSEUDO_LABEL.MIN_SAMPLES", value])
+
+
+def test_literals_that_python_cannot_build_are_text():
+    with pytest.raises(UsageError, match="SOLVER.STEPS must be of type"):
+        load_cfg(None, ["SOLVER.STEPS", "{[]: 1}"])
+
+
+def test_a_line_break_in_a_key_stays_on_the_line():
+    with pytest.raises(UsageError) as caught:
+        load_cfg(None, ["A\nB", "1"])
+    assert len(str(caught.value).splitlines()) == 1

@@ -87,6 +87,8 @@ class ISECheckpointer(Checkpointer):
     def save(self, name: str, **kwargs) -> None:
         """Writes ``name.pth`` and then the pointer ``last_checkpoint``, each whole or not at all.
 
+        ``model_best`` is not pointed to: the run has more to write behind it, which resuming from there would miss.
+
         Raises:
             UnwritableFile: the disk is full, or the folder cannot be written to; what was there is intact.
         """
@@ -101,7 +103,8 @@ class ISECheckpointer(Checkpointer):
         torch.save(data, buffer)
         try:
             write_atomically(path, sealed(buffer.getvalue()))
-            self.tag_last_checkpoint(f"{name}.pth")
+            if name != _BEST:
+                self.tag_last_checkpoint(f"{name}.pth")
         except UnwritableFile as error:
             raise UnwritableFile(f"{error}; older checkpoints are intact, go on from them with --resume") from error
         self._remove_old(f"{name}.pth")
@@ -126,12 +129,16 @@ class ISECheckpointer(Checkpointer):
         final = f"{_FINAL}.pth"
         until = None if named in (None, final) else _position(named)
         names = [named] if named else []
-        if os.path.isfile(os.path.join(self.save_dir, final)) and until is None:
+        if self.has(_FINAL) and until is None:
             names.append(final)
         names += self._periodic(until)
-        if os.path.isfile(os.path.join(self.save_dir, f"{_BEST}.pth")):
+        if self.has(_BEST):
             names.append(f"{_BEST}.pth")
         return [os.path.join(self.save_dir, name) for name in dict.fromkeys(names)]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a checkpoint of that name."""
+        return os.path.isfile(os.path.join(self.save_dir, f"{name}.pth"))
 
     def has_checkpoint(self) -> bool:
         """Whether there is anything to resume from."""

@@ -34,8 +34,7 @@ _LOST = 1
 
 
 def main(argv=None) -> int:
-    """Runs the command; returns its exit code: 0, 2 for what the user can mend, 1 where one of several processes is lost, 128 +
-    its number for a signal."""
+    """Runs the command; returns its exit code: 0, 2 for what the user can mend, 128 + its number for a signal, else 1 (a process is lost, say)."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate Implicit Sample Extension with fastreid."
     parser.add_argument(
@@ -71,15 +70,10 @@ def main(argv=None) -> int:
         return 128 + signal.SIGINT
     except (UsageError, FloatingPointError, ProcessLost, ProcessRaisedException, ProcessExitedException) as error:
         return _failed(error, args.traceback)
-    except OSError as error:
-        if args.traceback or error.errno not in _NO_ROOM:
+    except Exception as error:
+        if args.traceback:
             raise
-        print(
-            f"error: {error.filename or 'a file of the run'} cannot be written ({error.strerror}); "
-            f"make room in OUTPUT_DIR and go on with --resume, older checkpoints are intact",
-            file=sys.stderr,
-        )
-        return UsageError.EXIT_CODE
+        return _unforeseen(error)
     return 0
 
 
@@ -168,6 +162,21 @@ def evaluate(cfg) -> dict:
     write_atomically(path, (json.dumps(results.final, indent=2) + "\n").encode())
     logger.log(RESULT, f"Results, also in {path}:\n{results.table()}")
     return results.final
+
+
+def _unforeseen(error: Exception) -> int:
+    """One line for what no other part of the program has put into words; the exit code."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        print(
+            f"error: {error.filename or 'a file of the run'} cannot be written ({error.strerror}); "
+            f"make room in OUTPUT_DIR and go on with --resume, older checkpoints are intact",
+            file=sys.stderr,
+        )
+        return UsageError.EXIT_CODE
+    logger.debug("Unforeseen:", exc_info=error)  # into log.txt
+    reason = " ".join(str(error).split())
+    print(f"error: {type(error).__name__}: {reason} (unforeseen; log.txt and --traceback show where)", file=sys.stderr)
+    return 1
 
 
 def _describe(error: Exception) -> str:

@@ -145,6 +145,13 @@ class SaveCheckpoint(HookBase):
             self._save(name_after_epoch(epoch))
         self.trainer.stopping = asked
 
+    def after_train(self) -> None:
+        if self.trainer.start_epoch == self.trainer.max_epoch and not self._checkpointer.has("model_final"):
+            self.trainer.epoch = (
+                self.trainer.max_epoch - 1
+            )  # resumed from the best of the last epoch, for want of others
+            self._save("model_final")
+
     def _save(self, name: str, step: Optional[int] = None) -> None:
         """Saves behind this epoch or, with ``step``, inside it."""
         self.trainer.check_weights()

@@ -243,3 +243,12 @@ def test_state_of_another_configuration_is_named(tmp_path):
 def test_weights_are_not_read_from_addresses():
     with pytest.raises(UsageError, match="files alone"):
         ISECheckpointer(make_model()).load("http://example.org/w.pth")
+
+
+def test_the_best_is_a_last_resort_and_never_pointed_to(tmp_path):
+    checkpointer = ISECheckpointer(make_model(), str(tmp_path))
+    checkpointer.save(name_within_epoch(1, 4))
+    checkpointer.save("model_best")
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0001_000004.pth"
+    order = ["model_0001_000004.pth", "model_best.pth"]
+    assert [os.path.basename(path) for path in checkpointer.candidates()] == order
