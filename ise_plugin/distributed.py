@@ -60,7 +60,7 @@ def gather_rows(rows: Tensor, counts: Optional[Sequence[int]] = None) -> Tensor:
         return rows
     if counts is None:
         shapes = _all_gather(torch.tensor(rows.shape, device=rows.device))
-        shapes = [shape.tolist() for shape in shapes]
+        shapes = [[int(size) for size in shape] for shape in shapes]
         counts = [shape[0] for shape in shapes]
         if len(rows) == 0:
             rows = rows.new_empty(0, *max(shapes)[1:])
@@ -89,7 +89,7 @@ class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, counts):
         if counts is None:
-            counts = gather_rows(torch.tensor([len(rows)], device=rows.device)).tolist()
+            counts = [int(count) for count in gather_rows(torch.tensor([len(rows)], device=rows.device))]
         ctx.start, ctx.count = sum(counts[: rank()]), len(rows)
         return gather_rows(rows, counts)
 

@@ -16,6 +16,7 @@ from helpers import Reads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.data import DataLoader
 
 from ise_plugin.clustering import _exact, neighbors
 from ise_plugin.clustering.neighbors import exact
@@ -229,14 +230,14 @@ class Twice(nn.Module):
 
 
 def evaluation(rank, world):
-    """Two queries, one image in the gallery: with four processes one has nothing."""
+    """Two queries and twelve images in the gallery, all of them in the first process."""
+    items = [(0.0, 5, 0), (1.0, 6, 0), (0.1, 5, 1), *((2.0 + i, 7, 1) for i in range(11))]
     batches = [
         {"images": torch.tensor([[1.0, i]]), "targets": torch.tensor([t]), "camids": torch.tensor([c])}
-        for i, t, c in ((0.0, 5, 0), (1.0, 6, 0), (0.1, 5, 1))
+        for i, t, c in items
     ]
-    evaluator = PortableReidEvaluator(get_cfg(), 2)
-    mine = [batches[i] for i in shard(3)]
-    return extract_shape(mine), inference_on_dataset(Twice(), mine, evaluator)
+    mine = DataLoader(batches, batch_size=None, sampler=range(len(items) if rank == 0 else 0))
+    return extract_shape(mine), inference_on_dataset(Twice(), mine, PortableReidEvaluator(get_cfg(), 2))
 
 
 def extract_shape(batches):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What several processes gain and what they exchange; docs/scaling.md goes on from there by calculation.
 
-    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/benchmark_scaling.py extraction --config-file FILE [KEY VALUE ...]
-    torchrun --nproc_per_node 2 tools/benchmark_scaling.py traffic --config-file FILE [KEY VALUE ...]
+    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/benchmark_scaling.py --part extraction --config-file FILE [KEY VALUE ...]
+    torchrun --nproc_per_node 2 tools/benchmark_scaling.py --part traffic --config-file FILE [KEY VALUE ...]
 
 extraction: images per second of an extraction with its gathering, several times; compare numbers of processes. With
 DATALOADER.NUM_WORKERS 0 a process is one thread. search: seconds of the exact neighbour search. traffic: bytes that one
@@ -18,7 +18,10 @@ import time
 
 import torch
 import torch.distributed as dist
+
+import ise_plugin  # noqa: F401  isort:skip
 from benchmark_clustering import synthetic_embeddings
+from fastreid.utils.env import seed_all_rng
 
 from ise_plugin.clustering.neighbors import exact
 from ise_plugin.command_line import run_command
@@ -40,6 +43,7 @@ def measure(args: argparse.Namespace) -> None:
     cfg.MODEL.DEVICE = resolve_device(cfg.MODEL.DEVICE)
     if cfg.MODEL.DEVICE == "cpu" and cfg.ISE.KEEP_FREED_MEMORY:
         keep_freed_memory()
+    seed_all_rng(cfg.SEED)
     parts = {
         "extraction": lambda: extraction(cfg, args.repeat),
         "search": lambda: search(args.repeat),
@@ -144,7 +148,7 @@ def command(args: argparse.Namespace) -> None:
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("extraction", "search", "traffic"))
+    parser.add_argument("--part", required=True, choices=("extraction", "search", "traffic"))
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
