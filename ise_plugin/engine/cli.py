@@ -34,7 +34,8 @@ _LOST = 1
 
 
 def main(argv=None) -> int:
-    """Runs the command; returns its exit code: 0, 2 for what the user can mend, 128 + its number for a signal, else 1 (a process is lost, say)."""
+    """Runs the command; returns its exit code: 0, 2 for what the user can mend, 128 + its number for a signal, else 1 (a process
+    is lost, say)."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate Implicit Sample Extension with fastreid."
     parser.add_argument(

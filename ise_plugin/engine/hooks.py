@@ -126,6 +126,7 @@ class SaveCheckpoint(HookBase):
         wish = self._interruption.agreed(SAVE if due else NOTHING)
         if wish != NOTHING:
             self.trainer.write_losses()
+            average_statistics(self.trainer.model)  # the file holds those of one process
             self._save(name_within_epoch(self.trainer.epoch, self.trainer.steps_done), self.trainer.steps_done)
         self.trainer.stopping = wish == STOP
 
