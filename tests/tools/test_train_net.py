@@ -122,7 +122,7 @@ def test_unreadable_image_is_named(datasets_folder, tmp_path):
 # distances lie by construction. Groups of 8 are half a batch: two in one process, one in each of two, one for each two of four.
 SAME_FOR_ANY_NUMBER_OF_PROCESSES = """
     MODEL.BACKBONE.NAME build_resnet_backbone MODEL.BACKBONE.DEPTH 18x MODEL.BACKBONE.FEAT_DIM 512
-    MODEL.BACKBONE.PRETRAIN False ISE.BN_GROUP_SIZE 8
+    MODEL.BACKBONE.PRETRAIN False SOLVER.AMP.ENABLED False ISE.BN_GROUP_SIZE 8
     SOLVER.OPT SGD SOLVER.BASE_LR 0.00001 ISE.PSEUDO_LABEL.EPS 0.47 SOLVER.CHECKPOINT_PERIOD 1
 """.split()
 
