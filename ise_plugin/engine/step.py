@@ -21,6 +21,8 @@ from .limits import advice_for_training, named_out_of_memory
 
 logger = logging.getLogger("fastreid.ise.step")
 
+# Devices of which a number can be read without waiting for anything.
+_NEVER_WAITING = ("cpu",)
 # Files of a batch that a message names; the log has all of them.
 _FILES_NAMED = 3
 
@@ -271,6 +273,8 @@ def _kept_buffers(network: nn.Module) -> list:
 
 def _restore_buffers(kept: list, usable: Tensor) -> None:
     """Gives buffers their former content back unless the step can be used; a buffer stays the tensor that it was."""
+    if usable.device.type in _NEVER_WAITING and usable:
+        return
     for module, name, buffer, content in kept:
         now = module._buffers[name]
         chosen = torch.where(usable, now, content)
