@@ -22,6 +22,8 @@ from .errors import UsageError
 AUTO = "auto"
 _AUTOMATIC = ("ISE.PSEUDO_LABEL.EPS",)
 _LARGEST_INT = 2**63 - 1
+# those that fastreid.layers.get_norm knows; it says nothing of others but their name
+_NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
 
 
 def add_ise_config(cfg: CfgNode) -> None:
@@ -358,6 +360,8 @@ def check_values(cfg: CfgNode) -> None:
     _in_range("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, low=0)
     _in_range("TEST.IMS_PER_BATCH", cfg.TEST.IMS_PER_BATCH, low=1)
     _in_range("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, low=0)
+    _one_of("MODEL.BACKBONE.NORM", cfg.MODEL.BACKBONE.NORM, _NORMS)
+    _one_of("MODEL.HEADS.NORM", cfg.MODEL.HEADS.NORM, _NORMS)
     _one_of("ISE.MEMORY.UPDATE", ise.MEMORY.UPDATE, ("hard", "mean"))
     _one_of("ISE.REPORT.MAP_METHOD", ise.REPORT.MAP_METHOD, ("tsne", "opentsne", "umap"))
     if not all(type(epoch) is int and epoch for epoch in ise.REPORT.KEEP_EMBEDDINGS):

@@ -144,6 +144,8 @@ def test_empty_file_is_the_defaults(tmp_path):
         ("ISE.SUPPORT.BASE_DEGREE", [-0.1, float("nan")]),
         ("ISE.MEMORY.MOMENTUM", [-0.1, 1.0, float("nan")]),
         ("ISE.MEMORY.UPDATE", ["ori"]),
+        ("MODEL.HEADS.NORM", ["bn"]),
+        ("MODEL.BACKBONE.NORM", ["BatchNorm"]),
         ("ISE.MEMORY.TEMPERATURE", [0.0, float("inf")]),
         ("ISE.LABEL_PRESERVING.WEIGHT", [-1.0]),
         ("ISE.LABEL_PRESERVING.TEMPERATURE", [0.0]),

@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+import time
 
 from ise_plugin.command_line import run_command
 
@@ -29,10 +30,14 @@ def embed(args: argparse.Namespace) -> None:
     from ise_plugin.search.jobs import embed_files
 
     embedder = Embedder(args.run, args.weights, args.device)
+    start = time.perf_counter()
     job = embed_files(embedder, args.inputs, args.output, args.formats, args.max_bad_share)
+    seconds = time.perf_counter() - start
     vectors = job.embeddings.vectors
     written = " and ".join(f"{args.output}.{kind}" for kind in args.formats)
     print(f"{len(vectors)} embeddings of {vectors.shape[1]} numbers in {written}, {job.new} of them new")
+    if job.new:
+        print(f"{seconds:.1f} s with reading and writing, {job.new / seconds:.0f} images/s")
     if job.problems:
         print(f"{len(job.problems)} files were left out:")
         for problem in job.problems:

@@ -6,10 +6,7 @@ from typing import Callable, Iterator
 import torch
 
 from ..errors import UsageError
-
-_OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-# what torch says on the CPU and on Apple's GPU, where it has no exception of its own for it
-_SAID_ELSEWHERE = ("can't allocate memory", "MPS backend out of memory")
+from ..out_of_memory import is_out_of_memory
 
 
 @contextmanager
@@ -25,7 +22,7 @@ def named_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, _OUT_OF_MEMORY) and not any(words in str(error) for words in _SAID_ELSEWHERE):
+        if not is_out_of_memory(error):
             raise
         raise UsageError(f"out of memory {advice()}") from error
 

@@ -12,6 +12,7 @@ from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
 from ..distributed import WholeBatch
+from ..out_of_memory import Halving
 from ..registry import LOSS, registered
 from .normalization import Layout, NormalizationGroups, group_normalization
 from .preprocessing import prepare_images
@@ -50,6 +51,7 @@ class ISE(Baseline):
         self.normalization = NormalizationGroups(bn_group_size) if bn_group_size else None
         if self.normalization:
             group_normalization(self, self.normalization)
+        self._halving = Halving()
 
     @classmethod
     def from_config(cls, cfg):
@@ -73,17 +75,22 @@ class ISE(Baseline):
 
         Returns:
             In training a dictionary of scalar losses, in evaluation embeddings (B, D) before L2 normalisation.
+            Too many images for the memory are embedded in pieces.
             With ``gradients`` the scalar whose gradient is that of a loss with these gradients at the unit embeddings: the
             backward half of a step whose losses were computed before (:class:`ise_plugin.engine.step.TrainingStep`).
         """
+        if not self.training:
+            return self._halving(self._infer, _images(batched_inputs))
         with self._feature_map(batched_inputs) as feature_map:
-            if not self.training:
-                return self.heads(feature_map)
             if "gradients" in batched_inputs:
                 return (self.heads.embed(feature_map) * batched_inputs["gradients"]).sum()
             # precise batch norm marks its batches with negative labels; it wants the statistics, not the losses
             targets = batched_inputs["targets"].clamp(min=0)
             return self._losses(self.heads(feature_map, targets, **_known(batched_inputs.get("whole"))))
+
+    def _infer(self, images: Tensor) -> Tensor:
+        with self._feature_map({"images": images}) as feature_map:
+            return self.heads(feature_map)
 
     def embed(self, batched_inputs) -> Tensor:
         """Unit embeddings (B, D), float32, in training or evaluation mode."""
@@ -130,6 +137,10 @@ class ISE(Baseline):
         """Images on the model's device, normalised. Unlike Baseline's this leaves the caller's tensor as it is."""
         batch = batched_inputs if isinstance(batched_inputs, dict) else {"images": batched_inputs}
         return prepare_images(batch, self.pixel_mean, self.pixel_std, self.erase_value)
+
+
+def _images(batched_inputs) -> Tensor:
+    return batched_inputs["images"] if isinstance(batched_inputs, dict) else batched_inputs
 
 
 def _known(whole: Optional[WholeBatch]) -> dict:
