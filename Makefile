@@ -1,4 +1,5 @@
 # make install: the environment.  make demo: a training run with its result.  make test: the test suite.
+# make coverage: the share of lines that the test suite runs.
 # make test-long: faults by the hundred (kills, damage, hostile and malformed files, 300 epochs), counts printed.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ DATASETS := $(or $(FASTREID_DATASETS),datasets)
 DEMO_OUTPUT ?= logs/ISE/synthetic_mobilenetv2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo test test-long
+.PHONY: install demo test coverage test-long
 
 install: $(INSTALLED)
 
@@ -26,6 +27,12 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+coverage: install
+	$(PIP) install --quiet coverage==7.17.3
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --fail-under 90
 
 test-long: install
 	ISE_TEST_LONG=1 $(BIN)/python -m pytest tests/reliability -rP

@@ -16,6 +16,7 @@ import inspect
 import os
 import sys
 import types
+import warnings
 
 import torch
 
@@ -46,6 +47,7 @@ def prepare() -> None:
         raise ImportError(f"fastreid is not installed; install it with: {INSTALL_COMMAND}")
     supply_collections_names()
     supply_torch_six()
+    pass_over_missing_extensions()
     declare_torchvision_operators()
     switch_off_contiguous_parameters()
     resolve_regnet_configs()
@@ -67,6 +69,14 @@ def supply_torch_six() -> None:
         module.string_classes, module.int_classes, module.container_abcs = (str, bytes), int, collections.abc
         module.__spec__ = importlib.machinery.ModuleSpec("torch._six", loader=None)
         sys.modules["torch._six"] = module
+
+
+def pass_over_missing_extensions() -> None:
+    """Every import warns that Cython extensions are missing, which only ``make`` inside site-packages could build.
+
+    What they would compute, numpy computes to the same numbers; nobody has to act.
+    """
+    warnings.filterwarnings("ignore", "Cython (rank|roc) evaluation", UserWarning)
 
 
 def declare_torchvision_operators() -> None:

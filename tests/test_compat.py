@@ -71,6 +71,27 @@ except (ImportError, RuntimeError) as error:
     assert "failed:" in result.stdout and words[left_out] in result.stdout, result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("mended", [False, True])
+def test_import_warns_of_missing_extensions_unless_told_not_to(mended):
+    code = f"""
+import warnings
+warnings.simplefilter("always")
+from ise_plugin import compat
+if not {mended}:
+    compat.pass_over_missing_extensions = lambda: None
+compat.prepare()
+import fastreid.evaluation.rank
+warnings.warn("another")
+if fastreid.evaluation.rank.IS_CYTHON_AVAI:
+    print("extension")
+"""
+    result = run_python(code)
+    if "extension" in result.stdout:
+        pytest.skip("the extension is there, so the fault is absent")
+    assert "another" in result.stderr, result.stderr
+    assert ("Cython" in result.stderr) is not mended
+
+
 def test_names_that_are_there_are_left_alone(monkeypatch):
     sentinel = object()
     monkeypatch.setattr(collections, "Mapping", sentinel)

@@ -23,6 +23,8 @@ ARITHMETIC = {
     ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult,
 }
+# folder of what numba has compiled, inside the copy
+NUMBA = "numba"
 # lines that speak to people, not to the program
 SILENT = ("raise ", "logger.", "warn")
 
@@ -91,7 +93,7 @@ def _parsed(path: Path) -> tuple:
 def tests_pass(copy: Path, package: str, seconds: float) -> bool:
     """Whether the tests of a package pass in a copy of the repository; tests that never end do not."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", f"tests/{package}"]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "numba")}
+    environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / NUMBA)}
     try:
         return subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=seconds).returncode == 0
     except subprocess.TimeoutExpired:
@@ -104,9 +106,18 @@ def survives(copy: Path, path: Path, index: int, seconds: float) -> tuple:
     node = places(tree, source)[index]
     line, said = node.lineno, change(node)
     target = copy / path.relative_to(REPOSITORY)
+    times = target.stat().st_atime_ns, target.stat().st_mtime_ns
+    compiled = copy / NUMBA
+    # what was compiled is kept by the file's time alone, also where it contains functions of a file that was changed
+    kept = compiled.rename(copy / "kept")
+    if "njit" not in source:
+        shutil.copytree(kept, compiled)
     target.write_text(ast.unparse(ast.fix_missing_locations(tree)))
     passed = tests_pass(copy, path.parent.name, seconds)
     target.write_text(source)
+    os.utime(target, ns=times)
+    shutil.rmtree(compiled, ignore_errors=True)
+    kept.rename(compiled)
     return passed, f"{path.relative_to(REPOSITORY)}:{line}: {said}"
 
 
@@ -126,6 +137,7 @@ def main() -> None:
         for part in ("ise_plugin", "tests", "configs"):
             shutil.copytree(REPOSITORY / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(REPOSITORY / "setup.cfg", copy)
+        (copy / NUMBA).mkdir()
         for package in sorted({path.parent.name for path, _ in chosen}):
             if not tests_pass(copy, package, args.seconds):
                 sys.exit(f"error: tests/{package} fails without any change: nothing can be measured")
