@@ -111,3 +111,11 @@ def test_label_preserving_loss_needs_support_samples():
         label_preserving_loss(
             unit_rows(2, 4), unit_rows(2, 4)[:0], torch.tensor([0, 1]), torch.tensor([], dtype=torch.long)
         )
+
+
+def test_the_temperatures_of_the_paper_are_the_defaults():
+    features, others, labels = unit_rows(4, 6), unit_rows(4, 6, seed=1), torch.tensor([0, 0, 1, 1])
+    expected = sample_extension_one_by_one(features, labels, others, 0.05)
+    assert float(sample_extension_loss(features, labels, others)) == pytest.approx(expected, rel=1e-9)
+    expected = label_preserving_one_by_one(features, others, labels, labels, 0.6)
+    assert float(label_preserving_loss(features, others, labels, labels)) == pytest.approx(expected, rel=1e-9)

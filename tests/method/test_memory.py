@@ -24,6 +24,21 @@ def updated_one_by_one(centroids, features, labels, momentum, update):
     return result
 
 
+def test_the_constants_of_the_released_program_are_the_defaults():
+    centroids, features, labels = unit_rows(4, 8), unit_rows(6, 8, seed=1), torch.tensor([0, 0, 2, 2, 2, 3])
+    memory = ClusterMemory(centroids)
+    memory.update(features, labels)
+    assert torch.allclose(memory.centroids, updated_one_by_one(centroids, features, labels, 0.2, "hard"), atol=1e-6)
+    assert "centroids" in memory.state_dict()
+
+
+def test_without_momentum_the_hardest_member_is_the_centroid():
+    centroids, features = unit_rows(2, 8), unit_rows(1, 8, seed=1)
+    memory = ClusterMemory(centroids, momentum=0.0)
+    memory.update(features, torch.tensor([1]))
+    assert torch.allclose(memory.centroids, torch.stack([centroids[0], features[0]]), atol=1e-6)
+
+
 @pytest.mark.parametrize("update", ["hard", "mean"])
 @pytest.mark.parametrize(
     "labels",

@@ -36,6 +36,14 @@ def test_supports_are_the_loop_over_samples_and_neighbors(num_neighbors, degree)
     assert torch.equal(support_labels, expected_labels)
 
 
+def test_the_constants_of_the_paper_are_the_defaults():
+    features, centroids, labels = unit_rows(3, 8), unit_rows(5, 8, seed=1), torch.tensor([0, 1, 4])
+    supports, support_labels = generate_support_samples(features, labels, centroids)
+    expected, expected_labels = supports_one_by_one(features, labels, centroids, 1, 0.25)
+    assert torch.allclose(supports, expected, atol=1e-6) and torch.equal(support_labels, expected_labels)
+    assert progressive_degree(1.0) == pytest.approx(0.25, abs=1e-12)
+
+
 def test_own_centroid_is_never_a_neighbor_even_when_it_is_the_nearest():
     centroids = torch.eye(3)
     supports, _ = generate_support_samples(centroids[:1], torch.tensor([0]), centroids, 2, degree=0.5)
