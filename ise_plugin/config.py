@@ -281,6 +281,8 @@ def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
         if value == AUTO:
             node[leaf] = AUTO
             return
+        if isinstance(value, str) and isinstance(_literal(value), str):
+            raise UsageError(f"{source}: {key} must be a number or {AUTO}, not {value!r}")
         default = 0.0 if default == AUTO else default  # a number takes the place of the word
     node[leaf] = _as_type_of(default, value, key, source)
 
@@ -374,6 +376,11 @@ def check_values(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of DATALOADER.NUM_INSTANCE "
             f"({cfg.DATALOADER.NUM_INSTANCE}): a batch is made of whole groups"
         )
+    for key, size in (("INPUT.SIZE_TRAIN", cfg.INPUT.SIZE_TRAIN), ("INPUT.SIZE_TEST", cfg.INPUT.SIZE_TEST)):
+        if not (1 <= len(size) <= 2 and all(type(side) is int for side in size)):
+            raise UsageError(f"{key} must be [height, width] in pixels, not {size}")
+    if not cfg.OUTPUT_DIR:
+        raise UsageError("OUTPUT_DIR is empty; name a folder for the run's files, . for the current one")
     if not cfg.DATASETS.NAMES:
         raise UsageError("DATASETS.NAMES is empty; name at least one data set to train on")
 

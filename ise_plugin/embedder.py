@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .clustering._parallel import num_threads
 from .config import load_cfg
-from .data.reading import Problem, decode_rgb, read_many, shown
+from .data.reading import MIN_SIDE, Problem, UnreadableImage, decode_rgb, read_many, shown, upright_rgb
 from .engine.checkpointing import ISECheckpointer
 from .engine.choice import CHOSEN_NAME
 from .engine.models import build_model
@@ -81,7 +81,7 @@ class Embedder:
         fingerprint: hexadecimal digest of weights and input size: equal ones give the same embeddings.
 
     Raises:
-        UsageError: the folder holds no run, or no weights of it.
+        UsageError: the folder holds no run, or no weights of it, or weights that are not finite.
 
     Example::
 
@@ -96,6 +96,7 @@ class Embedder:
         self.weights = weights or _run_weights(run)
         self.model = build_model(self.cfg)
         ISECheckpointer(self.model).load(self.weights, checkpointables=[])
+        _check_finite(self.model, self.weights)
         self.model.eval()
         self._transform = _to_pixels(self.cfg)
         self._device = torch.device(self.cfg.MODEL.DEVICE)
@@ -108,16 +109,18 @@ class Embedder:
         """Embeddings of images.
 
         Args:
-            images: N paths, PIL images, or arrays (H, W, 3), uint8, RGB; several at once are faster than one after another.
+            images: N paths, PIL images, or arrays (H, W, 3), uint8, RGB; several at once are faster than one after another. A
+                picture gives the same whether it is named or opened: upright, transparency and 16-bit grey as for files.
 
         Returns:
             (N, D), float32, unit rows.
 
         Raises:
-            UsageError: files cannot be read; the message names the first.
+            UsageError: an image cannot be read; the message names the first, an opened one by its place.
         """
         if isinstance(images, (str, os.PathLike, Image.Image)):
             raise TypeError("give a list of images, even for one")
+        images = list(images)
         paths = [os.fspath(image) for image in images if isinstance(image, (str, os.PathLike))]
         files = {}
         for found in read_many(paths, self._decoded, num_threads()):
@@ -125,8 +128,8 @@ class Embedder:
                 raise UsageError(f"image {Problem(found.path, found.reason)} cannot be embedded; repair or remove it")
             files[found.path] = found.value
         pixels = [
-            files[os.fspath(image)] if isinstance(image, (str, os.PathLike)) else self._pixels(_as_image(image))
-            for image in images
+            files[os.fspath(image)] if isinstance(image, (str, os.PathLike)) else self._pixels(_as_image(image, place))
+            for place, image in enumerate(images)
         ]
         batches = [self._embed(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE)]
         return np.concatenate(batches) if batches else np.zeros((0, self._width()), np.float32)
@@ -182,6 +185,12 @@ def _run_weights(run: str) -> str:
     raise UsageError(f"{shown(str(run))} holds neither {' nor '.join(_WEIGHTS_NAMES)}; has the run finished?")
 
 
+def _check_finite(model: nn.Module, weights: str) -> None:
+    bad = [n for n, t in model.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if bad:
+        raise UsageError(f"{shown(weights)} holds numbers that are not finite, in {bad[0]}; take another checkpoint")
+
+
 def _to_pixels(cfg) -> Callable[[Image.Image], Image.Image]:
     """The test transform without its last step, which makes a tensor of one image."""
     steps = build_transforms(cfg, is_train=False).transforms
@@ -194,11 +203,17 @@ def _to_pixels(cfg) -> Callable[[Image.Image], Image.Image]:
     return transform
 
 
-def _as_image(image: Union[Image.Image, np.ndarray]) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
+def _as_image(image: Union[Image.Image, np.ndarray], place: int) -> Image.Image:
+    """Of the image at a place of the caller's list."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        if min(image.shape[:2]) < MIN_SIDE:
+            raise UsageError(f"images[{place}] has shape {image.shape}: too few pixels to show anything; leave it out")
         return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        try:
+            return upright_rgb(image)
+        except UnreadableImage as error:
+            raise UsageError(f"images[{place}] cannot be embedded ({error}); leave it out") from error
     raise TypeError(f"an image must be a path, a PIL image, or an array (H, W, 3) of uint8, not {type(image).__name__}")
 
 

@@ -59,6 +59,8 @@ def export(embedder: Embedder, output: str, kind: str = "onnx") -> Exported:
     """
     if kind not in FORMATS:
         raise UsageError(f"--format must be one of {', '.join(FORMATS)}, not {kind!r}")
+    if not os.path.basename(output):
+        raise UsageError(f"--output {output!r} names no file; give the name of the file to write")
     path = output if output.endswith(SUFFIXES[kind]) else output + SUFFIXES[kind]
     metadata = metadata_of(embedder)
     make, run = {"onnx": (_to_onnx, _run_onnx), "torchscript": (_to_torchscript, _run_torchscript)}[kind]
@@ -69,12 +71,7 @@ def export(embedder: Embedder, output: str, kind: str = "onnx") -> Exported:
             f"the exported network gives other embeddings (cosine similarity {least:.6f}, at least {LEAST_COSINE} is needed); "
             f"nothing was written, try --format {FORMATS[1 - FORMATS.index(kind)]}"
         )
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise UsageError(
-            f"{shown(path)} cannot be written ({error.strerror or error}); choose another --output"
-        ) from error
+    write_atomically(path, content)
     return Exported(path, least)
 
 

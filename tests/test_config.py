@@ -93,7 +93,7 @@ def test_unknown_key_in_a_file_names_file_key_and_nearest_key(tmp_path):
     "opts, words",
     [
         (["SOLVER.BASE_LEARNING", "1"], ["SOLVER.BASE_LEARNING", "SOLVER.BASE_LR"]),
-        (["ISE.PSEUDO_LABEL.EPS", "'wide'"], ["ISE.PSEUDO_LABEL.EPS", "float", "wide"]),
+        (["ISE.PSEUDO_LABEL.EPS", "'wide'"], ["ISE.PSEUDO_LABEL.EPS", "number or auto", "wide"]),
         (["SOLVER.MAX_EPOCH", "1.5"], ["SOLVER.MAX_EPOCH", "int", "1.5"]),
         (["ISE.SUPPORT.ENABLED", "1"], ["ISE.SUPPORT.ENABLED", "bool"]),
         (["ISE.MEMORY", "1"], ["ISE.MEMORY", "group of keys", "MOMENTUM"]),
@@ -132,6 +132,11 @@ def test_missing_file_and_binary_file_are_named(tmp_path):
     assert "x.yml" in refusal(str(tmp_path / "x.yml"))
 
 
+def test_a_number_that_may_be_a_word_is_neither():
+    with pytest.raises(UsageError, match="ISE.PSEUDO_LABEL.EPS must be a number or auto, not 'autoo'"):
+        load_cfg(str(CONFIGS / "Base-ISE.yml"), ["ISE.PSEUDO_LABEL.EPS", "autoo"])
+
+
 def test_empty_file_is_the_defaults(tmp_path):
     assert load_cfg(write(tmp_path / "empty.yml", "")) == get_cfg()
 
@@ -162,6 +167,8 @@ def test_empty_file_is_the_defaults(tmp_path):
         ("DATALOADER.NUM_WORKERS", [-1]),
         ("TEST.IMS_PER_BATCH", [0]),
         ("TEST.EVAL_PERIOD", [-1]),
+        ("INPUT.SIZE_TEST", [["a", "b"], [], [1, 2, 3]]),
+        ("OUTPUT_DIR", [""]),
         ("DATASETS.NAMES", [()]),
     ],
 )

@@ -48,6 +48,48 @@ def test_paths_pictures_and_arrays_give_the_same(run):
     assert np.allclose(rows, rows[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["16-bit grey", "rotated", "transparent"])
+def test_a_picture_gives_the_same_named_or_opened(run, tmp_path, kind):
+    paths, embedder = run
+    image, path = Image.open(paths[3]), str(tmp_path / "odd.png")
+    if kind == "16-bit grey":
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(path)
+    elif kind == "rotated":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.rotate(90, expand=True).save(path, exif=exif)
+    else:
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(path)
+    named, opened = embedder([path, Image.open(path)])
+    assert np.allclose(named, opened, atol=1e-5)
+
+
+def test_any_iterable_of_images(run):
+    paths, embedder = run
+    assert np.array_equal(embedder(path for path in paths[:3]), embedder(paths[:3]))
+
+
+def test_opened_images_that_cannot_be_embedded_are_named_by_their_place(run, tmp_path):
+    paths, embedder = run
+    whole = open(paths[0], "rb").read()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    for bad in (Image.open(tmp_path / "cut.jpg"), Image.new("RGB", (0, 0)), np.zeros((0, 5, 3), np.uint8)):
+        with pytest.raises(UsageError, match=r"images\[1\]"):
+            embedder([paths[0], bad])
+
+
+def test_weights_that_are_not_finite_are_refused(folder_run, tmp_path):
+    _, output = folder_run
+    weights = load_checkpoint_file(str(output / "model_chosen.pth"))["model"]
+    weights["backbone.conv1.0.weight" if "backbone.conv1.0.weight" in weights else next(iter(weights))][0] = float(
+        "nan"
+    )
+    torch.save({"model": weights}, tmp_path / "nan.pth")
+    with pytest.raises(UsageError, match="nan.pth holds numbers that are not finite"):
+        Embedder(str(output), str(tmp_path / "nan.pth"), device="cpu")
+
+
 def test_the_batch_does_not_matter(run):
     paths, embedder = run
     many = embedder(paths[: BATCH_SIZE + 3])

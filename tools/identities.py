@@ -26,13 +26,30 @@ def keep(args: argparse.Namespace) -> None:
     if not 0 <= args.min_confidence <= 1:
         raise UsageError(f"--min-confidence must be from 0 to 1, not {args.min_confidence}")
     rows = keep_safe(read_csv(os.path.join(args.run, CSV_NAME)), args.min_confidence)
+    if os.path.realpath(args.output) == os.path.realpath(args.run):
+        raise UsageError("--output is the run itself, whose identities would be lost; name another folder")
+    folder = _folder_of_images(os.path.join(args.run, SUMMARY_NAME))
     try:
-        with open(os.path.join(args.run, SUMMARY_NAME), encoding="utf-8") as file:
-            folder = json.load(file)["folder"]
         os.makedirs(args.output, exist_ok=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{getattr(error, 'filename', None) or args.run}: {error}; name a finished run") from error
+    except OSError as error:
+        raise UsageError(f"--output {args.output!r} cannot be made ({error.strerror}); name another folder") from error
     print(table_of(write_identities(args.output, folder, rows, {"min_confidence": args.min_confidence})))
+
+
+def _folder_of_images(path: str) -> str:
+    from ise_plugin.errors import UsageError
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            folder = os.fspath(json.load(file)["folder"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); name a finished run") from error
+    if not os.path.isdir(folder):
+        raise UsageError(
+            f"the images were in {folder!r}, which is no folder any more; call this where it is, or write "
+            f"the new place into {path}"
+        )
+    return folder
 
 
 def main(argv=None) -> int:

@@ -1,6 +1,7 @@
 """What fastreid's data set readers know, without the identities of the training images."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import Optional, Sequence
 
@@ -62,7 +63,7 @@ def read_training_images(names: Sequence[str], combine_all: bool = False, cfg=No
             data.show_train()
         items.extend((path, f"{name}/{camera}") for path, _identity, camera in data.train)
         if not data.train:
-            raise UsageError(f"data set {name} has no training images in {_folder(data)}; {_advice(data, name)}")
+            raise UsageError(f"data set {name} has no training images{_where(data)}; {_advice(data, name)}")
     items.sort()
     paths = tuple(path for path, _ in items)
     camera_names, cameras = np.unique([camera for _, camera in items], return_inverse=True)
@@ -84,7 +85,8 @@ def read_evaluation_images(name: str, cfg=None) -> tuple[list, int]:
         cfg: as for :func:`read_training_images`.
 
     Raises:
-        UsageError: the name is not registered, its folder is missing, or there are no query or gallery images.
+        UsageError: the name is not registered, its folder is missing, there are no query or gallery images, or no query
+            has an image of the same identity by another camera in the gallery, which alone counts as a match.
     """
     data = _read(name, cfg, ("query", "gallery"))
     if comm.is_main_process():
@@ -92,7 +94,14 @@ def read_evaluation_images(name: str, cfg=None) -> tuple[list, int]:
     query, gallery = sorted(data.query), sorted(data.gallery)
     if not query or not gallery:
         part = "query" if not query else "gallery"
-        raise UsageError(f"data set {name} has no {part} images in {_folder(data)}; {_advice(data, name)}")
+        raise UsageError(f"data set {name} has no {part} images{_where(data)}; {_advice(data, name)}")
+    seen = {(identity, camera) for _, identity, camera in gallery}
+    cameras = Counter(identity for identity, _ in seen)
+    if not any(cameras[identity] > ((identity, camera) in seen) for _, identity, camera in query):
+        raise UsageError(
+            f"data set {name} cannot be evaluated: no query has an image of the same identity by another camera in the "
+            f"gallery; {_advice(data, name)}"
+        )
     return query + gallery, len(query)
 
 
@@ -121,8 +130,11 @@ def _where_to_put(name: str) -> str:
     )
 
 
-def _folder(data) -> str:
-    return os.path.abspath(getattr(data, "data_dir", getattr(data, "dataset_dir", datasets_root())))
+def _where(data) -> str:
+    """Readers with advice of their own have other folders than their data_dir."""
+    if hasattr(data, "advice"):
+        return ""
+    return f" in {os.path.abspath(getattr(data, 'data_dir', getattr(data, 'dataset_dir', datasets_root())))}"
 
 
 def _one_line(error: Exception) -> str:

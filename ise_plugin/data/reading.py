@@ -31,6 +31,9 @@ _DECODING_ERRORS = (
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 # Pixels in the shorter side below which a picture shows nobody.
 MIN_SIDE = 4
+# Bytes of a file for every pixel that an image may have: more than any format takes, so that a film under a picture's name
+# is refused before it fills the memory.
+_BYTES_PER_PIXEL = 8
 # ImageNet's mean colour, which pretrained networks see as nothing: what shows through transparent pixels.
 _BEHIND = (124, 116, 104)
 # 16-bit grey values per 8-bit one: 65535 / 255
@@ -78,16 +81,31 @@ def decode_rgb(content: bytes) -> Image.Image:
         raise UnreadableImage("the file is empty")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(*image.size)
-            return _as_rgb(ImageOps.exif_transpose(image))
+            return upright_rgb(image)
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(_reason(error)) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """What :func:`read_rgb` makes of an opened picture, which is left as it is.
+
+    Raises:
+        UnreadableImage: it is damaged, too large, or less than 4 pixels wide or high.
+    """
+    _check_size(*image.size)
+    try:
+        return _as_rgb(ImageOps.exif_transpose(image))
     except _DECODING_ERRORS as error:
         raise UnreadableImage(_reason(error)) from error
 
 
 def _content(path: str) -> bytes:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
             raise UnreadableImage("not a regular file")
+        if Image.MAX_IMAGE_PIXELS is not None and status.st_size > _BYTES_PER_PIXEL * Image.MAX_IMAGE_PIXELS:
+            raise UnreadableImage(f"{status.st_size} bytes are more than a picture has")
         with open(path, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:

@@ -80,7 +80,7 @@ class PortableReidEvaluator(ReidEvaluator):
         for observe in _observers:
             observe(Retrieval(self._data_set, self._paths, distances, identities, cameras, cmc))
         mean_ap = np.mean(average_precisions)
-        self._results = OrderedDict((f"Rank-{rank}", cmc[rank - 1] * 100) for rank in _RANKS)
+        self._results = OrderedDict((f"Rank-{rank}", cmc[min(rank, len(cmc)) - 1] * 100) for rank in _RANKS)
         self._results["mAP"] = mean_ap * 100
         self._results["mINP"] = np.mean(inverse_penalties) * 100
         self._results["metric"] = (mean_ap + cmc[0]) / 2 * 100

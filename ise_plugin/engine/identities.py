@@ -13,7 +13,7 @@ from ..clustering.clusterers import OUTLIER
 from ..data.reading import shown
 from ..errors import UsageError
 from .contact_sheets import write_contact_sheets
-from .files import write_atomically
+from .files import UnwritableFile, write_atomically
 
 CSV_NAME, SUMMARY_NAME, SHEETS_NAME = "identities.csv", "identities.json", "identities"
 COLUMNS = (
@@ -194,6 +194,8 @@ def read_csv(path: str) -> list[Identity]:
 def _parsed(line: Sequence[str]) -> Identity:
     path, cluster, outlier, similarity, nearest, nearest_similarity, camera, confidence = line
     number = lambda text: float(text) if text else None
+    if not int(outlier) and not (similarity and confidence):
+        raise ValueError(f"{_original(path)} is in a group, but without similarity or confidence")
     return Identity(
         _original(path),
         int(cluster),
@@ -266,6 +268,8 @@ def write_identities(output_dir: str, folder: str, rows: Sequence[Identity], mor
             (json.dumps({"folder": folder, **summary}, indent=2) + "\n").encode(),
         )
         write_atomically(os.path.join(output_dir, CSV_NAME), to_csv(rows))
+    except UnwritableFile:
+        raise
     except OSError as error:
         raise UsageError(
             f"{shown(output_dir)} cannot be written to ({error.strerror or error}); choose another folder"

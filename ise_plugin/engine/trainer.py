@@ -14,9 +14,10 @@ from fastreid.utils.events import EventStorage
 from fastreid.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import build_test_loader, read_training_images
+from ..data import build_test_loader, read_evaluation_images, read_training_images
 from ..data.worker_files import explain_worker_death
 from ..distributed import unwrapped, world_size
+from ..errors import UsageError
 from ..registry import HOOK, registered
 from . import hooks
 from .checkpointing import ISECheckpointer, check_space
@@ -68,6 +69,13 @@ class ISETrainer(DefaultTrainer):
         self.cfg = cfg
         self.start_time = time.perf_counter()
         self.images = read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL, cfg)
+        if len(self.images) <= cfg.ISE.PSEUDO_LABEL.K1:
+            raise UsageError(
+                f"{len(self.images)} training images are too few for ISE.PSEUDO_LABEL.K1 {cfg.ISE.PSEUDO_LABEL.K1} nearest "
+                "neighbours; set it below the number of images, or give more of them"
+            )
+        for name in cfg.DATASETS.TESTS:
+            read_evaluation_images(name, cfg)  # what is wrong with them shows now, not behind hours of training
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if world_size() > 1:

@@ -82,10 +82,47 @@ def test_labelled_images_are_evaluated_and_change_nothing_else(folder_run, tmp_p
     assert (tmp_path / "with/identities.csv").read_bytes() == (output / "identities.csv").read_bytes()
 
 
-@pytest.mark.parametrize("count, words", [(3, "3 training images cannot be clustered"), (9, "cannot be clustered.*k1")])
-def test_too_few_images(tmp_path, count, words):
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_too_few_images(tmp_path, count):
     (tmp_path / "crops").mkdir()
     for i in range(count):
         Image.new("RGB", (8, 16), (20 * i, 0, 0)).save(tmp_path / f"crops/{i}.jpg")
+    with pytest.raises(UsageError, match=f"^{count} training images are too few for ISE.PSEUDO_LABEL.K1"):
+        trainer_on(tmp_path / "crops", tmp_path / "run")
+
+
+def labelled(folder, identities):
+    for identity in identities:
+        (folder / identity).mkdir(parents=True)
+        Image.new("RGB", (8, 16)).save(folder / identity / "a.jpg")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "query, gallery, words",
+    [
+        ((), "ab", "no query images; .*DATASETS.FOLDER.QUERY"),
+        ("ab", "cd", "no query has an image of the same identity by another camera"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_before_training(crops, tmp_path, query, gallery, words):
+    options = ["DATASETS.FOLDER.GALLERY", labelled(tmp_path / "g", gallery), "DATASETS.TESTS", "('Folder',)"]
+    if query:
+        options += ["DATASETS.FOLDER.QUERY", labelled(tmp_path / "q", query)]
     with pytest.raises(UsageError, match=words):
-        trainer_on(tmp_path / "crops", tmp_path / "run").train()
+        trainer_on(crops, tmp_path / "run", *options)
+
+
+def test_a_gallery_smaller_than_the_ranks_is_evaluated(crops, tmp_path):
+    options = ["DATASETS.FOLDER.GALLERY", labelled(tmp_path / "g", "ab")]
+    options += ["DATASETS.FOLDER.QUERY", labelled(tmp_path / "q", "a"), "DATASETS.TESTS", "('Folder',)"]
+    trainer_on(crops, tmp_path / "run", *options, "SOLVER.MAX_EPOCH", "1").train()
+    assert json.loads((tmp_path / "run/results.json").read_text())["final"]["Rank-10"] == 100
+
+
+def test_what_the_run_writes_is_no_training_image(crops, caplog):
+    first = trainer_on(crops, crops / "out").images.paths
+    (crops / "out/identities").mkdir()
+    Image.new("RGB", (8, 16)).save(crops / "out/identities/page_0001.jpg")
+    assert trainer_on(crops, crops / "out").images.paths == first
+    assert "1 pictures in out, where this run writes, are passed over" in caplog.text

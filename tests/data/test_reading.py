@@ -152,3 +152,10 @@ def test_names_that_cannot_be_printed_are_shown_on_one_line():
     for name in ("a\nb.jpg", "a\x1b[31m.jpg", os.fsdecode(b"\xff.jpg")):
         text = shown(name)
         assert text.isprintable() and eval(text) == name
+
+
+def test_a_film_under_a_pictures_name_is_not_read(tmp_path):
+    with open(tmp_path / "film.jpg", "wb") as file:
+        file.truncate(4 * 2**40)  # a sparse file: nothing of it lies on the disk
+    with pytest.raises(UnreadableImage, match="bytes are more than a picture has"):
+        read_rgb(str(tmp_path / "film.jpg"))

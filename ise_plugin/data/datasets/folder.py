@@ -44,6 +44,7 @@ class Folder(ImageDataset):
             (``camera_folders``: the sub-folder within the identity's). Without a rule query and gallery count as
             different cameras, so no match is passed over.
         max_bad_share: share of unusable files that is put up with, in [0, 1].
+        output_dir: of the run; what it holds below ``folder`` is no training image (contact sheets, say).
 
     Raises:
         UsageError: a folder is missing or holds no picture, too many files are unusable, more than one camera rule is
@@ -64,10 +65,12 @@ class Folder(ImageDataset):
         query: str = "",
         gallery: str = "",
         max_bad_share: float = 0.05,
+        output_dir: str = "",
         **kwargs,
     ) -> None:
         self.data_dir = os.path.expanduser(folder)
         self._max_bad_share = max_bad_share
+        self._output_dir = output_dir
         self._rule = _camera_rule(camera_regex, camera_csv, camera_folders)
         self._below_identity = camera_folders
         self._numbers = {"identity": {}, "camera": {}}  # name -> number, the same for query and gallery
@@ -91,12 +94,13 @@ class Folder(ImageDataset):
             "query": settings.QUERY,
             "gallery": settings.GALLERY,
             "max_bad_share": settings.MAX_BAD_SHARE,
+            "output_dir": cfg.OUTPUT_DIR,
         }
 
     def _read_train(self) -> list[Item]:
         if not self.data_dir:
             raise UsageError(f"{_KEY}.ROOT is empty; set it to the folder with the images")
-        names = self._usable(self.data_dir).names
+        names = self._usable(self.data_dir, self._written_by_the_run()).names
         cameras = self._cameras(names)
         return [(os.path.join(self.data_dir, name), UNKNOWN, camera) for name, camera in zip(names, cameras)]
 
@@ -121,8 +125,26 @@ class Folder(ImageDataset):
     def _number(self, kind: str, name: str) -> int:
         return self._numbers[kind].setdefault(name, len(self._numbers[kind]))
 
-    def _usable(self, folder: str) -> CheckedImages:
-        return computed_once(lambda: check_images(folder, find_images(folder), self._max_bad_share, MAX_BAD_SHARE_KEY))
+    def _written_by_the_run(self) -> str:
+        """The output folder relative to the images', as their names have it; empty where it lies elsewhere, or around them."""
+        if not self._output_dir:
+            return ""
+        inside = os.path.relpath(os.path.realpath(self._output_dir), os.path.realpath(self.data_dir)).replace(
+            os.sep, "/"
+        )
+        return "" if inside == "." or inside.split("/")[0] == ".." else inside
+
+    def _usable(self, folder: str, left_out: str = "") -> CheckedImages:
+        return computed_once(lambda: self._checked(folder, left_out))
+
+    def _checked(self, folder: str, left_out: str) -> CheckedImages:
+        found = find_images(folder)
+        names = [name for name in found if not left_out or not name.startswith(f"{left_out}/")]
+        if len(names) < len(found):
+            logger.warning(
+                f"{len(found) - len(names)} pictures in {shown(left_out)}, where this run writes, are passed over"
+            )
+        return check_images(folder, names, self._max_bad_share, MAX_BAD_SHARE_KEY)
 
     def _cameras(self, names: list[str]) -> list[str]:
         if self._rule is None:
