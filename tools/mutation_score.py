@@ -30,7 +30,7 @@ SILENT = ("raise ", "logger.", "warn")
 
 
 def places(tree: ast.AST, source: str) -> list:
-    """(node, number of the change) of all changes, docstrings, messages and annotations left out."""
+    """(node, number of the change) of all changes, docstrings, messages, annotations and decorators left out."""
     lines = source.splitlines()
     silent = {
         n
@@ -39,6 +39,10 @@ def places(tree: ast.AST, source: str) -> list:
         for n in ast.walk(node)
     }
     silent |= {n for f in ast.walk(tree) if isinstance(f, ast.arguments) for a in f.args for n in ast.walk(a)}
+    # decorators speak to the compiler: whether to keep what it made, say
+    silent |= {
+        n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for d in f.decorator_list for n in ast.walk(d)
+    }
     found = []
     for node in ast.walk(tree):
         if node in silent or any(mark in lines[getattr(node, "lineno", 1) - 1] for mark in SILENT):

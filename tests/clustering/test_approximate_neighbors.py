@@ -39,7 +39,8 @@ def test_own_index_comes_first_among_equal_rows(name):
 
 def test_rows_that_met_too_few_others_are_searched_exactly():
     features = random_embeddings(300, 16)
-    _, indices = NEIGHBOR_SEARCH.get("ivf")(features, 30, num_cells=60, num_probes=1)
+    similarities, indices = NEIGHBOR_SEARCH.get("ivf")(features, 30, num_cells=60, num_probes=1)
+    np.testing.assert_allclose(similarities, np.take_along_axis(features @ features.T, indices, 1), atol=1e-5)
     assert (indices >= 0).all() and (indices < 300).all()
     assert all(len(set(row)) == 30 for row in indices.tolist())
 

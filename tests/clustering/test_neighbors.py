@@ -124,6 +124,14 @@ class TestProof:
         assert proven.any() and not proven.all()
         np.testing.assert_array_equal(indices[proven], reference_ranks(features, 11)[proven, 1:])
 
+    @pytest.mark.parametrize("spread", [0.03, 0.05, 0.1, 0.2])
+    def test_no_row_is_proven_wrongly_where_rounding_hides_the_order(self, spread):
+        features = unit(1 + spread * np.random.default_rng(0).standard_normal((600, 48)))
+        rounded = _bfloat16.round_rows(torch.from_numpy(features))
+        for candidates in (11, 40):
+            _, indices, proven = _bfloat16.search_with_candidates(torch.from_numpy(features), rounded, 10, candidates)
+            np.testing.assert_array_equal(indices[proven], reference_ranks(features, 11)[proven, 1:])
+
     def test_fallback_for_some_rows_is_exact_and_logged(self, monkeypatch, caplog):
         monkeypatch.setattr(neighbors, "candidates_needed", lambda rounded, keep: keep + 2)
         features = random_embeddings(600, 48, noise=0.5)
