@@ -91,3 +91,16 @@ def test_same_data_same_choice():
 def test_least_number_of_samples():
     with pytest.raises(ValueError, match="min_samples"):
         choose_eps(graph_of(people(3, 8, 0.1, 0)[0], k1=5), 0)
+
+
+@pytest.mark.parametrize("min_samples", [1, 2, 4])
+def test_candidates_reach_from_where_few_images_are_core_points_to_where_nearly_all_are(min_samples):
+    rows, _ = people(12, 10, 0.2, 0)
+    dense = jaccard_graph(rows, k1=15, k2=4, max_distance=1.0).toarray()
+    to_neighbor = np.sort(dense, axis=1)[:, max(1, min_samples - 1)]  # column 0 is the image itself
+    low, high = np.quantile(to_neighbor, (0.10, 0.99))
+    tried = [candidate.eps for candidate in choose_eps(graph_of(rows), min_samples).candidates]
+    # one candidate more at either end only serves for comparison, and the least eps is one step
+    first, last = max(2, np.floor(low / STEP)), np.ceil(high / STEP)
+    assert last * STEP < LARGEST_EPS
+    assert np.allclose(tried, STEP * np.arange(first, last + 1))
