@@ -84,8 +84,6 @@ def _normalized(features: Features, name: str) -> torch.Tensor:
 
 def _largest_distances(images: torch.Tensor, show_progress: Optional[bool]) -> np.ndarray:
     """The square of each image's largest cosine distance to any image, (N,) float32."""
-    if len(images) == 1:
-        return np.ones(1, dtype=np.float32)
     product = float32_product()
 
     def negated(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -50,8 +50,11 @@ def test_equal_images_are_finite():
     assert np.isfinite(rerank_distance(np.ones((3, 4), np.float32), np.ones((9, 4), np.float32))).all()
 
 
-def test_one_query_and_one_gallery_image():
-    assert rerank_distance(np.eye(1, 4, dtype=np.float32), np.eye(1, 4, 1, dtype=np.float32)).shape == (1, 1)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_query_and_hardly_any_gallery(count):
+    features = random_embeddings(1 + count, 8, noise=1.0)
+    distance = rerank_distance(features[:1], features[1:], 4, 2, 0.3)
+    np.testing.assert_allclose(distance, stock_re_ranking(features[:1], features[1:], 4, 2, 0.3), atol=1e-5)
 
 
 @pytest.mark.parametrize(
