@@ -105,7 +105,7 @@ def eps(args: argparse.Namespace) -> dict:
                 run = args.work / f"eps_{seed}_{cameras}_{value}_{training_seed}"
                 opts = ("ISE.PSEUDO_LABEL.EPS", value, "ISE.EVAL_BEFORE_TRAIN", "False", "SEED", str(training_seed))
                 train("synthetic_mobilenetv2.yml", run, data, *opts, "ISE.REPORT.PICTURES", "False")
-                final = json.loads((run / "results.json").read_text())["final"]["mAP"]
+                final = round(json.loads((run / "results.json").read_text())["final"]["mAP"], 2)
                 found.setdefault(which, {}).setdefault(value, []).append(final)
                 print(f"data {which}, eps {value}, seed {training_seed}: mAP {final}", flush=True)
     for values in found.values():

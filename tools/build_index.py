@@ -10,7 +10,9 @@ from ise_plugin.command_line import run_command
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description="Build a faiss index over embeddings, as a folder on disk.")
     result.add_argument("--embeddings", required=True, help="file that tools/embed.py wrote (.npz)")
-    result.add_argument("--output", required=True, help="folder of the index; an older index there is replaced")
+    result.add_argument(
+        "--output", required=True, help="folder of the index: new, empty, or of an older index, which is replaced"
+    )
     result.add_argument(
         "--kind",
         default="auto",
@@ -25,7 +27,9 @@ def parser() -> argparse.ArgumentParser:
 
 def build(args: argparse.Namespace) -> None:
     from ise_plugin.search import build_index, read_embeddings
+    from ise_plugin.search.index import check_place
 
+    check_place(args.output)  # building can take long
     index = build_index(read_embeddings(args.embeddings), args.kind, args.recall)
     index.save(args.output)
     about = index.about

@@ -7,6 +7,16 @@ import time
 
 from ise_plugin.command_line import run_command
 
+FORMATS = ("npz", "parquet")
+
+
+def formats(text: str) -> list:
+    """The formats in "npz,parquet", each once."""
+    result = list(dict.fromkeys(text.split(",")))
+    if not set(result) <= set(FORMATS):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of npz, parquet, and npz,parquet")
+    return result
+
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
@@ -15,10 +25,12 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER", help="pictures, or folders of any depth")
     result.add_argument("--run", required=True, help="output folder of the run")
-    result.add_argument("--output", required=True, help="name of the result, without ending")
+    result.add_argument("--output", required=True, help="name of the result; the endings are added")
     result.add_argument("--weights", help="file of weights (default: the run's model_chosen.pth, else model_final.pth)")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    result.add_argument("--formats", nargs="+", choices=("npz", "parquet"), default=("npz", "parquet"))
+    result.add_argument(
+        "--formats", type=formats, default=FORMATS, help="npz, parquet, or both with a comma (default: npz,parquet)"
+    )
     result.add_argument(
         "--max-bad-share", type=float, default=0.05, help="share of unreadable files to put up with (default: 0.05)"
     )
@@ -27,15 +39,17 @@ def parser() -> argparse.ArgumentParser:
 
 def embed(args: argparse.Namespace) -> None:
     from ise_plugin import Embedder
-    from ise_plugin.search.jobs import embed_files
+    from ise_plugin.search.jobs import check_weights, embed_files
 
+    check_weights(args.weights)
     embedder = Embedder(args.run, args.weights, args.device)
     start = time.perf_counter()
     job = embed_files(embedder, args.inputs, args.output, args.formats, args.max_bad_share)
     seconds = time.perf_counter() - start
     vectors = job.embeddings.vectors
-    written = " and ".join(f"{args.output}.{kind}" for kind in args.formats)
-    print(f"{len(vectors)} embeddings of {vectors.shape[1]} numbers in {written}, {job.new} of them new")
+    print(
+        f"{len(vectors)} embeddings of {vectors.shape[1]} numbers in {' and '.join(job.files)}, {job.new} of them new"
+    )
     if job.new:
         print(f"{seconds:.1f} s with reading and writing, {job.new / seconds:.0f} images/s")
     if job.problems:

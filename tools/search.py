@@ -21,20 +21,26 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--rerank", action="store_true", help="order the candidates anew by k-reciprocal re-ranking")
     result.add_argument("--candidates", type=int, default=200, help="that re-ranking orders (default: 200)")
     result.add_argument("--json", metavar="FILE", help="write the matches as JSON")
-    result.add_argument("--picture", metavar="FILE", help="write queries and matches as one picture (.jpg or .png)")
+    result.add_argument(
+        "--picture",
+        metavar="FILE",
+        help="write the first 100 queries and up to 50 matches of each as one picture (.jpg or .png)",
+    )
     return result
 
 
 def search(args: argparse.Namespace) -> None:
-    from ise_plugin.search.queries import find_matches, table_of, write_json, write_picture
+    from ise_plugin.search.queries import find_matches, picture_format, table_of, write_json, write_picture
 
+    if args.picture is not None:
+        picture_format(args.picture)  # a wrong name shall not cost the search
     found = find_matches(
         args.index, args.queries, args.run, args.weights, args.device, args.k, args.exact, args.rerank, args.candidates
     )
     print(table_of(found))
-    if args.json:
+    if args.json is not None:
         write_json(args.json, found)
-    if args.picture:
+    if args.picture is not None:
         write_picture(args.picture, found)
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+from contextlib import suppress
 from typing import NamedTuple, Sequence
 
 import faiss
@@ -20,7 +21,11 @@ KINDS = ("auto", "exact", "ivf", "hnsw")
 # Vectors up to which "auto" is exact: comparing with all of them takes some milliseconds.
 EXACT_LIMIT = 50_000
 _INDEX_NAME, _NAMES_NAME, _ABOUT_NAME = "index.faiss", "names.json", "about.json"
-_FORMAT_VERSION = 1
+_OWN_NAMES = {_INDEX_NAME, _NAMES_NAME, _ABOUT_NAME}
+# Tells an about.json of ours from anybody else's: only what has it is ever replaced.
+_MARK = {"format": "ise_plugin search index", "version": 1}
+_CLASSES = {"exact": faiss.IndexFlat, "ivf": faiss.IndexIVFFlat, "hnsw": faiss.IndexHNSWFlat}
+_ABOUT_TYPES = {"kind": str, "effort": int, "recall": float, "fingerprint": str, "run": str}
 _SEED = 1234
 # Rows per cell that the cells are trained on; faiss's own recommendation for a cheap training.
 _TRAINING_ROWS_PER_CELL = 64
@@ -84,12 +89,14 @@ class SearchIndex:
             candidates: at least k are taken.
 
         Raises:
-            UsageError: queries of another width.
+            UsageError: queries of another width, or with values that are not finite.
             ValueError: k < 1.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.width:
             raise UsageError(f"queries have shape {queries.shape}, but the index holds vectors of length {self.width}")
+        if not np.isfinite(queries).all():
+            raise UsageError("queries hold values that are no finite numbers; the network's weights are damaged")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         _set_effort(self._index, self.effort)
@@ -114,19 +121,18 @@ class SearchIndex:
         """Writes the folder, whole or not at all; an older index there is replaced.
 
         Raises:
-            UsageError: the folder holds something else, or cannot be written.
+            UsageError: see :func:`check_place`; or the folder cannot be written.
         """
-        if os.path.exists(folder) and not os.path.isfile(os.path.join(folder, _ABOUT_NAME)):
-            raise UsageError(f"{shown(folder)} is there and holds no index; choose another --output")
-        temporary = f"{folder.rstrip(os.sep)}.{os.getpid()}.tmp"
+        check_place(folder)
+        place = os.path.realpath(folder)  # a link goes on leading to the index
+        temporary = f"{place}.{os.getpid()}.tmp"
         try:
             os.makedirs(temporary)
             faiss.write_index(self._index, os.path.join(temporary, _INDEX_NAME))
-            for name, content in ((_NAMES_NAME, self.paths), (_ABOUT_NAME, {**self.about, "version": _FORMAT_VERSION})):
+            for name, content in ((_NAMES_NAME, self.paths), (_ABOUT_NAME, {**self.about, **_MARK})):
                 with open(os.path.join(temporary, name), "w", encoding="ascii") as file:
                     json.dump(content, file)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
+            _put_in_place(temporary, place)
         except (OSError, RuntimeError) as error:  # faiss raises the latter
             raise UsageError(
                 f"{shown(folder)} cannot be written ({_reason(error)}); choose another --output"
@@ -141,18 +147,93 @@ class SearchIndex:
             UsageError: the folder holds no index, or a damaged one.
         """
         try:
-            with open(os.path.join(folder, _ABOUT_NAME), encoding="ascii") as file:
-                about = json.load(file)
-            with open(os.path.join(folder, _NAMES_NAME), encoding="ascii") as file:
-                paths = json.load(file)
-            index = faiss.read_index(os.path.join(folder, _INDEX_NAME))
-            if index.ntotal != len(paths) or about["version"] != _FORMAT_VERSION:
-                raise ValueError("its parts do not belong together")
-            return cls(index, paths, about)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            about, paths = _read_about(folder), _read_json(folder, _NAMES_NAME)
+            index = _read_faiss(folder)
+            _check_parts(index, paths, about)
+        except (OSError, ValueError) as error:
             raise UsageError(
                 f"{shown(folder)} is no index ({_reason(error)}); tools/build_index.py writes one"
             ) from error
+        return cls(index, paths, about)
+
+
+def check_place(folder: str) -> None:
+    """Lets an index be written to a folder that is not there, is empty, or holds an index and nothing else.
+
+    Raises:
+        UsageError: it is another; the message says what is in the way.
+    """
+    if not folder:
+        raise UsageError("--output is empty; name a folder for the index")
+    if not os.path.lexists(folder):
+        return
+    try:
+        names = os.listdir(folder)
+        others = sorted(set(names) - _OWN_NAMES)
+        if others:
+            raise ValueError(f"{shown(others[0])} is no part of one")
+        if names:
+            _read_about(folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{shown(folder)} is there and holds no index only ({_reason(error)}); choose another --output"
+        ) from error
+
+
+def _put_in_place(new: str, folder: str) -> None:
+    """Renames, because that is whole or not at all; of the older index only its own files are removed."""
+    old = f"{new}.old"
+    if os.path.isdir(folder):
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if os.path.isdir(old):
+            os.rename(old, folder)
+        raise
+    with suppress(OSError):  # there was none, or somebody has just put another file into it, which stays
+        for name in os.listdir(old):
+            if name in _OWN_NAMES:
+                os.remove(os.path.join(old, name))
+        os.rmdir(old)
+
+
+def _read_json(folder: str, name: str):
+    try:
+        with open(os.path.join(folder, name), encoding="ascii") as file:
+            return json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged") from error
+
+
+def _read_about(folder: str) -> dict:
+    """The description of an index; ValueError where it is anything else."""
+    about = _read_json(folder, _ABOUT_NAME)
+    if not isinstance(about, dict) or any(about.get(key) != value for key, value in _MARK.items()):
+        raise ValueError(f"{_ABOUT_NAME} is not that of an index, or of another version")
+    for key, kind in _ABOUT_TYPES.items():
+        if type(about.get(key)) is not kind:  # isinstance would take True for a number
+            raise ValueError(f"{_ABOUT_NAME} has no {key}, or a wrong one")
+    return about
+
+
+def _read_faiss(folder: str) -> faiss.Index:
+    try:
+        return faiss.read_index(os.path.join(folder, _INDEX_NAME))
+    except (RuntimeError, MemoryError) as error:  # its own message is about its source code
+        raise ValueError(f"{_INDEX_NAME} is missing or damaged") from error
+
+
+def _check_parts(index: faiss.Index, paths: Sequence[str], about: dict) -> None:
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"{_NAMES_NAME} is no list of names")
+    if not 0 < index.ntotal == len(paths):
+        raise ValueError(f"{len(paths)} names for {index.ntotal} vectors")
+    kind, effort = about["kind"], about["effort"]
+    if not isinstance(index, _CLASSES.get(kind, ())) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ValueError(f"{_INDEX_NAME} is not of kind {kind}")
+    if not (kind != "exact") <= effort <= len(paths):
+        raise ValueError(f"an effort of {effort}")
 
 
 def build_index(embeddings: Embeddings, kind: str = "auto", recall: float = 0.97) -> SearchIndex:

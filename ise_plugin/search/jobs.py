@@ -1,21 +1,36 @@
 """From files and folders to a store of embeddings."""
 
 import os
+import re
 from typing import NamedTuple, Optional, Sequence
+
+import numpy as np
 
 from ..clustering._parallel import progress_bar
 from ..data.image_files import find_images
-from ..data.reading import Problem
-from ..data.tolerance import check_share
+from ..data.reading import Problem, shown
+from ..errors import UsageError
 from .embeddings import FORMATS, Embeddings, EmbeddingStore, check_parquet
+
+_ENDING = re.compile(rf"\.({'|'.join(FORMATS)})$", re.IGNORECASE)
+# Files that an error names.
+_NAMED_IN_ERROR = 5
 
 
 class EmbeddingJob(NamedTuple):
-    """What :func:`embed_files` did: the embeddings, how many of them are new, and the files that gave none."""
+    """What :func:`embed_files` did.
+
+    Attributes:
+        embeddings: of all files.
+        new: how many of them were not there before.
+        problems: the files that gave none.
+        files: that were written.
+    """
 
     embeddings: Embeddings
     new: int
     problems: list
+    files: list
 
 
 def list_files(inputs: Sequence[str]) -> list[str]:
@@ -31,6 +46,18 @@ def list_files(inputs: Sequence[str]) -> list[str]:
     return list(found)
 
 
+def check_weights(weights: Optional[str]) -> None:
+    """
+    Args:
+        weights: what the user gave as ``--weights``; None where nothing.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if weights is not None and not os.path.isfile(weights):
+        raise UsageError(f"--weights {shown(weights)} is no file; check the path")
+
+
 def embed_files(
     embedder,
     inputs: Sequence[str],
@@ -44,32 +71,65 @@ def embed_files(
     Args:
         embedder: :class:`ise_plugin.Embedder`.
         inputs: files and folders.
-        output: path without ending.
+        output: path without ending (.npz or .parquet at its end is left out).
         formats: some of "npz" and "parquet".
         max_bad_share: of the files that may be unreadable, in [0, 1].
         show_progress: True or False overrules the look at the terminal.
 
     Raises:
-        UsageError: too many files are unreadable; what was embedded until then is kept for the next run. Or see
-            :class:`EmbeddingStore` and :func:`list_files`.
+        UsageError: too many files are unreadable, or the network gives no finite numbers; what was embedded until then is
+            kept for the next run. A share outside [0, 1], or an output without a name. Or see :class:`EmbeddingStore` and
+            :func:`list_files`.
     """
+    base = _without_ending(output)
+    if not 0 <= max_bad_share <= 1:
+        raise UsageError(f"--max-bad-share must be from 0 to 1, not {max_bad_share}")
     if "parquet" in formats:
         check_parquet()
     paths = list_files(inputs)
-    store = EmbeddingStore(output, embedder.fingerprint, os.fspath(embedder.run))
-    missing = store.missing(paths)
+    store = EmbeddingStore(base, embedder.fingerprint, os.fspath(embedder.run), embedder([]).shape[1])
     problems: list[Problem] = []
     try:
+        missing = store.missing(paths)
         with progress_bar(len(missing), "embedding", unit="img", show=show_progress) as bar:
             for found in embedder.stream(missing):
                 bar.update()
                 if found.reason is None:
+                    _check_finite(found.embedding, found.path, embedder.weights)
                     store.add(found.path, found.embedding)
                 else:
                     problems.append(Problem(found.path, found.reason))
-                    check_share(problems, len(paths), max_bad_share, "--max-bad-share")
+                    _check_share(problems, len(paths), max_bad_share)
     finally:
-        store.flush()
+        store.pause()
     bad = {problem.path for problem in problems}
     result = store.finish([path for path in paths if path not in bad], formats)
-    return EmbeddingJob(result, len(missing) - len(problems), problems)
+    return EmbeddingJob(result, len(missing) - len(problems), problems, [f"{base}.{kind}" for kind in formats])
+
+
+def _without_ending(output: str) -> str:
+    base = _ENDING.sub("", output)
+    if os.path.basename(base) in ("", ".", ".."):
+        raise UsageError(f"--output {output!r} names no file; give a path without ending, as in folder/embeddings")
+    return base
+
+
+def _check_finite(vector: np.ndarray, path: str, weights: str) -> None:
+    if not np.isfinite(vector).all():
+        raise UsageError(
+            f"{shown(os.fspath(weights))} gives no finite numbers for {shown(path)}; its training has failed, "
+            "choose other weights"
+        )
+
+
+def _check_share(problems: Sequence[Problem], total: int, max_share: float) -> None:
+    """Unlike the check at the start of a training this one ends a job at the limit, so the rest of the files is unknown."""
+    if len(problems) <= max_share * total and len(problems) < total:
+        return
+    first = ", ".join(map(str, problems[:_NAMED_IN_ERROR]))
+    more = f" and {len(problems) - _NAMED_IN_ERROR} more" if len(problems) > _NAMED_IN_ERROR else ""
+    limit = "which are all" if len(problems) == total else f"more than --max-bad-share {max_share:g} allows"
+    raise UsageError(
+        f"stopped at the first {len(problems)} of {total} images that cannot be used, {limit}: {first}{more}; "
+        "repair or remove them"
+    )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from typing import NamedTuple, Optional, Sequence
 
 from tabulate import tabulate
@@ -11,10 +12,10 @@ from ..embedder import Embedder
 from ..engine.files import write_atomically
 from ..errors import UsageError
 from .index import SearchIndex
-from .jobs import list_files
+from .jobs import check_weights, list_files
 from .pictures import draw_matches
 
-_PICTURE_FORMATS = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG"}
+_PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 _QUALITY = 90
 _DECIMALS = 4
 
@@ -48,13 +49,15 @@ def find_matches(
         exact: see :meth:`SearchIndex.set_exact`.
 
     Raises:
-        UsageError: the index or a query cannot be read, the network is another than that of the index, or k < 1.
+        UsageError: the index, the weights or a query cannot be read, the network is another than that of the index, the
+            index holds nothing that compares with anything, or k < 1.
     """
     if k < 1:
         raise UsageError(f"-k must be at least 1, not {k}")
     index = SearchIndex.load(index_folder)
     if exact:
         index.set_exact()
+    check_weights(weights)
     embedder = Embedder(run or index.about["run"], weights, device)
     if embedder.fingerprint != index.about["fingerprint"]:
         raise UsageError(
@@ -62,13 +65,20 @@ def find_matches(
             "name the right one with --run or --weights, or build the index anew"
         )
     paths = list_files(inputs)
-    return [Found(*pair) for pair in zip(paths, index.search(embedder(paths), k, rerank, candidates))]
+    matches = index.search(embedder(paths), k, rerank, candidates)
+    if not any(matches):
+        raise UsageError(f"{shown(index_folder)} gives no match at all; build it anew from embeddings made anew")
+    return [Found(*pair) for pair in zip(paths, matches)]
 
 
 def table_of(found: Sequence[Found]) -> str:
     """The matches as text."""
-    rows = [[shown(each.query), m.rank, f"{m.similarity:.4f}", shown(m.path)] for each in found for m in each.matches]
+    rows = [[_cell(each.query), m.rank, f"{m.similarity:.4f}", _cell(m.path)] for each in found for m in each.matches]
     return tabulate(rows, headers=["query", "rank", "similarity", "match"], tablefmt="pipe", disable_numparse=True)
+
+
+def _cell(path: str) -> str:
+    return shown(path).replace("|", "\\|")  # as Markdown has it; a bare one would end the column
 
 
 def write_json(path: str, found: Sequence[Found]) -> None:
@@ -84,7 +94,19 @@ def write_json(path: str, found: Sequence[Found]) -> None:
         }
         for each in found
     ]
-    _write(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def picture_format(path: str) -> str:
+    """The format that the ending of a name stands for, as Pillow calls it.
+
+    Raises:
+        UsageError: another ending.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in _PICTURE_FORMATS:
+        raise UsageError(f"--picture {shown(path)}: the name must end in one of {', '.join(_PICTURE_FORMATS)}")
+    return _PICTURE_FORMATS[ending]
 
 
 def write_picture(path: str, found: Sequence[Found]) -> None:
@@ -93,19 +115,10 @@ def write_picture(path: str, found: Sequence[Found]) -> None:
     Raises:
         UsageError: another ending, or the file cannot be written.
     """
-    ending = path.rpartition(".")[2].lower()
-    if ending not in _PICTURE_FORMATS:
-        raise UsageError(f"--picture {shown(path)}: the name must end in one of {', '.join(_PICTURE_FORMATS)}")
-    buffer = io.BytesIO()
+    kind, buffer = picture_format(path), io.BytesIO()
     picture = draw_matches([each.query for each in found], [each.matches for each in found])
-    picture.save(buffer, _PICTURE_FORMATS[ending], quality=_QUALITY)
-    _write(path, buffer.getvalue())
-
-
-def _write(path: str, content: bytes) -> None:
     try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise UsageError(
-            f"{shown(path)} cannot be written ({error.strerror or error}); choose another place"
-        ) from error
+        picture.save(buffer, kind, quality=_QUALITY)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{shown(path)} cannot be drawn ({error}); ask for fewer matches with -k") from error
+    write_atomically(path, buffer.getvalue())

@@ -1,5 +1,9 @@
 """The index finds what comparing with everything finds, from memory and from disk."""
 
+import json
+import os
+
+import faiss
 import numpy as np
 import pytest
 
@@ -94,9 +98,59 @@ def test_from_disk_as_from_memory(kind, tmp_path):
 
 def test_folder_of_something_else_is_not_overwritten(tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
-    with pytest.raises(UsageError, match="holds no index"):
+    with pytest.raises(UsageError, match="holds no index.*mine.txt"):
         build_index(embeddings(20)).save(str(tmp_path))
-    assert (tmp_path / "mine.txt").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "junk", '{"version": 1, "kind": "exact"}'])
+def test_about_of_something_else_is_not_overwritten(tmp_path, content):
+    (tmp_path / "about.json").write_text(content)
+    with pytest.raises(UsageError, match="holds no index.*about.json"):
+        build_index(embeddings(20)).save(str(tmp_path))
+    assert (tmp_path / "about.json").read_text() == content
+
+
+@pytest.mark.parametrize("stranger", ["mine.txt", ".hidden", "folder/mine.txt"])
+def test_index_with_files_of_others_is_not_overwritten(tmp_path, stranger):
+    index = build_index(embeddings(20))
+    index.save(str(tmp_path / "index"))
+    mine = tmp_path / "index" / stranger
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("kept")
+    with pytest.raises(UsageError, match=f"{stranger.split('/')[0]} is no part"):
+        index.save(str(tmp_path / "index"))
+    assert mine.read_text() == "kept" and len(SearchIndex.load(str(tmp_path / "index"))) == 20
+
+
+def test_places_for_an_index(tmp_path):
+    index = build_index(embeddings(20))
+    (tmp_path / "empty").mkdir()
+    index.save(str(tmp_path / "empty") + os.sep)
+    (tmp_path / "link").symlink_to("empty")
+    build_index(embeddings(30)).save(str(tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink() and len(SearchIndex.load(str(tmp_path / "empty"))) == 30
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "file", ""):
+        with pytest.raises(UsageError, match="--output"):
+            index.save(str(place))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "link"]
+
+
+def test_failed_replacement_leaves_the_old_index(tmp_path, monkeypatch):
+    build_index(embeddings(20)).save(str(tmp_path / "index"))
+    rename = os.rename
+
+    def fail_for_the_new_one(source, target):
+        if source.endswith(".tmp"):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_for_the_new_one)
+    with pytest.raises(UsageError, match="No space left"):
+        build_index(embeddings(30)).save(str(tmp_path / "index"))
+    assert len(SearchIndex.load(str(tmp_path / "index"))) == 20
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "about.json", "names.json", "index.faiss"])
@@ -108,10 +162,63 @@ def test_damaged_index(tmp_path, damage):
         SearchIndex.load(str(tmp_path / ("index" if damage != "missing" else "nowhere")))
 
 
+DAMAGES = {
+    "run missing": ("about.json", {"run": None}, "no run"),
+    "run a number": ("about.json", {"run": 7}, "no run"),
+    "fingerprint missing": ("about.json", {"fingerprint": None}, "no fingerprint"),
+    "kind missing": ("about.json", {"kind": None}, "no kind"),
+    "kind unknown": ("about.json", {"kind": "best"}, "not of kind best"),
+    "kind of another index": ("about.json", {"kind": "ivf"}, "not of kind ivf"),
+    "effort a text": ("about.json", {"effort": "much"}, "no effort"),
+    "effort beyond all": ("about.json", {"effort": 10**30}, "an effort of 10+"),
+    "negative effort": ("about.json", {"effort": -1}, "an effort of -1"),
+    "another version": ("about.json", {"version": 0}, "another version"),
+    "another format": ("about.json", {"format": "mine"}, "not that of an index"),
+    "about a list": ("about.json", "[1]", "not that of an index"),
+    "about no JSON": ("about.json", "{", "about.json is damaged"),
+    "about too deep": ("about.json", "[" * 100_000, "about.json is damaged"),
+    "names of numbers": ("names.json", json.dumps([1] * 20), "no list of names"),
+    "names of nulls": ("names.json", json.dumps([None] * 20), "no list of names"),
+    "names a dictionary": ("names.json", json.dumps({str(i): i for i in range(20)}), "no list of names"),
+    "names a text": ("names.json", json.dumps("x" * 20), "no list of names"),
+    "other names than vectors": ("names.json", json.dumps(["a.jpg"]), "1 names for 20 vectors"),
+}
+
+
+@pytest.mark.parametrize("name, change, words", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_descriptions(tmp_path, name, change, words):
+    build_index(embeddings(20)).save(str(tmp_path))
+    path = tmp_path / name
+    if isinstance(change, dict):
+        content = {**json.loads(path.read_text()), **change}
+        change = json.dumps({key: value for key, value in content.items() if value is not None})
+    path.write_text(change)
+    with pytest.raises(UsageError, match=f"is no index.*{words}"):
+        SearchIndex.load(str(tmp_path))
+
+
+def test_vectors_of_another_kind(tmp_path):
+    build_index(embeddings(20)).save(str(tmp_path))
+    other = faiss.IndexFlatL2(16)
+    other.add(embeddings(20).vectors)
+    faiss.write_index(other, str(tmp_path / "index.faiss"))
+    with pytest.raises(UsageError, match="not of kind exact"):
+        SearchIndex.load(str(tmp_path))
+
+
+def test_what_faiss_says_about_its_source_code_is_not_passed_on(tmp_path):
+    build_index(embeddings(20)).save(str(tmp_path))
+    (tmp_path / "index.faiss").write_bytes(b"junk")
+    with pytest.raises(UsageError, match=r"\(index.faiss is missing or damaged\)"):
+        SearchIndex.load(str(tmp_path))
+
+
 def test_wrong_arguments():
     index = build_index(embeddings(20))
     with pytest.raises(UsageError, match="vectors of length 16"):
         index.search(np.zeros((1, 4), np.float32))
+    with pytest.raises(UsageError, match="no finite numbers"):
+        index.search(np.full((1, 16), np.nan, np.float32))
     with pytest.raises(ValueError, match="k must be"):
         index.search(np.zeros((1, 16), np.float32), 0)
     for options, words in (({"kind": "best"}, "--kind"), ({"recall": 0.0}, "--recall")):

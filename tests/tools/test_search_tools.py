@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from helpers import REPOSITORY
 from PIL import Image
 
@@ -44,9 +45,10 @@ def test_second_call_embeds_only_what_is_new_and_reports_what_is_bad(indexed, tm
     (copy / "bad\n.jpg").write_bytes(b"")
     (tmp_path / "out").mkdir()
     for expected in (150, 0):
-        assert tool("embed")(copy, "--run", run, "--output", tmp_path / "out/e", "--formats", "npz") == 0
+        assert tool("embed")("--run", run, "--output", tmp_path / "out/e", "--formats", "npz", copy) == 0
         out = capsys.readouterr().out
         assert "150 embeddings" in out and f"{expected} of them new" in out
+        assert "out/e.npz, " in out and [p.name for p in (tmp_path / "out").iterdir()] == ["e.npz"]
         assert "1 files were left out" in out and "bad\\n.jpg' (the file is empty)" in out
 
 
@@ -57,9 +59,39 @@ def test_too_many_bad_files_end_the_job_and_keep_what_was_done(indexed, tmp_path
     arguments = [*good, tmp_path / "bad.jpg", "--run", run, "--output", tmp_path / "e"]
     assert tool("embed")(*arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 1 of 4 images") and "--max-bad-share" in error and "bad.jpg" in error
+    assert (
+        error.startswith("error: stopped at the first 1 of 4 images")
+        and "--max-bad-share" in error
+        and "bad.jpg" in error
+    )
     assert tool("embed")(*arguments, "--max-bad-share", 0.5) == 0
     assert "3 embeddings" in (out := capsys.readouterr().out) and "0 of them new" in out
+
+
+def test_formats(indexed, tmp_path, capsys):
+    picture = sorted(indexed[0].iterdir())[0]
+    arguments = [picture, "--run", indexed[1], "--output", tmp_path / "e.npz"]
+    assert tool("embed")(*arguments, "--formats", "parquet,npz,npz") == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.npz", "e.parquet"]
+    assert f"{tmp_path}/e.parquet and {tmp_path}/e.npz, 1 of them new" in capsys.readouterr().out
+    for wrong in ("csv", "npz,csv", ""):
+        with pytest.raises(SystemExit):
+            tool("embed")(*arguments, "--formats", wrong)
+        assert "none of npz, parquet" in capsys.readouterr().err
+
+
+def test_weights_of_a_failed_training(indexed, tmp_path, capsys):
+    crops, run, _ = indexed
+    content = torch.load(run / "model_final.pth", weights_only=False)
+    for value in content["model"].values():
+        if value.is_floating_point():
+            value.fill_(float("nan"))
+    torch.save(content, tmp_path / "nan.pth")
+    picture = sorted(crops.iterdir())[0]
+    assert tool("embed")(picture, "--run", run, "--weights", tmp_path / "nan.pth", "--output", tmp_path / "e") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "nan.pth" in error and "finite" in error
+    assert [p.name for p in tmp_path.iterdir()] == ["nan.pth"]
 
 
 @pytest.mark.parametrize("options", [[], ["--rerank"], ["--exact"]])
@@ -89,6 +121,17 @@ def test_index_of_another_network_is_refused(indexed, capsys):
 MISTAKES = {
     "no index": ("search", ["q.jpg", "--index", "nowhere"], "nowhere is no index"),
     "no embeddings": ("build_index", ["--embeddings", "nowhere.npz", "--output", "x"], "nowhere.npz is no file"),
+    "embeddings in Parquet": ("build_index", ["--embeddings", "e.parquet", "--output", "x"], "beside it, e.npz"),
+    "no weights to embed with": (
+        "embed",
+        ["q.jpg", "--run", "nowhere", "--output", "x", "--weights", "nope.pth"],
+        "--weights nope.pth is no file",
+    ),
+    "no picture by its name": (
+        "search",
+        ["q.jpg", "--index", "nowhere", "--picture", "m.gif"],
+        "--picture m.gif: the name must end in",
+    ),
     "no run to embed with": ("embed", ["q.jpg", "--run", "nowhere", "--output", "x"], "no config.yaml"),
     "no run to export": ("export", ["--run", "nowhere", "--output", "x"], "no config.yaml"),
     "no identities": ("identities", ["--run", "nowhere", "--min-confidence", "0.5", "--output", "x"], "cannot be read"),
@@ -102,6 +145,17 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, na
     assert tool(name)(*arguments) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_there(indexed, capsys):
+    assert tool("search")("q.jpg", "--index", indexed[2] / "index", "--weights", "nope.pth") == 2
+    assert "error: --weights nope.pth is no file" in capsys.readouterr().err
+
+
+def test_folder_of_something_else_is_seen_before_the_index_is_built(indexed, tmp_path, capsys):
+    (tmp_path / "about.json").write_text("{}")
+    assert tool("build_index")("--embeddings", "nowhere.npz", "--output", tmp_path) == 2
+    assert "holds no index" in capsys.readouterr().err and (tmp_path / "about.json").read_text() == "{}"
 
 
 def test_query_that_cannot_be_read(indexed, tmp_path, capsys):
