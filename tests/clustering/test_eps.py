@@ -71,8 +71,10 @@ def test_reason_names_what_was_found():
     assert f"{best.clusters} clusters" in choice.reason and "3 neighbours" in choice.reason
 
 
-@pytest.mark.parametrize("graph", ["nothing near", "all equal", "one row"])
-def test_degenerate_graphs_give_some_eps_in_range(graph):
+@pytest.mark.parametrize(
+    "graph, tried", [("nothing near", LARGEST_EPS - STEP), ("all equal", 2 * STEP), ("one row", LARGEST_EPS - STEP)]
+)
+def test_degenerate_graphs_leave_one_candidate(graph, tried):
     if graph == "nothing near":
         matrix = csr_matrix((np.zeros(9, np.float32), np.arange(9), np.arange(10)), shape=(9, 9))
     elif graph == "all equal":
@@ -80,7 +82,8 @@ def test_degenerate_graphs_give_some_eps_in_range(graph):
     else:
         matrix = csr_matrix((np.zeros(1, np.float32), np.zeros(1, int), np.array([0, 1])), shape=(1, 1))
     choice = choose_eps(matrix, 4)
-    assert 0 < choice.eps < LARGEST_EPS and choice.candidates
+    assert [candidate.eps for candidate in choice.candidates] == pytest.approx([tried])
+    assert choice.eps == pytest.approx(tried)
 
 
 def test_same_data_same_choice():
