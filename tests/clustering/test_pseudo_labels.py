@@ -9,13 +9,26 @@ from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN as DenseDBSCAN
 from sklearn.metrics import adjusted_rand_score
 
-from ise_plugin.clustering import generate_pseudo_labels
+from ise_plugin.clustering import DBSCAN, generate_pseudo_labels, jaccard_distance, jaccard_graph
 
 FASTREID = importlib.util.find_spec("fastreid") is not None
 
 
 def dense_labels(distance, eps, min_samples):
     return DenseDBSCAN(eps=eps, min_samples=min_samples, metric="precomputed").fit_predict(distance)
+
+
+def test_the_constants_of_the_released_program_are_the_defaults():
+    """k1 30, k2 6, eps 0.6 and min_samples 4, on data that tells each from its neighbours."""
+    features = random_embeddings(150, 12, noise=1.3)
+    labels = generate_pseudo_labels(features)
+    np.testing.assert_array_equal(labels, dense_labels(reference_distance(features, 30, 6), 0.6, 4))
+    np.testing.assert_allclose(jaccard_distance(features), reference_distance(features, 30, 6), atol=1e-5)
+    graph = jaccard_graph(features)
+    assert 0.59 < graph.data.max() <= 0.6
+    np.testing.assert_array_equal(labels, DBSCAN().fit_predict(graph))
+    others = {"eps": 0.55, "k1": 29, "k2": 5, "min_samples": 5}
+    assert all((generate_pseudo_labels(features, **{k: v}) != labels).any() for k, v in others.items())
 
 
 def test_labels_equal_the_recordings(recordings):

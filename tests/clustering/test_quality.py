@@ -140,9 +140,9 @@ def test_sampled_distances_are_rows_of_the_dense_matrix():
     features = random_embeddings(200, 16, noise=0.8)
     rows = np.array([3, 199, 42, 0])
     neighbors = NEIGHBOR_SEARCH.get("exact")(features, 12)
-    for k2 in (1, 4):
+    for k2 in (1, 4, 6):
         expected = jaccard_distance(features, k1=12, k2=k2)
-        ours = quality.sampled_distances(features, rows, neighbors, k2)
+        ours = quality.sampled_distances(features, rows, neighbors, *([k2] if k2 != 6 else []))  # 6 is the default
         np.testing.assert_allclose(ours, expected[rows], atol=1e-5)
         assert (ours < 1).mean() > 0.05  # the test would see nothing if no two images shared a neighbour
 

@@ -50,6 +50,12 @@ def test_equal_images_are_finite():
     assert np.isfinite(rerank_distance(np.ones((3, 4), np.float32), np.ones((9, 4), np.float32))).all()
 
 
+def test_the_constants_of_fastreids_function_are_the_defaults():
+    features = random_embeddings(120, 16, noise=1.0)
+    queries, gallery = features[:30], features[30:]
+    np.testing.assert_allclose(rerank_distance(queries, gallery), stock_re_ranking(queries, gallery), atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_one_query_and_hardly_any_gallery(count):
     features = random_embeddings(1 + count, 8, noise=1.0)
