@@ -80,7 +80,9 @@ def test_degree_keeps_the_type_and_shape_it_was_given():
     assert isinstance(as_tensor, torch.Tensor) and np.allclose(as_tensor.numpy(), as_array)
 
 
-@pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan"), np.array([0.5, 2.0]), torch.tensor([-1.0]), torch.tensor([0.5, 1.5])])
+@pytest.mark.parametrize(
+    "progress", [-0.1, 1.1, float("nan"), np.array([0.5, 2.0]), torch.tensor([-1.0]), torch.tensor([0.5, 1.5])]
+)
 def test_progress_outside_of_training_is_refused(progress):
     with pytest.raises(ValueError, match="progress"):
         progressive_degree(progress)
