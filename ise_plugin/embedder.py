@@ -18,6 +18,7 @@ from .config import load_cfg
 from .data.reading import MIN_SIDE, Problem, UnreadableImage, decode_rgb, read_many, shown, upright_rgb
 from .engine.checkpointing import ISECheckpointer
 from .engine.choice import CHOSEN_NAME
+from .engine.finite import first_not_finite
 from .engine.models import build_model
 from .engine.setup import resolve_device
 from .errors import UsageError
@@ -186,9 +187,9 @@ def _run_weights(run: str) -> str:
 
 
 def _check_finite(model: nn.Module, weights: str) -> None:
-    bad = [n for n, t in model.state_dict().items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if bad:
-        raise UsageError(f"{shown(weights)} holds numbers that are not finite, in {bad[0]}; take another checkpoint")
+    bad = first_not_finite(model)
+    if bad is not None:
+        raise UsageError(f"{shown(weights)} holds numbers that are not finite, in {bad}; take another checkpoint")
 
 
 def _to_pixels(cfg) -> Callable[[Image.Image], Image.Image]:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from ise_plugin.command_line import run_command
+from ise_plugin.errors import UsageError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,7 +22,6 @@ def parser() -> argparse.ArgumentParser:
 
 def keep(args: argparse.Namespace) -> None:
     from ise_plugin.engine.identities import CSV_NAME, SUMMARY_NAME, keep_safe, read_csv, table_of, write_identities
-    from ise_plugin.errors import UsageError
 
     if not 0 <= args.min_confidence <= 1:
         raise UsageError(f"--min-confidence must be from 0 to 1, not {args.min_confidence}")
@@ -37,8 +37,6 @@ def keep(args: argparse.Namespace) -> None:
 
 
 def _folder_of_images(path: str) -> str:
-    from ise_plugin.errors import UsageError
-
     try:
         with open(path, encoding="utf-8") as file:
             folder = os.fspath(json.load(file)["folder"])

@@ -16,12 +16,10 @@ from ..registry import DISTANCE, NEIGHBOR_SEARCH
 from . import _jaccard_kernels as kernels
 from ._checks import Features, neighbor_counts, unit_interval, unit_rows
 from ._parallel import blocks_of, for_each_block
+from .neighbors import Neighbors
 
 # Rows per task: small enough to share the work evenly, large enough that a task's scratch arrays cost nothing.
 _ROWS_PER_TASK = 1024
-
-
-Neighbors = tuple[np.ndarray, np.ndarray]  # similarities and indices, (N, k)
 
 
 class SparseRows(NamedTuple):

@@ -16,7 +16,7 @@ from ._exact import Multiply, gathered, search_all_pairs, search_some_rows
 
 logger = logging.getLogger("fastreid.ise.clustering")
 
-Neighbors = tuple[np.ndarray, np.ndarray]
+Neighbors = tuple[np.ndarray, np.ndarray]  # similarities and indices, (N, k)
 
 
 @NEIGHBOR_SEARCH.register()

@@ -27,15 +27,24 @@ def check_share(problems: Sequence[Problem], total: int, max_share: float, optio
     Raises:
         UsageError: the share is larger, or no file is left.
     """
-    if len(problems) <= max_share * total and (len(problems) < total or not total):
+    if within_share(problems, total, max_share):
         return
-    first = ", ".join(map(str, problems[:_NAMED_IN_ERROR]))
-    more = len(problems) - _NAMED_IN_ERROR
     raise UsageError(
-        f"{len(problems)} of {total} images cannot be used, more than {option} {max_share:g} allows: {first}"
-        + (f" and {more} more (the log lists all)" if more > 0 else "")
-        + "; repair or remove them"
+        f"{len(problems)} of {total} images cannot be used, more than {option} {max_share:g} allows: "
+        f"{first_of(problems, ' (the log lists all)')}; repair or remove them"
     )
+
+
+def within_share(problems: Sequence[Problem], total: int, max_share: float) -> bool:
+    """Whether so many unusable files, of ``total``, may be left out: no more than the share, and not all."""
+    return len(problems) <= max_share * total and (len(problems) < total or not total)
+
+
+def first_of(problems: Sequence[Problem], where_the_rest_is: str = "") -> str:
+    """The first files, with their reasons, and how many more there are."""
+    more = len(problems) - _NAMED_IN_ERROR
+    first = ", ".join(map(str, problems[:_NAMED_IN_ERROR]))
+    return first + (f" and {more} more{where_the_rest_is}" if more > 0 else "")
 
 
 class StandIns:

@@ -17,6 +17,7 @@ from .. import distributed
 from ..distributed import unwrapped
 from ..errors import UsageError
 from ..modeling.normalization import Layout
+from .finite import first_not_finite
 from .limits import advice_for_training, named_out_of_memory
 
 logger = logging.getLogger("fastreid.ise.step")
@@ -124,10 +125,8 @@ class TrainingStep(SimpleTrainer):
         Raises:
             FloatingPointError: a weight or statistic of the network is no finite number; the message starts with ``before``.
         """
-        entries = {n: t for n, t in unwrapped(self.model).state_dict().items() if t.is_floating_point()}
-        finite = torch.stack([torch.isfinite(t).all() for t in entries.values()]).cpu()
-        if not finite.all():
-            name = list(entries)[int((~finite).nonzero()[0])]
+        name = first_not_finite(unwrapped(self.model))
+        if name is not None:
             raise FloatingPointError(f"{before}the weights {name} are not finite; lower SOLVER.BASE_LR")
 
     def state_dict(self) -> dict:

@@ -80,7 +80,7 @@ class ISE(Baseline):
             backward half of a step whose losses were computed before (:class:`ise_plugin.engine.step.TrainingStep`).
         """
         if not self.training:
-            return self._halving(self._infer, _images(batched_inputs))
+            return self._halving(self._infer, _as_batch(batched_inputs)["images"])
         with self._feature_map(batched_inputs) as feature_map:
             if "gradients" in batched_inputs:
                 return (self.heads.embed(feature_map) * batched_inputs["gradients"]).sum()
@@ -135,12 +135,11 @@ class ISE(Baseline):
 
     def preprocess_image(self, batched_inputs) -> Tensor:
         """Images on the model's device, normalised. Unlike Baseline's this leaves the caller's tensor as it is."""
-        batch = batched_inputs if isinstance(batched_inputs, dict) else {"images": batched_inputs}
-        return prepare_images(batch, self.pixel_mean, self.pixel_std, self.erase_value)
+        return prepare_images(_as_batch(batched_inputs), self.pixel_mean, self.pixel_std, self.erase_value)
 
 
-def _images(batched_inputs) -> Tensor:
-    return batched_inputs["images"] if isinstance(batched_inputs, dict) else batched_inputs
+def _as_batch(batched_inputs) -> dict:
+    return batched_inputs if isinstance(batched_inputs, dict) else {"images": batched_inputs}
 
 
 def _known(whole: Optional[WholeBatch]) -> dict:

@@ -9,12 +9,11 @@ import numpy as np
 from ..clustering._parallel import progress_bar
 from ..data.image_files import find_images
 from ..data.reading import Problem, shown
+from ..data.tolerance import first_of, within_share
 from ..errors import UsageError
 from .embeddings import FORMATS, Embeddings, EmbeddingStore, check_parquet
 
 _ENDING = re.compile(rf"\.({'|'.join(FORMATS)})$", re.IGNORECASE)
-# Files that an error names.
-_NAMED_IN_ERROR = 5
 
 
 class EmbeddingJob(NamedTuple):
@@ -124,12 +123,10 @@ def _check_finite(vector: np.ndarray, path: str, weights: str) -> None:
 
 def _check_share(problems: Sequence[Problem], total: int, max_share: float) -> None:
     """Unlike the check at the start of a training this one ends a job at the limit, so the rest of the files is unknown."""
-    if len(problems) <= max_share * total and len(problems) < total:
+    if within_share(problems, total, max_share):
         return
-    first = ", ".join(map(str, problems[:_NAMED_IN_ERROR]))
-    more = f" and {len(problems) - _NAMED_IN_ERROR} more" if len(problems) > _NAMED_IN_ERROR else ""
     limit = "which are all" if len(problems) == total else f"more than --max-bad-share {max_share:g} allows"
     raise UsageError(
-        f"stopped at the first {len(problems)} of {total} images that cannot be used, {limit}: {first}{more}; "
+        f"stopped at the first {len(problems)} of {total} images that cannot be used, {limit}: {first_of(problems)}; "
         "repair or remove them"
     )
