@@ -20,7 +20,7 @@ import warnings
 
 import torch
 
-from .weights import fetch_weights, load_checkpoint_file
+from .utils.weights import fetch_weights, load_checkpoint_file
 
 INSTALL_COMMAND = "pip install --no-deps fastreid==1.4.0"
 
@@ -201,8 +201,8 @@ def read_backbone_weights_safely() -> None:
     """Backbones read pretrained weights by ``torch.load`` as it comes, which unpickles anything with PyTorch < 2.6 or
     ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``; they download in place, without a digest, by a package that may be missing.
 
-    In their modules ``torch.load`` becomes :func:`ise_plugin.weights.load_checkpoint_file`, and the downloads
-    :func:`ise_plugin.weights.fetch_weights`.
+    In their modules ``torch.load`` becomes :func:`ise_plugin.utils.weights.load_checkpoint_file`, and the downloads
+    :func:`ise_plugin.utils.weights.fetch_weights`.
     """
     package = importlib.import_module("fastreid.modeling.backbones")
     safe = _SafeTorch("torch")

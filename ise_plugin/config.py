@@ -313,6 +313,17 @@ def _literal(text: str):
         return text
 
 
+def flat(config: dict, prefix: str = "") -> dict:
+    """{"A": {"B": 1}} -> {"A.B": 1}."""
+    values = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            values.update(flat(value, f"{prefix}{key}."))
+        else:
+            values[f"{prefix}{key}"] = value
+    return values
+
+
 def check_values(cfg: CfgNode) -> None:
     """Refuses values that no run could use.
 

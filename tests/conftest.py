@@ -37,7 +37,7 @@ def log_of_one_test():
 @pytest.fixture(autouse=True)
 def allocator_stays_as_it_is(monkeypatch):
     """The setting holds for the whole process; its own test makes it in another one."""
-    setup_module = importlib.import_module("ise_plugin.engine.setup")  # the package exports a function of that name
+    setup_module = importlib.import_module("ise_plugin.engine.start")  # the package exports a function of that name
     monkeypatch.setattr(setup_module, "keep_freed_memory", lambda: True)
 
 

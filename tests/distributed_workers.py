@@ -18,10 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import DataLoader
 
-from ise_plugin.clustering import _exact, neighbors
-from ise_plugin.clustering.neighbors import exact
 from ise_plugin.config import get_cfg
-from ise_plugin.distributed import (
+from ise_plugin.engine.evaluation import PortableReidEvaluator
+from ise_plugin.engine.extraction import extract_embeddings
+from ise_plugin.errors import UsageError
+from ise_plugin.method import memory
+from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
+from ise_plugin.neighbors import _all_pairs as _exact
+from ise_plugin.neighbors import exact_search as neighbors
+from ise_plugin.neighbors.exact_search import exact
+from ise_plugin.utils.distributed import (
     WholeBatch,
     average_statistics,
     computed_once,
@@ -30,11 +36,6 @@ from ise_plugin.distributed import (
     shards,
     verify_same,
 )
-from ise_plugin.engine.evaluation import PortableReidEvaluator
-from ise_plugin.engine.extraction import extract_embeddings
-from ise_plugin.errors import UsageError
-from ise_plugin.method import memory
-from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
 
 CLUSTERS, DIM = 6, 12
 

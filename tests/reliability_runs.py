@@ -17,8 +17,10 @@ from fastreid.utils.env import seed_all_rng
 from helpers import CONFIGS, REPOSITORY
 
 from ise_plugin.config import load_cfg
-from ise_plugin.engine import ISETrainer, files, pseudo_labels
+from ise_plugin.engine import ISETrainer
+from ise_plugin.engine import labelling as pseudo_labels
 from ise_plugin.engine.checkpointing import load_checkpoint_file
+from ise_plugin.utils import files
 
 # `make test-long` sets it; a number that a test repeats something has a short and a long form
 LONG = os.environ.get("ISE_TEST_LONG") == "1"

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from sklearn.metrics import adjusted_rand_score
 
-from ise_plugin.command_line import run_command
 from ise_plugin.config import AUTO
 from ise_plugin.data.synthetic import folder_name, write_dataset
 from ise_plugin.errors import UsageError
+from ise_plugin.utils.command_line import run_command
 
 REPOSITORY = Path(__file__).parents[1]
 SIZE = "demo"

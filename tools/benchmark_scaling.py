@@ -23,16 +23,16 @@ import ise_plugin  # noqa: F401  isort:skip
 from benchmark_clustering import synthetic_embeddings
 from fastreid.utils.env import seed_all_rng
 
-from ise_plugin.clustering.neighbors import exact
-from ise_plugin.command_line import run_command
 from ise_plugin.config import load_cfg
 from ise_plugin.data import TrainingLoader, read_training_images
-from ise_plugin.distributed import gather_rows, rank, world_size
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.extraction import extract_embeddings
-from ise_plugin.engine.launch import launch
-from ise_plugin.engine.models import build_model
-from ise_plugin.engine.setup import keep_freed_memory, resolve_device
+from ise_plugin.engine.launcher import launch
+from ise_plugin.engine.start import keep_freed_memory, resolve_device
+from ise_plugin.modeling.build import build_model
+from ise_plugin.neighbors.exact_search import exact
+from ise_plugin.utils.command_line import run_command
+from ise_plugin.utils.distributed import gather_rows, rank, world_size
 
 # of the neighbour search: embeddings as Market-1501 has, a quarter as wide
 _ROWS, _DIM = 12936, 512

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from benchmark_clustering import synthetic_embeddings
 
-from ise_plugin.command_line import run_command
-from ise_plugin.search import Embeddings, build_index
+from ise_plugin.inference import Embeddings, build_index
+from ise_plugin.utils.command_line import run_command
 
 K = 10
 

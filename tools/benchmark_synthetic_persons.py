@@ -30,8 +30,8 @@ from PIL import Image
 
 from ise_plugin.clustering import generate_pseudo_labels
 from ise_plugin.engine.checkpointing import load_checkpoint_file
-from ise_plugin.engine.models import resolve_weights_path
 from ise_plugin.errors import UsageError
+from ise_plugin.modeling.build import resolve_weights_path
 
 BATCH, INSTANCES, LEARNING_RATE, WEIGHT_DECAY = 64, 4, 3.5e-4, 5e-4
 HEIGHT, WIDTH, PADDING = 128, 64, 5

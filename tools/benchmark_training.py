@@ -101,10 +101,10 @@ def stock_train(cfg, args) -> dict:
 
 def ise_train(cfg, args) -> dict:
     """A whole step of this package on batches as its cached loader gives them, augmented on the device."""
-    from ise_plugin.engine.models import build_model
     from ise_plugin.engine.optimizers import build_optimizer
-    from ise_plugin.engine.precision import choose_precision, spare_slow_gradients
     from ise_plugin.engine.step import TrainingStep
+    from ise_plugin.modeling.build import build_model
+    from ise_plugin.modeling.precision import choose_precision, spare_slow_gradients
 
     model = build_model(cfg).train()
     device = torch.device(cfg.MODEL.DEVICE)
@@ -143,8 +143,8 @@ def stock_extract(cfg, args) -> dict:
 
 def ise_extract(cfg, args) -> dict:
     from ise_plugin.engine.extraction import extract_embeddings
-    from ise_plugin.engine.models import build_model
-    from ise_plugin.engine.precision import choose_precision, spare_slow_gradients
+    from ise_plugin.modeling.build import build_model
+    from ise_plugin.modeling.precision import choose_precision, spare_slow_gradients
 
     model = build_model(cfg)
     device = torch.device(cfg.MODEL.DEVICE)
@@ -222,11 +222,11 @@ MEASURES = {
 def measure(args) -> dict:
     """One figure, in this process."""
     cfg = load_cfg(str(CONFIGS / args.config), args.opts)
-    cfg.MODEL.DEVICE = importlib.import_module("ise_plugin.engine.setup").resolve_device(cfg.MODEL.DEVICE)
+    cfg.MODEL.DEVICE = importlib.import_module("ise_plugin.engine.start").resolve_device(cfg.MODEL.DEVICE)
     if args.measure != "epoch":
         cfg.MODEL.BACKBONE.PRETRAIN = False
     if cfg.MODEL.DEVICE == "cpu" and cfg.ISE.KEEP_FREED_MEMORY and not args.measure.startswith("stock"):
-        importlib.import_module("ise_plugin.engine.setup").keep_freed_memory()
+        importlib.import_module("ise_plugin.engine.start").keep_freed_memory()
     torch.manual_seed(0)
     result = MEASURES[args.measure](cfg, args)
     result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from ise_plugin.command_line import run_command
+from ise_plugin.utils.command_line import run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,8 +26,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def build(args: argparse.Namespace) -> None:
-    from ise_plugin.search import build_index, read_embeddings
-    from ise_plugin.search.index import check_place
+    from ise_plugin.inference import build_index, read_embeddings
+    from ise_plugin.inference.index import check_place
 
     check_place(args.output)  # building can take long
     index = build_index(read_embeddings(args.embeddings), args.kind, args.recall)

@@ -5,7 +5,7 @@ import argparse
 import sys
 import time
 
-from ise_plugin.command_line import run_command
+from ise_plugin.utils.command_line import run_command
 
 FORMATS = ("npz", "parquet")
 
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 def embed(args: argparse.Namespace) -> None:
     from ise_plugin import Embedder
-    from ise_plugin.search.jobs import check_weights, embed_files
+    from ise_plugin.inference.jobs import check_weights, embed_files
 
     check_weights(args.weights)
     embedder = Embedder(args.run, args.weights, args.device)

@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from ise_plugin.command_line import run_command
+from ise_plugin.utils.command_line import run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
 
 def export(args: argparse.Namespace) -> None:
     from ise_plugin import Embedder
-    from ise_plugin.export import export as export_network
+    from ise_plugin.inference.exports import export as export_network
 
     exported = export_network(Embedder(args.run, args.weights, device="cpu"), args.output, args.format)
     print(f"{exported.path}: same embeddings as the original (least cosine similarity {exported.least_cosine:.7f})")

@@ -6,8 +6,8 @@ import json
 import os
 import sys
 
-from ise_plugin.command_line import run_command
 from ise_plugin.errors import UsageError
+from ise_plugin.utils.command_line import run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def keep(args: argparse.Namespace) -> None:
-    from ise_plugin.engine.identities import CSV_NAME, SUMMARY_NAME, keep_safe, read_csv, table_of, write_identities
+    from ise_plugin.identities.groups import CSV_NAME, SUMMARY_NAME, keep_safe, read_csv, table_of, write_identities
 
     if not 0 <= args.min_confidence <= 1:
         raise UsageError(f"--min-confidence must be from 0 to 1, not {args.min_confidence}")

@@ -7,11 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ise_plugin.engine.files import write_atomically
-from ise_plugin.engine.reporting import write_report
 from ise_plugin.errors import UsageError
 from ise_plugin.report.compare import build_comparison, comparison_text, grouped
+from ise_plugin.report.hook import write_report
 from ise_plugin.report.run_files import read_run
+from ise_plugin.utils.files import write_atomically
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

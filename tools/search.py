@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from ise_plugin.command_line import run_command
+from ise_plugin.utils.command_line import run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def search(args: argparse.Namespace) -> None:
-    from ise_plugin.search.queries import find_matches, picture_format, table_of, write_json, write_picture
+    from ise_plugin.inference.queries import find_matches, picture_format, table_of, write_json, write_picture
 
     if args.picture is not None:
         picture_format(args.picture)  # a wrong name shall not cost the search

@@ -10,6 +10,6 @@ if __name__ == "__main__":
         compat.prepare()
     except ImportError as error:
         sys.exit(f"error: {error}")
-    from ise_plugin.engine.cli import main
+    from ise_plugin.engine.command import main
 
     sys.exit(main())

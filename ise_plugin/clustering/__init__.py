@@ -1,6 +1,7 @@
 """Embeddings in, pseudo labels out: neighbour search, k-reciprocal Jaccard graph, DBSCAN. Knows nothing of fastreid."""
 
-from . import approximate_neighbors, neighbors  # importing registers the searches
+from ..neighbors import approximate_search as approximate_neighbors  # importing registers the searches
+from ..neighbors import exact_search as neighbors
 from .clusterers import DBSCAN
 from .jaccard import jaccard_distance, jaccard_graph, kth_neighbor_distances
 from .pseudo_labels import generate_pseudo_labels

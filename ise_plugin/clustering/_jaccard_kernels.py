@@ -8,6 +8,8 @@ threads.
 import numpy as np
 from numba import njit
 
+from ..neighbors._bfloat16 import dot
+
 
 @njit(nogil=True, cache=True)
 def mark_reciprocal(first, last, ranks, depth, marks):
@@ -83,24 +85,6 @@ def known_similarities(first, last, starts, columns, ranks, similarities, values
                     values[entry] = similarities[i, p]
                 elif ranks[j, p] == i:
                     values[entry] = similarities[j, p]
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def dot(a, b):
-    """Inner product, as four running sums over the quarters: the compiler makes vectors of them, of one sum it does not.
-
-    The order of summation is fixed, so the result depends on nothing but the two rows.
-    """
-    quarter = a.size // 4
-    first, second, third, fourth = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
-    for d in range(quarter):
-        first += a[d] * b[d]
-        second += a[quarter + d] * b[quarter + d]
-        third += a[2 * quarter + d] * b[2 * quarter + d]
-        fourth += a[3 * quarter + d] * b[3 * quarter + d]
-    for d in range(4 * quarter, a.size):
-        first += a[d] * b[d]
-    return (first + second) + (third + fourth)
 
 
 @njit(nogil=True, cache=True)

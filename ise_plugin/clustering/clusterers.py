@@ -4,8 +4,8 @@ import numpy as np
 from numba import njit
 from scipy.sparse import csr_matrix
 
+from ..neighbors._checks import integer, unit_interval
 from ..registry import CLUSTERER
-from ._checks import integer, unit_interval
 
 OUTLIER = -1
 

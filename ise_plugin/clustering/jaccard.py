@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from ..neighbors._checks import Features, neighbor_counts, unit_interval, unit_rows
+from ..neighbors.exact_search import Neighbors
 from ..registry import DISTANCE, NEIGHBOR_SEARCH
+from ..utils.parallel import blocks_of, for_each_block
 from . import _jaccard_kernels as kernels
-from ._checks import Features, neighbor_counts, unit_interval, unit_rows
-from ._parallel import blocks_of, for_each_block
-from .neighbors import Neighbors
 
 # Rows per task: small enough to share the work evenly, large enough that a task's scratch arrays cost nothing.
 _ROWS_PER_TASK = 1024
@@ -201,7 +201,7 @@ def pairs_within(weights: SparseRows, max_distance: float, show_progress: Option
 
     blocks = blocks_of(num_rows, _ROWS_PER_TASK)
     pieces = for_each_block(work, blocks, "Jaccard distances", show_progress)
-    del by_column, places
+    del work, by_column, places
     return _symmetric(num_rows, blocks, counts, pieces)
 
 

@@ -4,7 +4,7 @@ from typing import Optional
 
 import numpy as np
 
-from ._checks import Features
+from ..neighbors._checks import Features
 from .clusterers import DBSCAN
 from .jaccard import jaccard_graph
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from sklearn import metrics
 
-from ._checks import Features, unit_rows
-from ._parallel import blocks_of
+from ..neighbors._checks import Features, unit_rows
+from ..utils.parallel import blocks_of
 from .clusterers import OUTLIER
 from .jaccard import expanded_neighborhoods, neighborhood_weights, transposed
 

@@ -11,12 +11,12 @@ from typing import Optional
 import numpy as np
 import torch
 
+from ..neighbors._all_pairs import search_all_pairs
+from ..neighbors._checks import Features, integer, unit_interval
+from ..neighbors.exact_search import exact, float32_product
+from ..utils.parallel import blocks_of, for_each_block
 from . import _jaccard_kernels as kernels
-from ._checks import Features, integer, unit_interval
-from ._exact import search_all_pairs
-from ._parallel import blocks_of, for_each_block
 from .jaccard import SparseRows, expanded_neighborhoods, neighborhood_weights, transposed
-from .neighbors import exact, float32_product
 
 # Queries per task: a task's scratch is one row of the result.
 _QUERIES_PER_TASK = 64
@@ -43,7 +43,7 @@ def rerank_distance(
         k1: members of a neighbourhood besides the image itself, at least 1; no more than there are images are used.
         k2: images whose weights are averaged, the image itself included, at least 1; 1 switches that off.
         lambda_value: share of the original distance, in [0, 1]: 1 leaves only that, 0 only the Jaccard distance.
-        precision: of the neighbour search, as for :func:`ise_plugin.clustering.neighbors.exact`.
+        precision: of the neighbour search, as for :func:`ise_plugin.neighbors.exact_search.exact`.
         show_progress: True or False overrules the look at the terminal.
 
     Returns:

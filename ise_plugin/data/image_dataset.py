@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UsageError
+from ..utils.files import shown
 from .augmentation import BatchAugmentation, split_transform
 from .image_cache import ImageCache
-from .reading import UnreadableImage, read_rgb, shown
+from .reading import UnreadableImage, read_rgb
 from .tolerance import StandIns
 from .worker_files import WorkerFiles
 

@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from typing import Iterator, NamedTuple, Optional, Sequence
 
-from ..clustering._parallel import num_threads, progress_bar
 from ..errors import UsageError
-from .reading import Problem, decode_rgb, read_many, shown
+from ..utils.files import shown
+from ..utils.parallel import num_threads, progress_bar
+from .reading import Problem, decode_rgb, read_many
 from .tolerance import check_share
 
 logger = logging.getLogger("fastreid.ise.images")

@@ -10,8 +10,8 @@ from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from ..distributed import WholeBatch, shard, world_size
 from ..errors import UsageError
+from ..utils.distributed import WholeBatch, shard, world_size
 from .augmentation import batch_augmentation
 from .image_cache import ImageCache, open_image_cache
 from .image_dataset import ImageDataset

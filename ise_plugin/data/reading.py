@@ -12,6 +12,8 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..utils.files import shown
+
 # Pillow raises all of these for broken files; a decompression bomb has an exception of its own.
 _DECODING_ERRORS = (
     OSError,
@@ -54,11 +56,6 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         return f"{shown(self.path)} ({self.reason})"
-
-
-def shown(path: str) -> str:
-    """A path on one line: as it is, or as a Python literal where it holds line breaks or what cannot be printed."""
-    return path if path.isprintable() else repr(path)
 
 
 def read_rgb(path: str) -> Image.Image:

@@ -5,7 +5,7 @@ from typing import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from ..distributed import rank, shards, world_size
+from ..utils.distributed import rank, shards, world_size
 
 # the largest seed that numpy's legacy generator, which some augmentations use, accepts
 _SEED_LIMIT = 2**32 - 1

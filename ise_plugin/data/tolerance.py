@@ -6,7 +6,8 @@ from typing import Callable, Sequence, TypeVar
 import torch
 
 from ..errors import UsageError
-from .reading import Problem, UnreadableImage, shown
+from ..utils.files import shown
+from .reading import Problem, UnreadableImage
 
 logger = logging.getLogger("fastreid.ise.images")
 

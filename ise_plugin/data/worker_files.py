@@ -7,7 +7,7 @@ import weakref
 import torch
 
 from ..errors import UsageError
-from .reading import shown
+from ..utils.files import shown
 
 # how torch reports a worker that is gone
 _DEATH = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")

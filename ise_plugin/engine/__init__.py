@@ -2,9 +2,9 @@
 
 from .checkpointing import ISECheckpointer
 from .extraction import extract_embeddings
-from .launch import launch
-from .pseudo_labels import DBSCANPseudoLabelHook
-from .setup import resolve_device, setup
+from .labelling import DBSCANPseudoLabelHook
+from .launcher import launch
+from .start import resolve_device, setup
 from .trainer import ISETrainer
 
 __all__ = [

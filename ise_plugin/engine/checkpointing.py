@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..errors import UsageError
-from ..weights import DamagedWeights, load_checkpoint_file, sealed
-from .files import UnwritableFile, free_space, remove_leftovers, write_atomically
+from ..utils.files import UnwritableFile, free_space, remove_leftovers, write_atomically
+from ..utils.weights import DamagedWeights, load_checkpoint_file, sealed
 
 __all__ = ["ISECheckpointer", "check_space", "load_checkpoint_file", "name_after_epoch", "name_within_epoch"]
 

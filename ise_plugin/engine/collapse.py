@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..errors import UsageError
-from .pseudo_labels import Labelling
+from .labelling import Labelling
 
 
 class CollapseGuard:

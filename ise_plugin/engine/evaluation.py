@@ -3,7 +3,7 @@
 import itertools
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import Callable, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -15,13 +15,23 @@ from fastreid.utils import comm
 from fastreid.utils.compute_dist import build_dist
 from sklearn.metrics import roc_curve
 
-from .. import distributed
 from ..clustering import rerank_distance
 from ..errors import UsageError
-from ..report.retrieval import Retrieval
+from ..utils import distributed
 
 _RANKS = (1, 5, 10)
 _FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
+
+
+class Retrieval(NamedTuple):
+    """What an evaluation knew: Q queries, G gallery images."""
+
+    data_set: str
+    paths: Sequence[str]  # Q + G, queries first
+    distances: np.ndarray  # (Q, G)
+    identities: np.ndarray  # (Q + G,)
+    cameras: np.ndarray  # (Q + G,)
+    cmc: np.ndarray  # (R,), share of queries with a match up to each rank, in [0, 1]
 
 
 _observers: list[Callable[[Retrieval], None]] = []

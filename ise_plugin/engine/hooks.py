@@ -8,13 +8,13 @@ from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
-from ..distributed import average_statistics, computed_once, unwrapped
 from ..method import progressive_degree
+from ..utils.distributed import average_statistics, computed_once, unwrapped
+from ..utils.seeds import epoch_seed
 from .checkpointing import name_after_epoch, name_within_epoch
 from .interruption import NOTHING, SAVE, STOP, Interruption
 from .results import Results
 from .resume import run_state
-from .seeds import epoch_seed
 
 
 class SeedEpoch(HookBase):

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
-from ..distributed import world_size
+from ..utils.distributed import world_size
 
 logger = logging.getLogger("fastreid.ise.interruption")
 

@@ -6,7 +6,7 @@ from typing import Optional
 
 from tabulate import tabulate
 
-from .files import write_atomically
+from ..utils.files import write_atomically
 
 METRICS = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
 FILE_NAME = "results.json"

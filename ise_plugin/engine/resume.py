@@ -8,9 +8,9 @@ import torch
 import yaml
 from fastreid.utils import comm
 
-from ..distributed import unwrapped, world_size
+from ..config import flat
 from ..errors import UsageError
-from ..report.run_files import flat
+from ..utils.distributed import unwrapped, world_size
 
 logger = logging.getLogger("fastreid.ise.resume")
 

@@ -13,12 +13,12 @@ from fastreid.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .. import distributed
-from ..distributed import unwrapped
 from ..errors import UsageError
 from ..modeling.normalization import Layout
-from .finite import first_not_finite
-from .limits import advice_for_training, named_out_of_memory
+from ..utils import distributed
+from ..utils.distributed import unwrapped
+from ..utils.memory import advice_for_training, named_out_of_memory
+from ..utils.weights import first_not_finite
 
 logger = logging.getLogger("fastreid.ise.step")
 

@@ -16,20 +16,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import build_test_loader, read_evaluation_images, read_training_images
 from ..data.worker_files import explain_worker_death
-from ..distributed import unwrapped, world_size
 from ..errors import UsageError
+from ..identities.choice import ChooseWithoutLabels
+from ..modeling.build import build_model
+from ..modeling.precision import choose_precision, spare_slow_gradients
 from ..registry import HOOK, registered
+from ..report.hook import RunReport
+from ..utils.distributed import unwrapped, world_size
 from . import hooks
 from .checkpointing import ISECheckpointer, check_space
-from .choice import ChooseWithoutLabels
 from .collapse import CollapseGuard
+from .console import EpochSummary, TrainingProgress, WithProgress
 from .evaluation import PortableReidEvaluator, observed
 from .interruption import Interrupted, Interruption, StopWhenAsked
-from .models import build_model
 from .optimizers import build_optimizer
-from .precision import choose_precision, spare_slow_gradients
-from .progress import EpochSummary, TrainingProgress, WithProgress
-from .reporting import RunReport
 from .results import Results
 from .resume import set_random_state, take_run_state
 from .step import TrainingStep
@@ -51,7 +51,7 @@ class ISETrainer(DefaultTrainer):
         images: :class:`ise_plugin.data.TrainingImages`.
         results: :class:`ise_plugin.engine.results.Results`.
         is_best: whether the evaluation of this epoch is the best so far.
-        report: :class:`ise_plugin.engine.reporting.RunReport`; None where ``ISE.REPORT.ENABLED`` is off, and in all processes
+        report: :class:`ise_plugin.report.hook.RunReport`; None where ``ISE.REPORT.ENABLED`` is off, and in all processes
             but the first.
 
     Example::
@@ -64,7 +64,7 @@ class ISETrainer(DefaultTrainer):
     def __init__(self, cfg):
         TrainerBase.__init__(self)  # DefaultTrainer's own needs CUDA and labels
         if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
-            setup_logger()  # used from Python, without ise_plugin.engine.setup
+            setup_logger()  # used from Python, without ise_plugin.engine.start
         os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
         self.cfg = cfg
         self.start_time = time.perf_counter()
@@ -260,7 +260,7 @@ class ISETrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        """See :func:`ise_plugin.engine.models.build_model`."""
+        """See :func:`ise_plugin.modeling.build.build_model`."""
         model = build_model(cfg)
         logger.debug(f"Model:\n{model}")
         return model

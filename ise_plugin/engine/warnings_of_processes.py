@@ -5,7 +5,7 @@ import logging
 from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
-from .. import distributed
+from ..utils import distributed
 
 logger = logging.getLogger("fastreid.ise.processes")
 

@@ -11,9 +11,9 @@ from fastreid.layers.weight_init import weights_init_kaiming
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ..distributed import WholeBatch, gather_rows, gather_with_gradient
 from ..errors import UsageError
 from ..method import ClusterMemory, generate_support_samples
+from ..utils.distributed import WholeBatch, gather_rows, gather_with_gradient
 
 logger = logging.getLogger("fastreid.ise.head")
 

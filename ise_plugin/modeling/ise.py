@@ -11,9 +11,9 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
-from ..distributed import WholeBatch
-from ..out_of_memory import Halving
 from ..registry import LOSS, registered
+from ..utils.distributed import WholeBatch
+from ..utils.memory import Halving
 from .normalization import Layout, NormalizationGroups, group_normalization
 from .preprocessing import prepare_images
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import distributed
-from ..distributed import rank
+from ..utils import distributed
+from ..utils.distributed import rank
 
 
 class Part(NamedTuple):

@@ -1,9 +1,8 @@
 """Ranked rows to look at, chosen over the whole range from the worst query to the best."""
 
-from typing import NamedTuple, Sequence
-
 import numpy as np
 
+from ..engine.evaluation import Retrieval
 from .pictures import picture
 from .sheets import RIGHT, WRONG
 
@@ -11,17 +10,6 @@ from .sheets import RIGHT, WRONG
 _QUERIES_RANKED = 200
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _RANKS_SHOWN = 10
-
-
-class Retrieval(NamedTuple):
-    """What an evaluation knew: Q queries, G gallery images."""
-
-    data_set: str
-    paths: Sequence[str]  # Q + G, queries first
-    distances: np.ndarray  # (Q, G)
-    identities: np.ndarray  # (Q + G,)
-    cameras: np.ndarray  # (Q + G,)
-    cmc: np.ndarray  # (R,), share of queries with a match up to each rank, in [0, 1]
 
 
 def ranking(retrieval: Retrieval, query: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Optional
 
 import yaml
 
+from ..config import flat
 from ..errors import UsageError
 
 # Where the report's own data lie, inside the run's folder.
@@ -100,17 +101,6 @@ def read_run(folder: str) -> Run:
 def is_ours(name: str) -> bool:
     """Whether a file of the report's folder has been written by the report."""
     return name in (FACTS, RETRIEVAL, SHEETS, LATEST) or name.startswith(_LABELLING_PREFIX)
-
-
-def flat(config: dict, prefix: str = "") -> dict:
-    """{"A": {"B": 1}} -> {"A.B": 1}."""
-    values = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            values.update(flat(value, f"{prefix}{key}."))
-        else:
-            values[f"{prefix}{key}"] = value
-    return values
 
 
 def _names_of_labellings(run: Run) -> list:

@@ -15,9 +15,9 @@ from clip import Frame, make_clip
 from PIL import Image, ImageDraw
 from tabulate import tabulate
 
-from ise_plugin.command_line import run_command
 from ise_plugin.errors import UsageError
-from ise_plugin.export import read_metadata
+from ise_plugin.inference.exports import read_metadata
+from ise_plugin.utils.command_line import run_command
 
 # Largest cosine distance at which two pictures may be the same person: each embedder gets the one that is best for it on
 # the clip for calibration, because distances of different networks do not compare.

@@ -12,8 +12,8 @@ from PIL import Image
 
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
-from ise_plugin.engine.identities import read_csv
 from ise_plugin.errors import UsageError
+from ise_plugin.identities.groups import read_csv
 
 
 def trainer_on(crops, output, *opts):

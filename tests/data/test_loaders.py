@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ise_plugin import distributed
 from ise_plugin.data import TrainingLoader, read_training_images, samplers
 from ise_plugin.errors import UsageError
+from ise_plugin.utils import distributed
 
 
 def make_loader(cfg, **changes):

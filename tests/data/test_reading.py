@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ise_plugin.data.reading import MIN_SIDE, UnreadableImage, decode_rgb, read_many, read_rgb, shown
+from ise_plugin.data.reading import MIN_SIDE, UnreadableImage, decode_rgb, read_many, read_rgb
+from ise_plugin.utils.files import shown
 
 SIZE = (12, 20)  # width, height
 

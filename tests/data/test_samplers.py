@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ise_plugin import distributed
 from ise_plugin.data import CrossCameraBatchSampler, samplers
+from ise_plugin.utils import distributed
 
 
 def make(labels, cameras, num_instances=4, batch_size=8, num_batches=50, seed=0):

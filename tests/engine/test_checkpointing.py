@@ -11,8 +11,8 @@ from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 
 from ise_plugin.engine.checkpointing import ISECheckpointer, load_checkpoint_file, name_after_epoch, name_within_epoch
-from ise_plugin.engine.files import write_atomically
 from ise_plugin.errors import UsageError
+from ise_plugin.utils.files import write_atomically
 
 
 def make_model(width=4):

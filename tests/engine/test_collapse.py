@@ -7,7 +7,7 @@ import pytest
 
 from ise_plugin.config import get_cfg
 from ise_plugin.engine.collapse import CollapseGuard, describe_collapse
-from ise_plugin.engine.pseudo_labels import Labelling
+from ise_plugin.engine.labelling import Labelling
 from ise_plugin.errors import UsageError
 
 GOOD = np.arange(100) // 10

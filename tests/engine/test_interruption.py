@@ -11,7 +11,8 @@ from fastreid.utils.env import seed_all_rng
 from helpers import CONFIGS
 
 from ise_plugin.config import load_cfg
-from ise_plugin.engine import ISETrainer, cli
+from ise_plugin.engine import ISETrainer
+from ise_plugin.engine import command as cli
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.interruption import STOP, Interrupted, Interruption
 

@@ -14,9 +14,9 @@ from helpers import CONFIGS
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.checkpointing import ISECheckpointer, load_checkpoint_file
-from ise_plugin.engine.models import build_model
 from ise_plugin.errors import UsageError
 from ise_plugin.method import progressive_degree
+from ise_plugin.modeling.build import build_model
 
 
 def make_cfg(output_dir, *opts):

@@ -6,8 +6,8 @@ from helpers import BACKBONES
 from helpers import backbone_cfg as make_cfg
 
 from ise_plugin.config import get_cfg
-from ise_plugin.engine.models import build_model
 from ise_plugin.errors import UsageError
+from ise_plugin.modeling.build import build_model
 from ise_plugin.registry import LOSS
 
 

@@ -9,14 +9,9 @@ from helpers import backbone_cfg as make_cfg
 from torch import nn
 
 from ise_plugin.config import load_cfg
-from ise_plugin.engine.models import build_model
 from ise_plugin.errors import UsageError
-from ise_plugin.modeling.normalization import (
-    GroupedBatchNorm2d,
-    Layout,
-    NormalizationGroups,
-    group_normalization,
-)
+from ise_plugin.modeling.build import build_model
+from ise_plugin.modeling.normalization import GroupedBatchNorm2d, Layout, NormalizationGroups, group_normalization
 
 
 def grouped(layer, size):

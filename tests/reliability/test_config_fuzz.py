@@ -9,7 +9,7 @@ from helpers import CONFIGS
 from reliability_runs import times
 
 from ise_plugin.config import get_cfg, load_cfg
-from ise_plugin.engine.cli import main
+from ise_plugin.engine.command import main
 from ise_plugin.errors import UsageError
 
 CASES = times(500, 10_000)

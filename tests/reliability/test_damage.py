@@ -10,7 +10,7 @@ from torch import nn
 
 from ise_plugin.engine.checkpointing import ISECheckpointer
 from ise_plugin.errors import UsageError
-from ise_plugin.weights import DamagedWeights, load_checkpoint_file
+from ise_plugin.utils.weights import DamagedWeights, load_checkpoint_file
 
 CASES = 200
 

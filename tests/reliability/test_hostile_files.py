@@ -17,9 +17,9 @@ from fastreid.modeling.backbones import build_backbone
 
 from ise_plugin.config import load_cfg
 from ise_plugin.engine.checkpointing import ISECheckpointer
-from ise_plugin.engine.models import build_model
 from ise_plugin.errors import UsageError
-from ise_plugin.search.embeddings import read_embeddings
+from ise_plugin.inference.embeddings import read_embeddings
+from ise_plugin.modeling.build import build_model
 
 
 class Call:

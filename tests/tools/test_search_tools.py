@@ -10,8 +10,8 @@ import torch
 from helpers import REPOSITORY
 from PIL import Image
 
-from ise_plugin.engine.identities import read_csv
-from ise_plugin.search import read_embeddings
+from ise_plugin.identities.groups import read_csv
+from ise_plugin.inference import read_embeddings
 
 
 def tool(name):

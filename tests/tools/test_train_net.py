@@ -14,7 +14,7 @@ import torch
 from helpers import CONFIGS, REPOSITORY
 
 from ise_plugin.engine.checkpointing import load_checkpoint_file
-from ise_plugin.engine.cli import main
+from ise_plugin.engine.command import main
 
 TOOL = str(REPOSITORY / "tools" / "train_net.py")
 

@@ -11,10 +11,10 @@ from typing import Callable, Optional
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 
-from ...distributed import computed_once
 from ...errors import UsageError
+from ...utils.distributed import computed_once
+from ...utils.files import shown
 from ..image_files import CheckedImages, check_images, find_images
-from ..reading import shown
 
 logger = logging.getLogger("fastreid.ise.folder")
 

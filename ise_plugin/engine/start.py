@@ -1,0 +1,116 @@
+"""From the command line to a configuration that a run can start with."""
+
+import ctypes
+import logging
+import os
+import time
+
+import torch
+from fastreid.utils import comm
+from fastreid.utils.collect_env import collect_env_info
+from fastreid.utils.env import seed_all_rng
+from fastreid.utils.logger import setup_logger
+
+from ..config import load_cfg
+from ..errors import UsageError
+from .console import set_verbosity
+from .warnings_of_processes import keep_warnings
+
+logger = logging.getLogger("fastreid.ise.setup")
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
+
+
+def setup(args):
+    """Reads the configuration, opens the log, says what runs where, and seeds every generator.
+
+    Stands in for fastreid's ``default_setup``, which seeds from the clock.
+
+    Args:
+        args: what fastreid's ``default_argument_parser`` returns.
+
+    Returns:
+        The frozen configuration, with ``MODEL.DEVICE`` and ``SEED`` resolved.
+
+    Raises:
+        UsageError: see :func:`ise_plugin.config.load_cfg`; or the output folder cannot be written.
+    """
+    cfg = load_cfg(args.config_file, args.opts)
+    asked_device, asked_seed = cfg.MODEL.DEVICE, cfg.SEED
+    cfg.MODEL.DEVICE = resolve_device(asked_device)
+    if asked_seed < 0:
+        cfg.SEED = int(time.time())
+    cfg.freeze()
+
+    _make_folder(cfg.OUTPUT_DIR)
+    # the others write nothing; what they warn of is told by the first (engine/warnings_of_processes.py)
+    setup_logger(cfg.OUTPUT_DIR if comm.is_main_process() else None, distributed_rank=comm.get_rank())
+    if comm.get_world_size() > 1:
+        keep_warnings()
+    set_verbosity(getattr(args, "verbosity", "normal"))
+    logger.debug(f"Rank {comm.get_rank()} of {comm.get_world_size()}; environment:\n{collect_env_info()}")
+    logger.debug(f"Command line arguments: {args}")
+    logger.info(f"Device: {_describe(cfg.MODEL.DEVICE)} (MODEL.DEVICE is {asked_device})")
+    logger.info(f"Seed: {cfg.SEED}" + (" (from the clock)" if asked_seed < 0 else ""))
+    if comm.is_main_process():
+        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(cfg.dump())
+        logger.info(f"Full config saved to {path}")
+    if cfg.MODEL.DEVICE == "cpu" and cfg.ISE.KEEP_FREED_MEMORY:
+        keep_freed_memory()
+    seed_all_rng(cfg.SEED)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    return cfg
+
+
+def resolve_device(name: str) -> str:
+    """The torch device that ``MODEL.DEVICE`` means here: ``auto`` takes CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        UsageError: no such device, or it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"MODEL.DEVICE {name!r} cannot be used here; use auto, cpu, or a device this machine has"
+        ) from error
+    return name
+
+
+def keep_freed_memory() -> bool:
+    """Tells the C library to keep freed memory for the next allocation; returns whether it could be told.
+
+    glibc gives large blocks back to the system at once and fetches them anew, cleared page by page: on the CPU that
+    doubles the time of an extraction, whose activations are the same size for every batch (``docs/benchmarks.md``).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def _describe(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}"
+    if device == "cpu":
+        return f"cpu, {torch.get_num_threads()} threads"
+    return device
+
+
+def _make_folder(path: str) -> None:
+    try:
+        os.makedirs(path or ".", exist_ok=True)
+        writable = os.access(path or ".", os.W_OK)
+    except OSError as error:
+        raise UsageError(f"OUTPUT_DIR {path} cannot be made ({error.strerror}); choose another") from error
+    if not writable:
+        raise UsageError(f"OUTPUT_DIR {path} cannot be written to; choose another or change its permissions")

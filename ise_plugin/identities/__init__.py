@@ -1,0 +1,1 @@
+"""A wing: groups of images as files, and the choice of the epoch without labels."""

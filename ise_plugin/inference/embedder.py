@@ -1,0 +1,249 @@
+"""Embeddings of images from a finished run, in three lines of Python."""
+
+import hashlib
+import os
+import warnings
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastreid.data.transforms import build_transforms
+from fastreid.data.transforms.transforms import ToTensor
+from PIL import Image
+from torch import Tensor, nn
+
+from ..config import load_cfg
+from ..data.reading import MIN_SIDE, Problem, UnreadableImage, decode_rgb, read_many, upright_rgb
+from ..engine.checkpointing import ISECheckpointer
+from ..engine.start import resolve_device
+from ..errors import UsageError
+from ..identities.choice import CHOSEN_NAME
+from ..modeling.build import build_model
+from ..utils.files import shown
+from ..utils.parallel import num_threads
+from ..utils.weights import first_not_finite
+
+# Weights of a run, the first that is there: chosen without labels, else the last.
+_WEIGHTS_NAMES = (CHOSEN_NAME, "model_final.pth")
+# Images in a batch: large enough that starting it costs nothing, small enough for the caches of a CPU.
+BATCH_SIZE = 64
+_DIGEST_SIZE = 8
+
+ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
+
+
+class EmbeddedFile(NamedTuple):
+    """A file and its embedding (D,) float32 of unit length; or None and the reason why there is none."""
+
+    path: str
+    embedding: Optional[np.ndarray]
+    reason: Optional[str]
+
+
+class EmbeddingNetwork(nn.Module):
+    """Backbone, head and both normalisations as one module: pixels in, unit embeddings out.
+
+    Args:
+        model: a fastreid model in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.backbone, self.heads = model.backbone, model.heads
+        self.register_buffer("mean", model.pixel_mean.detach().clone())
+        self.register_buffer("scale", 1 / model.pixel_std.detach())
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """
+        Args:
+            images: (B, 3, H, W), float32, RGB, 0..255.
+
+        Returns:
+            (B, D), float32, unit rows.
+        """
+        return F.normalize(self.heads(self.backbone((images - self.mean) * self.scale)), dim=1)
+
+
+class Embedder:
+    """The network of a finished run as a function from images to embeddings.
+
+    Args:
+        run: output folder of a run (its config.yaml and weights are read).
+        weights: file of weights; by default the run's model_chosen.pth, else its model_final.pth.
+        device: ``auto`` (CUDA, Apple's GPU, CPU), or a torch device.
+
+    Attributes:
+        run: the folder.
+        cfg: its configuration.
+        input_size: (height, width) that images are brought to, in pixels.
+        weights: the file.
+        network: :class:`EmbeddingNetwork`.
+        fingerprint: hexadecimal digest of weights and input size: equal ones give the same embeddings.
+
+    Raises:
+        UsageError: the folder holds no run, or no weights of it, or weights that are not finite.
+
+    Example::
+
+        from ise_plugin import Embedder
+        e = Embedder("out")
+        v = e(["a.jpg", "b.jpg"])        # (2, D), float32, unit rows: v @ v.T are cosine similarities
+    """
+
+    def __init__(self, run: str, weights: Optional[str] = None, device: str = "auto"):
+        self.run = run
+        self.cfg = _run_config(run, device)
+        self.weights = weights or _run_weights(run)
+        self.model = build_model(self.cfg)
+        ISECheckpointer(self.model).load(self.weights, checkpointables=[])
+        _check_finite(self.model, self.weights)
+        self.model.eval()
+        self._transform = _to_pixels(self.cfg)
+        self._device = torch.device(self.cfg.MODEL.DEVICE)
+        self.input_size = self._pixels(Image.new("RGB", (8, 16))).shape[:2]
+        self.network = EmbeddingNetwork(self.model)
+        self._fast = _optimized(self.network, self.input_size, self._device)
+        self.fingerprint = _fingerprint(self.weights, self.input_size)
+
+    def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
+        """Embeddings of images.
+
+        Args:
+            images: N paths, PIL images, or arrays (H, W, 3), uint8, RGB; several at once are faster than one after another. A
+                picture gives the same whether it is named or opened: upright, transparency and 16-bit grey as for files.
+
+        Returns:
+            (N, D), float32, unit rows.
+
+        Raises:
+            UsageError: an image cannot be read; the message names the first, an opened one by its place.
+        """
+        if isinstance(images, (str, os.PathLike, Image.Image)):
+            raise TypeError("give a list of images, even for one")
+        images = list(images)
+        paths = [os.fspath(image) for image in images if isinstance(image, (str, os.PathLike))]
+        files = {}
+        for found in read_many(paths, self._decoded, num_threads()):
+            if found.reason is not None:
+                raise UsageError(f"image {Problem(found.path, found.reason)} cannot be embedded; repair or remove it")
+            files[found.path] = found.value
+        pixels = [
+            files[os.fspath(image)] if isinstance(image, (str, os.PathLike)) else self._pixels(_as_image(image, place))
+            for place, image in enumerate(images)
+        ]
+        batches = [self._embed(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE)]
+        return np.concatenate(batches) if batches else np.zeros((0, self._width()), np.float32)
+
+    def stream(self, paths: Sequence[str]) -> Iterator[EmbeddedFile]:
+        """Embeddings of files as they come, in their order; needs memory for some hundred images only."""
+        waiting: list = []
+        for found in read_many(paths, self._decoded, num_threads()):
+            waiting.append(found)
+            if len(waiting) == BATCH_SIZE:
+                yield from self._embedded(waiting)
+                waiting = []
+        yield from self._embedded(waiting)
+
+    def _embedded(self, files: list) -> Iterator[EmbeddedFile]:
+        pixels = [found.value for found in files if found.reason is None]
+        rows = iter(self._embed(pixels)) if pixels else iter(())
+        for found in files:
+            yield EmbeddedFile(found.path, next(rows) if found.reason is None else None, found.reason)
+
+    def _decoded(self, content: bytes) -> np.ndarray:
+        return self._pixels(decode_rgb(content))
+
+    def _pixels(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(self._transform(image))
+
+    def _embed(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        # a transposed view of rows of pixels is channels-last already
+        images = torch.from_numpy(np.stack(pixels)).to(self._device).permute(0, 3, 1, 2).float()
+        with torch.inference_mode():
+            return self._fast(images).cpu().numpy()
+
+    def _width(self) -> int:
+        return self._embed([np.zeros((*self.input_size, 3), np.uint8)]).shape[1]
+
+
+def _run_config(run: str, device: str):
+    path = os.path.join(run, "config.yaml")
+    if not os.path.isfile(path):
+        raise UsageError(f"{shown(str(run))} holds no config.yaml; name the OUTPUT_DIR of a finished run")
+    cfg = load_cfg(path)
+    cfg.MODEL.DEVICE = resolve_device(device)
+    cfg.MODEL.BACKBONE.PRETRAIN = False  # the checkpoint holds all weights
+    cfg.ISE.COMPILE = False
+    return cfg
+
+
+def _run_weights(run: str) -> str:
+    for name in _WEIGHTS_NAMES:
+        path = os.path.join(run, name)
+        if os.path.isfile(path):
+            return path
+    raise UsageError(f"{shown(str(run))} holds neither {' nor '.join(_WEIGHTS_NAMES)}; has the run finished?")
+
+
+def _check_finite(model: nn.Module, weights: str) -> None:
+    bad = first_not_finite(model)
+    if bad is not None:
+        raise UsageError(f"{shown(weights)} holds numbers that are not finite, in {bad}; take another checkpoint")
+
+
+def _to_pixels(cfg) -> Callable[[Image.Image], Image.Image]:
+    """The test transform without its last step, which makes a tensor of one image."""
+    steps = build_transforms(cfg, is_train=False).transforms
+
+    def transform(image: Image.Image) -> Image.Image:
+        for step in steps:
+            image = image if isinstance(step, ToTensor) else step(image)
+        return image
+
+    return transform
+
+
+def _as_image(image: Union[Image.Image, np.ndarray], place: int) -> Image.Image:
+    """Of the image at a place of the caller's list."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        if min(image.shape[:2]) < MIN_SIDE:
+            raise UsageError(f"images[{place}] has shape {image.shape}: too few pixels to show anything; leave it out")
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        try:
+            return upright_rgb(image)
+        except UnreadableImage as error:
+            raise UsageError(f"images[{place}] cannot be embedded ({error}); leave it out") from error
+    raise TypeError(f"an image must be a path, a PIL image, or an array (H, W, 3) of uint8, not {type(image).__name__}")
+
+
+def traced(network: nn.Module, input_size: tuple) -> torch.jit.ScriptModule:
+    """The network as TorchScript, for any batch size; parameters become constants that kernels are fused with.
+
+    Args:
+        network: :class:`EmbeddingNetwork` on the CPU.
+        input_size: (height, width) in pixels.
+    """
+    # a batch of two: with one image some networks take shapes for constants
+    example = torch.zeros(2, 3, *input_size).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # of the checks of shapes, which are constant here, and of torch's plans for TorchScript
+        return torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
+
+
+def _optimized(network: nn.Module, input_size: tuple, device: torch.device) -> nn.Module:
+    """The network on its device; on the CPU batch norms are folded into convolutions, which is measurably faster."""
+    network = network.to(device, memory_format=torch.channels_last)
+    return traced(network, input_size) if device.type == "cpu" else network
+
+
+def _fingerprint(weights: str, input_size: tuple) -> str:
+    digest = hashlib.blake2b(repr(tuple(input_size)).encode(), digest_size=_DIGEST_SIZE)
+    with open(weights, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

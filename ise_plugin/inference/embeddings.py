@@ -1,0 +1,327 @@
+"""Embeddings of many files on disk: written in parts, so that an interrupted job goes on where it stopped."""
+
+import logging
+import os
+import re
+import zipfile
+from contextlib import contextmanager, suppress
+from typing import Iterator, NamedTuple, Sequence
+
+import numpy as np
+
+from ..errors import UsageError
+from ..utils.files import remove_leftovers, shown
+
+logger = logging.getLogger("fastreid.ise.search")
+
+# Images in a part: what an interruption can cost at most.
+PART_SIZE = 2048
+FORMATS = ("npz", "parquet")
+_PART_NAME = re.compile(r"(\d{6,})\.npz")
+# What the npz holds beside "paths", which is for people: array -> type and number of dimensions.
+_ARRAYS = {
+    "embeddings": (np.float32, 2),
+    "names": (np.uint8, 1),
+    "lengths": (np.int64, 1),
+    "stamps": (np.int64, 2),
+    "fingerprint": (np.str_, 0),
+    "run": (np.str_, 0),
+}
+
+
+class _NotEmbeddings(Exception):
+    """A file holds no embeddings; the message is a reason of a few words, without the path."""
+
+
+class Embeddings(NamedTuple):
+    """Embeddings and where they come from.
+
+    Attributes:
+        paths: N file names.
+        vectors: (N, D), float32, unit rows.
+        stamps: (N, 2), int64: size in bytes and modification time in ns of each file when it was embedded.
+        fingerprint: of the network (:attr:`ise_plugin.Embedder.fingerprint`).
+        run: folder of the run that the network is from.
+    """
+
+    paths: list
+    vectors: np.ndarray
+    stamps: np.ndarray
+    fingerprint: str
+    run: str
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """(size in bytes, modification time in ns) of a file; zeros where it is not there."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+class EmbeddingStore:
+    """Collects embeddings; a second run with the same network finds what the first one wrote.
+
+    A damaged part is left out with a line in the log: its images are missing again.
+
+    Args:
+        base: path without ending; ``base.npz`` and ``base.parquet`` are the result, ``base.parts/`` is what there is until
+            then.
+        fingerprint, run: see :class:`Embeddings`.
+        width: D, length of an embedding.
+
+    Raises:
+        UsageError: there are embeddings of another network or a damaged file under that name, or the folder cannot be
+            written to.
+    """
+
+    def __init__(self, base: str, fingerprint: str, run: str, width: int):
+        self._base, self._fingerprint, self._run, self._width = base, fingerprint, run, width
+        self._parts = f"{base}.parts"
+        self._known: dict = {}
+        self._new: list = []
+        self._take_result()
+        for path in _part_files(self._parts):
+            self._take_part(path)
+        try:
+            os.makedirs(self._parts, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{shown(self._parts)} cannot be made ({error.strerror}); choose another --output"
+            ) from error
+
+    def _take_result(self) -> None:
+        path = f"{self._base}.npz"
+        try:
+            if os.path.exists(path):
+                self._take(path)
+        except _NotEmbeddings as error:
+            raise UsageError(
+                f"{shown(path)} holds no embeddings of this network ({error}); remove it or choose another --output"
+            ) from error
+
+    def _take_part(self, path: str) -> None:
+        try:
+            self._take(path)
+        except _NotEmbeddings as error:
+            logger.warning(f"{shown(path)} is damaged ({error}); its images are embedded anew")
+
+    def _take(self, path: str) -> None:
+        there = _load(path)
+        if there.fingerprint != self._fingerprint:
+            raise UsageError(f"{shown(path)} holds embeddings of another network; remove it or choose another --output")
+        if there.vectors.shape[1] != self._width:
+            raise _NotEmbeddings(f"{there.vectors.shape[1]} numbers in each, but the network gives {self._width}")
+        for name, vector, when in zip(there.paths, there.vectors, there.stamps.tolist()):
+            self._known[name] = (vector, tuple(when))
+
+    def missing(self, paths: Sequence[str]) -> list[str]:
+        """Those of the paths that have no embedding yet, or whose file has changed since."""
+        return [path for path in paths if path not in self._known or self._known[path][1] != stamp(path)]
+
+    def add(self, path: str, vector: np.ndarray) -> None:
+        """Keeps an embedding (D,); every 2048 of them go to the disk."""
+        self._new.append((path, vector, stamp(path)))
+        if len(self._new) == PART_SIZE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is only in memory so far.
+
+        Raises:
+            UsageError: the folder cannot be written to.
+        """
+        if not self._new:
+            return
+        _write_npz(_next_part(self._parts), self._as_embeddings(self._new))
+        self._known.update((path, (vector, when)) for path, vector, when in self._new)
+        self._new = []
+
+    def pause(self) -> None:
+        """:meth:`flush`; no empty folder is left behind. For the end of a job, whether it has failed or not."""
+        try:
+            self.flush()
+        finally:
+            _remove_if_empty(self._parts)
+
+    def finish(self, paths: Sequence[str], formats: Sequence[str] = FORMATS) -> Embeddings:
+        """Writes the files of the paths that have an embedding, in that order, and removes the parts.
+
+        Args:
+            paths: N file names.
+            formats: some of "npz" and "parquet".
+
+        Raises:
+            UsageError: the folder cannot be written to.
+        """
+        self.flush()
+        rows = [(path, *self._known[path]) for path in paths if path in self._known]
+        result = self._as_embeddings(rows)
+        for kind in formats:
+            _WRITERS[kind](f"{self._base}.{kind}", result)
+        _remove_parts(self._parts)
+        return result
+
+    def _as_embeddings(self, rows: list) -> Embeddings:
+        vectors = np.array([vector for _, vector, _ in rows], np.float32).reshape(len(rows), self._width)
+        stamps = np.array([when for _, _, when in rows], np.int64).reshape(len(rows), 2)
+        return Embeddings([path for path, _, _ in rows], vectors, stamps, self._fingerprint, self._run)
+
+
+def read_embeddings(path: str) -> Embeddings:
+    """What an :class:`EmbeddingStore` wrote as npz.
+
+    Raises:
+        UsageError: the file is missing, damaged, or something else.
+    """
+    base, ending = os.path.splitext(path)
+    if ending.lower() == ".parquet":
+        raise UsageError(f"{shown(path)} is no .npz of embeddings; name the one beside it, {shown(base)}.npz")
+    try:
+        return _load(path)
+    except _NotEmbeddings as error:
+        raise UsageError(f"{shown(path)} is no file of embeddings ({error}); tools/embed.py writes one") from error
+
+
+def _load(path: str) -> Embeddings:
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise _NotEmbeddings("no .npz, or damaged")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: np.asarray(archive[name]) for name in _ARRAYS if name in archive}
+    except OSError as error:
+        raise _NotEmbeddings(error.strerror or str(error)) from error
+    except MemoryError as error:
+        raise _NotEmbeddings("it needs more memory than there is") from error
+    except _NotEmbeddings:
+        raise
+    except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
+        raise _NotEmbeddings("it is damaged, or another program's") from error
+    _check(arrays)
+    return Embeddings(
+        [os.fsdecode(name) for name in _split(arrays["names"].tobytes(), arrays["lengths"])],
+        arrays["embeddings"],
+        arrays["stamps"],
+        str(arrays["fingerprint"]),
+        str(arrays["run"]),
+    )
+
+
+def _check(arrays: dict) -> None:
+    for name, (kind, dimensions) in _ARRAYS.items():
+        if name not in arrays:
+            raise _NotEmbeddings(f"it has no {name}")
+        found = arrays[name]
+        if not np.issubdtype(found.dtype, kind) or found.ndim != dimensions:
+            expected = f"{kind.__name__} of {dimensions} dimensions"
+            raise _NotEmbeddings(f"its {name} are {found.dtype} of shape {found.shape}, not {expected}")
+    vectors, names, lengths, stamps = (arrays[name] for name in ("embeddings", "names", "lengths", "stamps"))
+    if len(vectors) != len(lengths) or stamps.shape != (len(lengths), 2):
+        raise _NotEmbeddings("it has other rows than paths")
+    # the sum alone could be right after an overflow
+    if ((lengths < 0) | (lengths > len(names))).any() or lengths.sum() != len(names):
+        raise _NotEmbeddings("its lengths are not those of its names")
+    if vectors.shape[1] == 0:
+        raise _NotEmbeddings("its embeddings are empty")
+    if not np.isfinite(vectors).all():
+        raise _NotEmbeddings("some of its embeddings are no finite numbers")
+
+
+def _part_files(folder: str) -> list[str]:
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [os.path.join(folder, name) for name in names if _PART_NAME.fullmatch(name)]
+
+
+def _next_part(folder: str) -> str:
+    numbers = [int(_PART_NAME.fullmatch(os.path.basename(path))[1]) for path in _part_files(folder)]
+    return os.path.join(folder, f"{max(numbers, default=-1) + 1:06d}.npz")
+
+
+def _remove_parts(folder: str) -> None:
+    for path in _part_files(folder):
+        with suppress(OSError):  # the result is there; a part that stays does no harm
+            os.remove(path)
+    _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: str) -> None:
+    with suppress(OSError):  # it holds parts, or what somebody else has put there
+        remove_leftovers(folder)
+        os.rmdir(folder)
+
+
+def _write_npz(path: str, content: Embeddings) -> None:
+    names = [os.fsencode(name) for name in content.paths]  # as bytes: a name may hold anything but zero
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            embeddings=content.vectors,
+            paths=np.array([printable(name) for name in content.paths], dtype=np.str_),
+            names=np.frombuffer(b"".join(names), np.uint8),
+            lengths=np.array([len(name) for name in names], np.int64),
+            stamps=content.stamps,
+            fingerprint=content.fingerprint,
+            run=content.run,
+        )
+
+
+def _split(text: bytes, lengths: np.ndarray) -> Iterator[bytes]:
+    ends = np.cumsum(lengths)
+    return (text[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist()))
+
+
+def check_parquet() -> None:
+    """
+    Raises:
+        UsageError: the package that writes Parquet is not installed.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "Parquet files need pyarrow; install it with: pip install pyarrow, or ask for npz only"
+        ) from error
+
+
+def _write_parquet(path: str, content: Embeddings) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = content.vectors.shape[1]
+    vectors = pa.array(content.vectors.ravel(), pa.float32())
+    column = pa.FixedSizeListArray.from_arrays(vectors, width)
+    table = pa.table({"path": [printable(name) for name in content.paths], "embedding": column})
+    table = table.replace_schema_metadata({"fingerprint": content.fingerprint, "run": printable(content.run)})
+    with written_whole(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+_WRITERS = {"npz": _write_npz, "parquet": _write_parquet}
+
+
+def printable(path: str) -> str:
+    """A path as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def written_whole(path: str) -> Iterator[str]:
+    """The name of a temporary file that takes the name ``path`` at the end, and is removed after an exception.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(
+            f"{shown(path)} cannot be written ({error.strerror or error}); choose another place"
+        ) from error
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,182 @@
+"""One self-contained file of a network: ONNX or TorchScript, pixels in, unit embeddings out, checked when it is made."""
+
+import io
+import json
+import logging
+import os
+import warnings
+from typing import NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import __version__
+from ..errors import UsageError
+from ..utils.files import shown, write_atomically
+from .embedder import Embedder, traced
+
+logger = logging.getLogger("fastreid.ise.export")
+
+FORMATS = ("onnx", "torchscript")
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt"}
+INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
+# The least cosine similarity between the exported and the original embedding of an image.
+LEAST_COSINE = 0.9999
+# Images of the check: two batches of different size.
+_CHECKED_IMAGES = 16
+_CHECKED_BATCHES = (1, _CHECKED_IMAGES - 1)
+_OPSET = 18
+METADATA_NAME = "ise_plugin"
+LICENCE_NOTE = (
+    "The code that made this file is under Apache-2.0. The weights also depend on the images they were trained on and on the "
+    "weights they started from: see that their terms allow what you do with this file."
+)
+
+
+class Exported(NamedTuple):
+    """Where the file is, and the smallest cosine similarity that the check has found."""
+
+    path: str
+    least_cosine: float
+
+
+def export(embedder: Embedder, output: str, kind: str = "onnx") -> Exported:
+    """Writes the network of a run as one file and checks what the file computes.
+
+    Its input ``images`` is (B, 3, H, W), float32, RGB, 0..255, for any B and the H and W of the metadata; its output
+    ``embeddings`` (B, D), float32, unit rows. The metadata (:func:`metadata_of`) is in the file as JSON under "ise_plugin".
+
+    Args:
+        embedder: of the run, on the CPU.
+        output: file name; the ending of the format is added where it is missing.
+        kind: "onnx" or "torchscript".
+
+    Raises:
+        UsageError: an unknown format, a package that is missing, a file that cannot be written, or embeddings that differ from
+            the original's (nothing is written then).
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"--format must be one of {', '.join(FORMATS)}, not {kind!r}")
+    if not os.path.basename(output):
+        raise UsageError(f"--output {output!r} names no file; give the name of the file to write")
+    path = output if output.endswith(SUFFIXES[kind]) else output + SUFFIXES[kind]
+    metadata = metadata_of(embedder)
+    make, run = {"onnx": (_to_onnx, _run_onnx), "torchscript": (_to_torchscript, _run_torchscript)}[kind]
+    content = make(embedder.network, embedder.input_size, metadata)
+    least = _check(embedder.network, embedder.input_size, lambda images: run(content, images))
+    if not least >= LEAST_COSINE:
+        raise UsageError(
+            f"the exported network gives other embeddings (cosine similarity {least:.6f}, at least {LEAST_COSINE} is needed); "
+            f"nothing was written, try --format {FORMATS[1 - FORMATS.index(kind)]}"
+        )
+    write_atomically(path, content)
+    return Exported(path, least)
+
+
+def metadata_of(embedder: Embedder) -> dict:
+    """What somebody who only has the file needs to know: all values are JSON."""
+    cfg, (height, width) = embedder.cfg, embedder.input_size
+    return {
+        "input_height": height,
+        "input_width": width,
+        "input_range": "RGB, 0 to 255, float32; resized with bicubic interpolation; normalisation is inside",
+        "backbone": f"{cfg.MODEL.BACKBONE.NAME} {cfg.MODEL.BACKBONE.DEPTH}",
+        "weights": f"trained without labels on {', '.join(cfg.DATASETS.NAMES)}",
+        "started_from": _started_from(embedder.run),
+        "fingerprint": embedder.fingerprint,
+        "licence": LICENCE_NOTE,
+        "version": __version__,
+        "config": cfg.dump(),
+    }
+
+
+def _started_from(run: str) -> str:
+    """The class of the weights that training started from."""
+    from ..config import load_cfg
+
+    backbone = load_cfg(os.path.join(run, "config.yaml")).MODEL.BACKBONE
+    if not backbone.PRETRAIN:
+        return "random weights"
+    return f"pretrained weights: {os.path.basename(backbone.PRETRAIN_PATH) or 'downloaded by fastreid (ImageNet)'}"
+
+
+def _to_onnx(network: nn.Module, input_size: tuple, metadata: dict) -> bytes:
+    onnx = _required("onnx")
+    _required("onnxruntime")
+    buffer, batch = io.BytesIO(), {0: "batch"}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter(
+            "ignore"
+        )  # of checks of shapes, which are constant here, and of torch's plans for this exporter
+        torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, *input_size),),
+            buffer,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_axes={INPUT_NAME: batch, OUTPUT_NAME: batch},
+            opset_version=_OPSET,
+            dynamo=False,  # the newer exporter needs another package and ten times as long, for the same embeddings
+        )
+    model = onnx.load_model_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(model, {METADATA_NAME: json.dumps(metadata)})
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _run_onnx(content: bytes, images: np.ndarray) -> np.ndarray:
+    session = _required("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+    return session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
+
+
+def _to_torchscript(network: nn.Module, input_size: tuple, metadata: dict) -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(traced(network, input_size), buffer, _extra_files={METADATA_NAME: json.dumps(metadata)})
+    return buffer.getvalue()
+
+
+def _run_torchscript(content: bytes, images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return torch.jit.load(io.BytesIO(content))(torch.from_numpy(images)).numpy()
+
+
+def _check(network: nn.Module, input_size: tuple, run) -> float:
+    """The smallest cosine similarity between both embeddings of random pictures; NaN where an embedding is not finite."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (_CHECKED_IMAGES, 3, *input_size)).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).numpy()
+    parts = np.split(images, np.cumsum(_CHECKED_BATCHES)[:-1])
+    return float((expected * np.concatenate([run(part) for part in parts])).sum(axis=1).min())
+
+
+def read_metadata(path: str) -> dict:
+    """The metadata of an exported file.
+
+    Raises:
+        UsageError: the file is missing or is no export of this package.
+    """
+    try:
+        if path.endswith(SUFFIXES["onnx"]):
+            model = _required("onnx").load(path)
+            text: Optional[str] = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_NAME)
+        else:
+            extra = {METADATA_NAME: ""}
+            torch.jit.load(path, _extra_files=extra, map_location="cpu")
+            text = extra[METADATA_NAME]
+        return json.loads(text or "")
+    except UsageError:
+        raise
+    except Exception as error:  # both libraries raise many kinds for a damaged file
+        raise UsageError(f"{shown(path)} holds no network that this package exported") from error
+
+
+def _required(package: str):
+    try:
+        return __import__(package)
+    except ImportError as error:
+        raise UsageError(
+            f"ONNX files need {package}; install what they need with: pip install onnx onnxruntime, "
+            "or take --format torchscript"
+        ) from error

@@ -1,0 +1,336 @@
+"""A faiss index over embeddings as a folder on disk."""
+
+import json
+import logging
+import os
+import shutil
+from contextlib import suppress
+from typing import NamedTuple, Sequence
+
+import faiss
+import numpy as np
+
+from ..clustering import rerank_distance
+from ..errors import UsageError
+from ..utils.files import shown
+from .embeddings import Embeddings
+
+logger = logging.getLogger("fastreid.ise.search")
+
+KINDS = ("auto", "exact", "ivf", "hnsw")
+# Vectors up to which "auto" is exact: comparing with all of them takes some milliseconds.
+EXACT_LIMIT = 50_000
+_INDEX_NAME, _NAMES_NAME, _ABOUT_NAME = "index.faiss", "names.json", "about.json"
+_OWN_NAMES = {_INDEX_NAME, _NAMES_NAME, _ABOUT_NAME}
+# Tells an about.json of ours from anybody else's: only what has it is ever replaced.
+_MARK = {"format": "ise_plugin search index", "version": 1}
+_CLASSES = {"exact": faiss.IndexFlat, "ivf": faiss.IndexIVFFlat, "hnsw": faiss.IndexHNSWFlat}
+_ABOUT_TYPES = {"kind": str, "effort": int, "recall": float, "fingerprint": str, "run": str}
+_SEED = 1234
+# Rows per cell that the cells are trained on; faiss's own recommendation for a cheap training.
+_TRAINING_ROWS_PER_CELL = 64
+_LINKS, _CONSTRUCTION_EFFORT = 32, 80
+# The search effort is raised until so many sampled rows find so many of their true neighbours.
+_SAMPLE, _NEIGHBORS = 500, 10
+# k-reciprocal re-ranking (Zhong et al., CVPR 2017): neighbours, local expansion, share of the original distance.
+_K1, _K2, _LAMBDA = 20, 6, 0.3
+
+
+class Match(NamedTuple):
+    """A found image: rank from 1, path, cosine similarity to the query in [-1, 1]."""
+
+    rank: int
+    path: str
+    similarity: float
+
+
+class SearchIndex:
+    """Ranked search by cosine similarity.
+
+    Args:
+        index: faiss index of inner products over unit rows.
+        paths: N file names, in the index's order.
+        about: ``kind`` (exact, ivf, hnsw), ``fingerprint`` and ``run`` of the network, ``recall`` (measured when it was
+            built), ``effort`` (cells probed, or nodes visited).
+    """
+
+    def __init__(self, index: faiss.Index, paths: Sequence[str], about: dict):
+        self._index, self.paths, self.about = index, list(paths), about
+        self.effort = about["effort"]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def width(self) -> int:
+        """Length of an embedding."""
+        return self._index.d
+
+    def set_exact(self) -> None:
+        """Compares with all vectors from now on.
+
+        Raises:
+            UsageError: an hnsw index cannot.
+        """
+        if self.about["kind"] == "hnsw":
+            raise UsageError("an hnsw index cannot search exactly; build one with --kind exact or ivf")
+        if self.about["kind"] == "ivf":
+            self.effort = self._index.nlist
+
+    def search(
+        self, queries: np.ndarray, k: int = 10, rerank: bool = False, candidates: int = 200
+    ) -> list[list[Match]]:
+        """The k nearest images of every query.
+
+        Args:
+            queries: (Q, D), float32, unit rows.
+            k: at least 1; fewer come back where there are fewer images.
+            rerank: orders the nearest ``candidates`` anew by k-reciprocal re-ranking. The similarities stay cosines.
+            candidates: at least k are taken.
+
+        Raises:
+            UsageError: queries of another width, or with values that are not finite.
+            ValueError: k < 1.
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.width:
+            raise UsageError(f"queries have shape {queries.shape}, but the index holds vectors of length {self.width}")
+        if not np.isfinite(queries).all():
+            raise UsageError("queries hold values that are no finite numbers; the network's weights are damaged")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        _set_effort(self._index, self.effort)
+        count = min(max(k, candidates) if rerank else k, len(self))
+        similarities, indices = self._index.search(queries, count)
+        return [
+            self._matches(query, near[found >= 0], found[found >= 0], k, rerank)
+            for query, near, found in zip(queries, similarities, indices)
+        ]
+
+    def _matches(
+        self, query: np.ndarray, similarities: np.ndarray, indices: np.ndarray, k: int, rerank: bool
+    ) -> list[Match]:
+        order = np.arange(len(indices))
+        if rerank and len(indices) > 1:
+            vectors = self._index.reconstruct_batch(indices)
+            distances = rerank_distance(query[None], vectors, _K1, _K2, _LAMBDA, show_progress=False)[0]
+            order = np.argsort(distances, kind="stable")
+        return [Match(rank + 1, self.paths[indices[i]], float(similarities[i])) for rank, i in enumerate(order[:k])]
+
+    def save(self, folder: str) -> None:
+        """Writes the folder, whole or not at all; an older index there is replaced.
+
+        Raises:
+            UsageError: see :func:`check_place`; or the folder cannot be written.
+        """
+        check_place(folder)
+        place = os.path.realpath(folder)  # a link goes on leading to the index
+        temporary = f"{place}.{os.getpid()}.tmp"
+        try:
+            os.makedirs(temporary)
+            faiss.write_index(self._index, os.path.join(temporary, _INDEX_NAME))
+            for name, content in ((_NAMES_NAME, self.paths), (_ABOUT_NAME, {**self.about, **_MARK})):
+                with open(os.path.join(temporary, name), "w", encoding="ascii") as file:
+                    json.dump(content, file)
+            _put_in_place(temporary, place)
+        except (OSError, RuntimeError) as error:  # faiss raises the latter
+            raise UsageError(
+                f"{shown(folder)} cannot be written ({_reason(error)}); choose another --output"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: str) -> "SearchIndex":
+        """
+        Raises:
+            UsageError: the folder holds no index, or a damaged one.
+        """
+        try:
+            about, paths = _read_about(folder), _read_json(folder, _NAMES_NAME)
+            index = _read_faiss(folder)
+            _check_parts(index, paths, about)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{shown(folder)} is no index ({_reason(error)}); tools/build_index.py writes one"
+            ) from error
+        return cls(index, paths, about)
+
+
+def check_place(folder: str) -> None:
+    """Lets an index be written to a folder that is not there, is empty, or holds an index and nothing else.
+
+    Raises:
+        UsageError: it is another; the message says what is in the way.
+    """
+    if not folder:
+        raise UsageError("--output is empty; name a folder for the index")
+    if not os.path.lexists(folder):
+        return
+    try:
+        names = os.listdir(folder)
+        others = sorted(set(names) - _OWN_NAMES)
+        if others:
+            raise ValueError(f"{shown(others[0])} is no part of one")
+        if names:
+            _read_about(folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{shown(folder)} is there and holds no index only ({_reason(error)}); choose another --output"
+        ) from error
+
+
+def _put_in_place(new: str, folder: str) -> None:
+    """Renames, because that is whole or not at all; of the older index only its own files are removed."""
+    old = f"{new}.old"
+    if os.path.isdir(folder):
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if os.path.isdir(old):
+            os.rename(old, folder)
+        raise
+    with suppress(OSError):  # there was none, or somebody has just put another file into it, which stays
+        for name in os.listdir(old):
+            if name in _OWN_NAMES:
+                os.remove(os.path.join(old, name))
+        os.rmdir(old)
+
+
+def _read_json(folder: str, name: str):
+    try:
+        with open(os.path.join(folder, name), encoding="ascii") as file:
+            return json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged") from error
+
+
+def _read_about(folder: str) -> dict:
+    """The description of an index; ValueError where it is anything else."""
+    about = _read_json(folder, _ABOUT_NAME)
+    if not isinstance(about, dict) or any(about.get(key) != value for key, value in _MARK.items()):
+        raise ValueError(f"{_ABOUT_NAME} is not that of an index, or of another version")
+    for key, kind in _ABOUT_TYPES.items():
+        if type(about.get(key)) is not kind:  # isinstance would take True for a number
+            raise ValueError(f"{_ABOUT_NAME} has no {key}, or a wrong one")
+    return about
+
+
+def _read_faiss(folder: str) -> faiss.Index:
+    try:
+        return faiss.read_index(os.path.join(folder, _INDEX_NAME))
+    except (RuntimeError, MemoryError) as error:  # its own message is about its source code
+        raise ValueError(f"{_INDEX_NAME} is missing or damaged") from error
+
+
+def _check_parts(index: faiss.Index, paths: Sequence[str], about: dict) -> None:
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"{_NAMES_NAME} is no list of names")
+    if not 0 < index.ntotal == len(paths):
+        raise ValueError(f"{len(paths)} names for {index.ntotal} vectors")
+    kind, effort = about["kind"], about["effort"]
+    if not isinstance(index, _CLASSES.get(kind, ())) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ValueError(f"{_INDEX_NAME} is not of kind {kind}")
+    if not (kind != "exact") <= effort <= len(paths):
+        raise ValueError(f"an effort of {effort}")
+
+
+def build_index(embeddings: Embeddings, kind: str = "auto", recall: float = 0.97) -> SearchIndex:
+    """Builds an index; an approximate one searches as far as a sample needs to find its true neighbours.
+
+    Args:
+        embeddings: N of them.
+        kind: "exact" compares with all vectors; "ivf" with those in the nearest cells; "hnsw" walks a graph (fastest, slow to
+            build, and differs a little from build to build); "auto" is exact up to 50,000 vectors and ivf beyond.
+        recall: share of the 10 true nearest neighbours that the approximate kinds shall find, on average over 500 rows, in
+            (0, 1].
+
+    Raises:
+        UsageError: no embeddings, an unknown kind, or a recall outside (0, 1].
+    """
+    vectors = np.ascontiguousarray(embeddings.vectors, dtype=np.float32)
+    if not len(vectors):
+        raise UsageError("there are no embeddings to build an index of")
+    if kind not in KINDS:
+        raise UsageError(f"--kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    if not 0 < recall <= 1:
+        raise UsageError(f"--recall must be greater than 0 and at most 1, not {recall}")
+    if kind == "auto":
+        kind = "exact" if len(vectors) <= EXACT_LIMIT else "ivf"
+    index = {"exact": _flat, "ivf": _ivf, "hnsw": _hnsw}[kind](vectors)
+    effort, found = (0, 1.0) if kind == "exact" else _tune(index, vectors, recall)
+    logger.info(
+        f"Index: {kind}, {len(vectors)} vectors, recall {found:.3f} of the {_NEIGHBORS} nearest, effort {effort}"
+    )
+    about = {
+        "kind": kind,
+        "effort": effort,
+        "recall": round(found, 4),
+        "fingerprint": embeddings.fingerprint,
+        "run": embeddings.run,
+    }
+    return SearchIndex(index, embeddings.paths, about)
+
+
+def _flat(vectors: np.ndarray) -> faiss.Index:
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return index
+
+
+def _ivf(vectors: np.ndarray) -> faiss.Index:
+    width, cells = vectors.shape[1], min(len(vectors), max(1, round(4 * len(vectors) ** 0.5)))
+    # without a quantiser of its own faiss (from Python) would free this one too early
+    quantizer = faiss.IndexFlatIP(width)
+    index = faiss.IndexIVFFlat(quantizer, width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed, index.cp.min_points_per_centroid = _SEED, 1
+    chosen = np.random.default_rng(_SEED).permutation(len(vectors))[: cells * _TRAINING_ROWS_PER_CELL]
+    index.train(vectors[np.sort(chosen)])
+    index.add(vectors)
+    index.make_direct_map()  # re-ranking asks for vectors by their number
+    return index
+
+
+def _hnsw(vectors: np.ndarray) -> faiss.Index:
+    index = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = _CONSTRUCTION_EFFORT
+    index.add(vectors)
+    return index
+
+
+def _tune(index: faiss.Index, vectors: np.ndarray, recall: float) -> tuple[int, float]:
+    """The smallest effort, in steps of two to the half, that reaches the recall; the most there is where none does."""
+    rows = np.sort(np.random.default_rng(_SEED).permutation(len(vectors))[:_SAMPLE])
+    truth = _others(_flat(vectors), vectors, rows)
+    effort, most = 4.0, getattr(index, "nlist", len(vectors))
+    while True:
+        steps = min(round(effort), most)
+        _set_effort(index, steps)
+        found = recall_of(_others(index, vectors, rows), truth)
+        if found >= recall or steps == most:
+            return steps, found
+        effort *= 2**0.5
+
+
+def _others(index: faiss.Index, vectors: np.ndarray, rows: np.ndarray) -> list[set]:
+    """The nearest neighbours of some rows, themselves left out."""
+    indices = index.search(vectors[rows], min(_NEIGHBORS + 1, len(vectors)))[1]
+    return [set([i for i in found.tolist() if i not in (-1, row)][:_NEIGHBORS]) for row, found in zip(rows, indices)]
+
+
+def recall_of(found: Sequence[set], truth: Sequence[set]) -> float:
+    """Mean share of the true neighbours that were found; 1 where there are none to find."""
+    shares = [len(a & b) / len(b) for a, b in zip(found, truth) if b]
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def _set_effort(index: faiss.Index, effort: int) -> None:
+    if hasattr(index, "nprobe"):
+        index.nprobe = effort
+    elif hasattr(index, "hnsw"):
+        index.hnsw.efSearch = effort
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]

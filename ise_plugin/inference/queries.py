@@ -1,0 +1,123 @@
+"""Query images against an index, and the results as table, JSON and picture."""
+
+import io
+import json
+import os
+from typing import NamedTuple, Optional, Sequence
+
+from tabulate import tabulate
+
+from ..errors import UsageError
+from ..utils.files import shown, write_atomically
+from .embedder import Embedder
+from .index import SearchIndex
+from .jobs import check_weights, list_files
+from .pictures import draw_matches
+
+_PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+_QUALITY = 90
+_DECIMALS = 4
+
+
+class Found(NamedTuple):
+    """A query image and its matches, the best first."""
+
+    query: str
+    matches: list
+
+
+def find_matches(
+    index_folder: str,
+    inputs: Sequence[str],
+    run: Optional[str] = None,
+    weights: Optional[str] = None,
+    device: str = "auto",
+    k: int = 10,
+    exact: bool = False,
+    rerank: bool = False,
+    candidates: int = 200,
+) -> list[Found]:
+    """Searches for every query image.
+
+    Args:
+        index_folder: of a :class:`SearchIndex`.
+        inputs: query files, and folders of them.
+        run: of the network; by default the one that the index remembers.
+        weights, device: as for :class:`ise_plugin.Embedder`.
+        k, rerank, candidates: as for :meth:`SearchIndex.search`.
+        exact: see :meth:`SearchIndex.set_exact`.
+
+    Raises:
+        UsageError: the index, the weights or a query cannot be read, the network is another than that of the index, the
+            index holds nothing that compares with anything, or k < 1.
+    """
+    if k < 1:
+        raise UsageError(f"-k must be at least 1, not {k}")
+    index = SearchIndex.load(index_folder)
+    if exact:
+        index.set_exact()
+    check_weights(weights)
+    embedder = Embedder(run or index.about["run"], weights, device)
+    if embedder.fingerprint != index.about["fingerprint"]:
+        raise UsageError(
+            f"{shown(index_folder)} was built with another network than {shown(embedder.weights)}; "
+            "name the right one with --run or --weights, or build the index anew"
+        )
+    paths = list_files(inputs)
+    matches = index.search(embedder(paths), k, rerank, candidates)
+    if not any(matches):
+        raise UsageError(f"{shown(index_folder)} gives no match at all; build it anew from embeddings made anew")
+    return [Found(*pair) for pair in zip(paths, matches)]
+
+
+def table_of(found: Sequence[Found]) -> str:
+    """The matches as text."""
+    rows = [[_cell(each.query), m.rank, f"{m.similarity:.4f}", _cell(m.path)] for each in found for m in each.matches]
+    return tabulate(rows, headers=["query", "rank", "similarity", "match"], tablefmt="pipe", disable_numparse=True)
+
+
+def _cell(path: str) -> str:
+    return shown(path).replace("|", "\\|")  # as Markdown has it; a bare one would end the column
+
+
+def write_json(path: str, found: Sequence[Found]) -> None:
+    """The matches as a list of {"query", "matches": [{"rank", "path", "similarity"}]}.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    content = [
+        {
+            "query": each.query,
+            "matches": [m._replace(similarity=round(m.similarity, _DECIMALS))._asdict() for m in each.matches],
+        }
+        for each in found
+    ]
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def picture_format(path: str) -> str:
+    """The format that the ending of a name stands for, as Pillow calls it.
+
+    Raises:
+        UsageError: another ending.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in _PICTURE_FORMATS:
+        raise UsageError(f"--picture {shown(path)}: the name must end in one of {', '.join(_PICTURE_FORMATS)}")
+    return _PICTURE_FORMATS[ending]
+
+
+def write_picture(path: str, found: Sequence[Found]) -> None:
+    """Queries and matches as one picture, JPEG or PNG by the ending of the name.
+
+    Raises:
+        UsageError: another ending, or the file cannot be written.
+    """
+    kind, buffer = picture_format(path), io.BytesIO()
+    picture = draw_matches([each.query for each in found], [each.matches for each in found])
+    try:
+        picture.save(buffer, kind, quality=_QUALITY)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{shown(path)} cannot be drawn ({error}); ask for fewer matches with -k") from error
+    write_atomically(path, buffer.getvalue())

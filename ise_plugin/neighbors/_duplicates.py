@@ -1,0 +1,102 @@
+"""Rows that equal each other bit for bit: searched once, so that their order is by index and not by rounding.
+
+A matrix product may round the same inner product differently in different places. Among copies of one image that would
+decide at random who is whose neighbour, and with more copies than neighbours no search could tell them apart.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+from numba import njit
+
+from ..utils.parallel import blocks_of, for_each_block
+
+_ROWS_PER_TASK = 1024
+# FNV-1a, a hash of bytes, here fed with 32 bits at a time; equal hashes are compared in full afterwards.
+_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+
+
+@dataclass
+class Copies:
+    """Which rows are copies of which."""
+
+    firsts: np.ndarray  # (U,) index of one row of every group, ascending
+    group: np.ndarray  # (N,) group of every row, 0..U-1
+    starts: np.ndarray  # (U + 1,) where a group's members begin
+    members: np.ndarray  # (N,) rows by group, ascending within each
+
+
+def find_copies(rows: np.ndarray) -> Optional[Copies]:
+    """Group equal rows of an (N, D) float32 matrix; None if all rows differ."""
+    hashes = np.empty(len(rows), dtype=np.uint64)
+    bits = rows.view(np.uint32)
+    for_each_block(
+        lambda first, last: _hash_rows(first, last, bits, hashes),
+        blocks_of(len(rows), _ROWS_PER_TASK),
+        "looking for copies",
+        show_progress=False,
+    )
+    _, firsts, group = np.unique(hashes, return_index=True, return_inverse=True)
+    if len(firsts) == len(rows):
+        return None
+    # Groups in the order of their first row, so that a lower group wins a tie as a lower index does.
+    order = np.argsort(firsts)
+    number = np.empty_like(order)
+    number[order] = np.arange(len(order))
+    firsts, group = firsts[order], number[group]
+    copied = np.flatnonzero(firsts[group] != np.arange(len(rows)))
+    if any(not np.array_equal(rows[row], rows[firsts[group[row]]]) for row in copied):
+        return None  # two different rows with one hash: practically impossible, and only the order of ties is lost
+    starts = np.zeros(len(firsts) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(group), out=starts[1:])
+    return Copies(firsts, group, starts, np.argsort(group, kind="stable"))
+
+
+def spread_over_copies(
+    copies: Copies, own: np.ndarray, similarities: np.ndarray, groups: np.ndarray, keep: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of all rows from the neighbours of one row per group.
+
+    Args:
+        own: (U,) similarity of each group's row with itself.
+        similarities, groups: (U, n) the most similar other groups of every group, best first; n may be short of
+            ``keep`` only if there are no more groups.
+        keep: other rows wanted per row.
+
+    Returns:
+        (N, keep) similarities and indices: copies of the row itself first, then each group's rows, ascending.
+    """
+    found = np.empty((len(copies.group), keep), dtype=np.float32)
+    indices = np.empty((len(copies.group), keep), dtype=np.int32)
+
+    def work(first: int, last: int) -> None:
+        _spread(first, last, copies.group, copies.starts, copies.members, own, similarities, groups, found, indices)
+
+    for_each_block(work, blocks_of(len(found), _ROWS_PER_TASK), "copies", show_progress=False)
+    return found, indices
+
+
+@njit(nogil=True, cache=True)
+def _hash_rows(first, last, bits, hashes):
+    for row in range(first, last):
+        value = _FNV_OFFSET
+        for column in range(bits.shape[1]):
+            value = (value ^ np.uint64(bits[row, column])) * _FNV_PRIME
+        hashes[row] = value
+
+
+@njit(nogil=True, cache=True)
+def _spread(first, last, group, starts, members, own, similarities, groups, found, indices):
+    keep = found.shape[1]
+    for row in range(first, last):
+        count = 0
+        for position in range(-1, groups.shape[1]):
+            here = group[row] if position < 0 else groups[group[row], position]
+            similarity = own[here] if position < 0 else similarities[group[row], position]
+            for place in range(starts[here], starts[here + 1]):
+                if members[place] != row and count < keep:
+                    indices[row, count] = members[place]
+                    found[row, count] = similarity
+                    count += 1

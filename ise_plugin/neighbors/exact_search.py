@@ -1,0 +1,172 @@
+"""k-nearest-neighbour searches for unit rows, registered by name."""
+
+from functools import partial
+from typing import Callable, Optional
+
+import numpy as np
+import torch
+
+from ..registry import NEIGHBOR_SEARCH
+from ..utils.distributed import computed_once, gather_rows, shard
+from ..utils.logs import log_once
+from ._all_pairs import Multiply, gathered, search_all_pairs, search_some_rows
+from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
+from ._checks import Features, neighbor_count, unit_rows
+from ._duplicates import find_copies, spread_over_copies
+
+Neighbors = tuple[np.ndarray, np.ndarray]  # similarities and indices, (N, k)
+
+
+@NEIGHBOR_SEARCH.register()
+def exact(
+    features: Features, k: int, precision: str = "auto", show_progress: Optional[bool] = None, shared: bool = False
+) -> Neighbors:
+    """The k most similar rows of every row, by comparing all pairs.
+
+    Args:
+        features: (N, D) unit rows, numpy or torch.
+        k: neighbours per row, the row itself included, 1 <= k <= N.
+        precision: ``"float32"`` compares in float32. ``"bfloat16"`` finds candidates in bfloat16, scores them again in
+            float32 and proves for every row that none was missed; rows without a proof are searched in float32. Either
+            way the neighbours are the same, up to pairs whose similarities differ by less than float32's own rounding.
+            ``"auto"`` takes bfloat16 on CPUs with bfloat16 dot products. On an accelerator, always float32.
+        show_progress: True or False overrules the look at the terminal.
+        shared: all processes of a torch.distributed run call this with the same rows, share the work, and get the same result,
+            which is that of one process to the bit.
+
+    Returns:
+        similarities (N, k) float32 and indices (N, k) int64, most similar first. Each row's own index comes first even
+        if other rows equal it; among equal similarities the lower index comes first.
+
+    Raises:
+        ValueError: features that are no finite unit rows, k outside [1, N], an unknown precision.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
+    rows = unit_rows(features)
+    k = neighbor_count(k, len(rows))
+    own = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
+    copies = find_copies(rows.cpu().numpy())
+    if copies is None:
+        found = _search_others(rows, k - 1, precision, show_progress, shared)
+    else:
+        distinct = rows[torch.from_numpy(copies.firsts).to(rows.device)]
+        others = _search_others(distinct, min(k, len(distinct)) - 1, precision, show_progress, shared)
+        found = spread_over_copies(copies, own[copies.firsts], *others, k - 1)
+    return (
+        np.concatenate([own[:, None], found[0]], axis=1),
+        np.concatenate([np.arange(len(rows))[:, None], found[1]], axis=1),
+    )
+
+
+_PRECISIONS = ("auto", "float32", "bfloat16")
+# Below this size the search is over before the candidates' second scoring can pay.
+_FEW_ROWS = 2048
+# With more unproven rows than this part, searching them singly costs more than searching everything in float32, which
+# multiplies every pair once.
+_UNPROVEN_SHARE = 0.4
+
+
+def _search_others(
+    rows: torch.Tensor, keep: int, precision: str, show_progress: Optional[bool], shared: bool
+) -> Neighbors:
+    """The ``keep`` most similar other rows of every row: similarities and int32 indices, (N, keep)."""
+    if keep == 0:
+        return np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int32)
+    if rows.device.type != "cpu":
+        return _search_on_device(rows, keep, shared)
+    if precision == "auto":
+        precision = _decided(lambda: _best_precision(len(rows)), shared)
+    return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, show_progress, shared)
+
+
+def _decided(choose: Callable, shared: bool):
+    """What process 0 chooses, where all must do the same: their processors may differ."""
+    return computed_once(choose) if shared else choose()
+
+
+def _best_precision(num_rows: int) -> str:
+    if num_rows < _FEW_ROWS:
+        return "float32"
+    if torch.cpu._is_amx_tile_supported():
+        log_once("Neighbour search: bfloat16 candidates, because this CPU has bfloat16 matrix units (AMX).")
+        return "bfloat16"
+    if torch.cpu._is_avx512_bf16_supported():
+        log_once("Neighbour search: bfloat16 candidates, because this CPU has bfloat16 dot products (avx512_bf16).")
+        return "bfloat16"
+    log_once("Neighbour search: float32, because this CPU has no bfloat16 dot products (AMX or avx512_bf16).")
+    return "float32"
+
+
+def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool], shared: bool) -> Neighbors:
+    rounded = round_rows(rows)
+    candidates = _decided(partial(candidates_needed, rounded, keep), shared)
+    if candidates is None:
+        log_once(
+            "Neighbour search: float32, because these embeddings lie too close together to be told apart in bfloat16."
+        )
+        return _search_float32(rows, keep, show_progress, shared)
+    similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, show_progress, shared)
+    del rounded
+    unproven = np.flatnonzero(~proven)
+    if len(unproven) > _UNPROVEN_SHARE * len(rows):
+        log_once(
+            "Neighbour search: float32 for all rows, because bfloat16 candidates could not be proven complete "
+            f"for {len(unproven)} of {len(rows)} rows."
+        )
+        return _search_float32(rows, keep, show_progress, shared)
+    if len(unproven):
+        log_once(
+            f"Neighbour search: float32 for {len(unproven)} of {len(rows)} rows, whose bfloat16 candidates could "
+            "not be proven complete."
+        )
+        buffers = search_some_rows(rows.numpy(), unproven, keep, float32_product(), show_progress)
+        similarities[unproven], indices[unproven] = buffers.sorted()
+    return similarities, indices
+
+
+def _search_float32(rows: torch.Tensor, keep: int, show_progress: Optional[bool], shared: bool) -> Neighbors:
+    similarities, indices = search_all_pairs(rows.numpy(), keep, float32_product(), show_progress, shared).sorted()
+    return gathered(similarities, shared), gathered(indices, shared)
+
+
+def float32_product() -> Multiply:
+    """Products of equal blocks, always written to the same memory."""
+    product: list[np.ndarray] = []  # filled on the first call, when the size of a block is known
+
+    def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        if not product:
+            product.append(np.empty((len(a), len(b)), dtype=np.float32))
+        return np.matmul(a, b.T, out=product[0])
+
+    return multiply
+
+
+# Scores held at once by the search on an accelerator, in elements (512 MiB of float32).
+_DEVICE_BLOCK_ELEMENTS = 1 << 27
+
+
+def _search_on_device(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
+    """Row blocks against everything with torch, in full float32 (TF32 would disturb the order of neighbours)."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        size = max(1, _DEVICE_BLOCK_ELEMENTS // len(rows))
+        starts = range(0, len(rows), size)
+        mine = shard(len(starts)) if shared else range(len(starts))
+        found = [_search_rows(rows, start, size, keep) for start in starts[mine.start : mine.stop]]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    nothing = torch.empty(0, keep), torch.empty(0, keep, dtype=torch.int64)
+    similarities, indices = (torch.cat(parts).cpu() for parts in zip(*found)) if found else nothing
+    if shared:
+        similarities, indices = gather_rows(similarities), gather_rows(indices)
+    return similarities.numpy(), indices.numpy().astype(np.int32)
+
+
+def _search_rows(rows: torch.Tensor, start: int, size: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
+    block = rows[start : start + size]
+    scores = block @ rows.T
+    own = torch.arange(start, start + len(block), device=rows.device)
+    scores.scatter_(1, own[:, None], -torch.inf)
+    return scores.topk(keep, dim=1, sorted=True)

@@ -1,0 +1,353 @@
+"""The hook that watches a run: quality of the labels into the log, what the report needs into ``OUTPUT_DIR/report``, the page.
+
+Nothing here can end a training: whatever fails is logged as a warning and named in the report. Nothing here is seen by
+the training either: no random number is drawn from its generators, and true identities are read by this hook alone.
+"""
+
+import functools
+import io
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from typing import Callable, Optional
+
+import numpy as np
+import torch
+from fastreid.engine.hooks import HookBase
+
+from .. import __version__
+from ..clustering import quality
+from ..config import get_cfg, load_base_cfg
+from ..data import TrainingImages
+from ..data.image_sets import ROOT_VARIABLE
+from ..engine.labelling import Labelling
+from ..method import progressive_degree
+from ..utils.distributed import world_size
+from ..utils.files import write_atomically
+from . import embedding_map, figures, run_files
+from .advice import advice
+from .distances import distance_histogram
+from .page import build_page
+from .retrieval import Retrieval, retrieval_rows
+from .sheets import sheets_of
+from .true_identities import read_true_identities
+
+logger = logging.getLogger("fastreid.ise.report")
+
+EMBEDDINGS_NAME = "embeddings_{:04d}.npz"
+# Decimals of what is kept for the page.
+_DECIMALS = 5
+# Curves are drawn anew after an epoch only while reporting has taken less than this share of the run: with epochs of seconds
+# drawing would be felt. The last page always has them.
+_DRAWING_SHARE = 0.03
+# Keys that say where and how often, not what was trained.
+_NOT_IN_DIFFERENCES = ("OUTPUT_DIR", "ISE.REPORT.")
+
+
+def _harmless(method: Callable) -> Callable:
+    """A method that counts its seconds, and whose failure is a warning."""
+
+    @functools.wraps(method)
+    def guarded(self, *arguments):
+        start = time.perf_counter()
+        try:
+            with torch.no_grad():
+                method(self, *arguments)
+        except Exception as error:
+            self._complain(method.__name__, error)
+        finally:
+            self._seconds += time.perf_counter() - start
+
+    return guarded
+
+
+class RunReport(HookBase):
+    """Measures every labelling, keeps what the page shows, and writes the page after every epoch. In the first process only.
+
+    Belongs behind the hook that labels, and behind everything that measures or writes.
+
+    Args:
+        cfg: configuration; the keys are under ``ISE.REPORT``.
+        images: the training images.
+
+    Attributes:
+        config_file: the config file of the run, for the comparison with its base; None compares with the defaults.
+        path: of the page.
+    """
+
+    def __init__(self, cfg, images: TrainingImages):
+        self.cfg = cfg
+        self.config_file: Optional[str] = None
+        self.path = os.path.join(cfg.OUTPUT_DIR, run_files.REPORT_NAME)
+        self._images = images
+        self._identities: Optional[np.ndarray] = None
+        self._pictures = cfg.ISE.REPORT.PICTURES
+        self._chosen: Optional[tuple] = None  # images of the map, and the group of each
+        self._retrieval: dict = {}
+        self._facts: dict = {}
+        self._figures: dict = {}
+        self._problems: dict = {}
+        self._warned: set = set()
+        self._seconds = self._seconds_logged = 0.0
+
+    def before_train(self) -> None:
+        """Notes what the run is; on a fresh start, clears away what an earlier run has left."""
+        self._start()
+        self._learn_identities()
+        # a labelling hook of one's own may not let itself be observed: the report then says what is missing
+        getattr(self.trainer.pseudo_labels, "observers", []).append(self.watch_labelling)
+
+    @_harmless
+    def _start(self) -> None:
+        folder = os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER)
+        os.makedirs(folder, exist_ok=True)
+        fresh = not self.trainer.resumed
+        if fresh:
+            for name in filter(run_files.is_ours, os.listdir(folder)):
+                os.remove(os.path.join(folder, name))
+        else:
+            self._take_up(run_files.read_run(self.cfg.OUTPUT_DIR))
+        self._facts = {"images": len(self._images), "identities": 0, **run_facts(self.cfg, self.config_file)}
+        self._write_facts()
+        if self._retrieval:
+            self._write(run_files.RETRIEVAL, self._retrieval)
+        if self._pictures and not figures.available():
+            logger.warning("matplotlib is not installed: the report has no pictures (pip install matplotlib)")
+            self._pictures = False
+
+    @_harmless
+    def _learn_identities(self) -> None:
+        if not self.cfg.ISE.REPORT.IDENTITIES:
+            return
+        data = self.cfg.DATASETS
+        self._identities = read_true_identities(data.NAMES, self._images.paths, data.COMBINEALL)
+        if self._identities is not None:
+            self._facts["identities"] = len(np.unique(self._identities))
+            self._write_facts()
+
+    def _take_up(self, before: run_files.Run) -> None:
+        """What a resumed run goes on with."""
+        self._retrieval = {**before.retrieval, **self._retrieval}
+        self._chosen = _chosen_before(before, self._images.paths)
+
+    def watch_labelling(self, labelling: Labelling) -> None:
+        """Takes a labelling: measures it, and keeps what the page shows of it."""
+        self._measure(labelling)
+        self._keep_embeddings(labelling)
+        if self._pictures:
+            self._keep_labelling(labelling)
+            self._keep_sheets(labelling)
+
+    @_harmless
+    def _measure(self, labelling: Labelling) -> None:
+        found = quality.structure_quality(labelling.features, labelling.labels, labelling.previous)
+        del found["clusters"]  # logged by the hook that labels
+        if self._identities is not None:
+            found.update(quality.identity_quality(labelling.labels, self._identities))
+        self.trainer.storage.put_scalars(**{f"labels/{k}": v for k, v in found.items()}, smoothing_hint=False)
+
+    @_harmless
+    def _keep_embeddings(self, labelling: Labelling) -> None:
+        epoch = self.trainer.epoch + 1
+        asked = self.cfg.ISE.REPORT.KEEP_EMBEDDINGS
+        if epoch not in [e if e > 0 else self.trainer.max_epoch + 1 + e for e in asked]:
+            return
+        content = {
+            "features": labelling.features.numpy(),
+            "labels": labelling.labels,
+            "paths": np.array(self._images.paths),
+            "cameras": self._images.cameras,
+        }
+        if self._identities is not None:
+            content["identities"] = self._identities
+        buffer = io.BytesIO()
+        np.savez(buffer, **content)
+        path = os.path.join(self.cfg.OUTPUT_DIR, EMBEDDINGS_NAME.format(epoch))
+        write_atomically(path, buffer.getvalue())
+        logger.info(f"Embeddings and labels of epoch {epoch} kept in {path}")
+
+    @_harmless
+    def _keep_labelling(self, labelling: Labelling) -> None:
+        """Sizes and the map's points of every labelling; of the first, a middle and the last one the map and the distances."""
+        epoch, epochs = self.trainer.epoch + 1, self.trainer.max_epoch
+        kept = {"epoch": epoch, "sizes": quality.cluster_sizes(labelling.labels).tolist()}
+        if (points := self._map_points(labelling)) is not None:
+            kept["map"] = points
+        if epoch in _pictured_epochs(epochs, self.cfg.ISE.PSEUDO_LABEL.PERIOD):
+            label = self.cfg.ISE.PSEUDO_LABEL
+            kept["distances"] = distance_histogram(
+                labelling.features, self._identities, label.K1, label.K2, label.SEARCH, labelling.eps
+            )
+            if points is not None:
+                kept["map"] = {
+                    **embedding_map.placed(points, self.cfg.ISE.REPORT.MAP_METHOD),
+                    "images": points["images"],
+                }
+            self._write(run_files.LABELLING_NAME.format(epoch), kept)
+        self._write(run_files.LATEST, kept)
+
+    def _map_points(self, labelling: Labelling) -> Optional[dict]:
+        features, labels, cfg = labelling.features, labelling.labels, self.cfg.ISE
+        if self._chosen is None:
+            groups = labels if self._identities is None else self._identities
+            images, names = embedding_map.choose_images(features, groups, cfg.REPORT.MAP_IDENTITIES)
+            of = {name: number for number, name in enumerate(names)}
+            self._chosen = images, np.array([of[str(groups[i])] for i in images], np.int64)
+        images, group_of = self._chosen
+        if not len(images):
+            self._chosen = None  # no clusters yet
+            return None
+        # the degree that this epoch ends with: at its start the first epoch extends nothing
+        degree = progressive_degree((self.trainer.epoch + 1) / self.trainer.max_epoch, cfg.SUPPORT.BASE_DEGREE)
+        neighbors = cfg.SUPPORT.NUM_NEIGHBORS if cfg.SUPPORT.ENABLED else 0
+        points = embedding_map.map_of(features, labels, images, group_of, neighbors, degree)
+        return {**points, "images": images.tolist()}
+
+    @_harmless
+    def _keep_sheets(self, labelling: Labelling) -> None:
+        similarities, _ = quality.similarity_to_centroids(labelling.features, labelling.labels)
+        sheets = sheets_of(self._images.paths, labelling.labels, self._identities, similarities)
+        self._write(run_files.SHEETS, sheets)
+
+    @_harmless
+    def watch_retrieval(self, retrieval: Retrieval) -> None:
+        """Takes what an evaluation knew: the CMC curve, and ranked rows."""
+        kept = {"cmc": np.round(retrieval.cmc, _DECIMALS).tolist()}
+        if self._pictures:
+            kept["rows"] = retrieval_rows(retrieval)
+        stages = self._retrieval.setdefault(retrieval.data_set, {})
+        started = hasattr(self.trainer, "epoch")
+        stages["after" if started else "before"] = kept
+        if started and "before" in stages:
+            stages["before"].pop("rows", None)  # shown only until there are better ones
+        os.makedirs(os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER), exist_ok=True)
+        self._write(run_files.RETRIEVAL, self._retrieval)
+
+    def before_epoch(self) -> None:
+        """Logs the seconds since this was last done: this epoch's labelling, and the epoch before."""
+        seconds, self._seconds_logged = self._seconds - self._seconds_logged, self._seconds
+        self.trainer.storage.put_scalar("report_time", seconds, smoothing_hint=False)
+
+    def after_epoch(self) -> None:
+        """Writes the page and says what a person should look at."""
+        self._write_page()
+
+    @_harmless
+    def _write_page(self) -> None:
+        run = run_files.read_run(self.cfg.OUTPUT_DIR)
+        found = advice(run.history, run.epochs, self.cfg.SOLVER.BASE_LR)
+        for kind in found.keys() - self._warned:  # again only when it had gone
+            logger.warning(f"epoch {self.trainer.epoch + 1}: {found[kind]}")
+        self._warned = set(found)
+        last = self.trainer.epoch + 1 == self.trainer.max_epoch
+        spare = self._seconds < _DRAWING_SHARE * (time.perf_counter() - self.trainer.start_time)
+        with figures.remembering(self._figures, reuse=not (last or spare)):
+            page = build_page(run, arrange_last=False)
+        write_atomically(self.path, page.encode())
+
+    def after_train(self) -> None:
+        """Says what the reporting has cost."""
+        whole = time.perf_counter() - self.trainer.start_time
+        logger.info(f"Reporting took {self._seconds:.1f} s, {self._seconds / whole:.1%} of this run")
+
+    def _complain(self, stage: str, error: Exception) -> None:
+        text = f"{stage.strip('_').replace('_', ' ')}: {type(error).__name__}: {' '.join(str(error).split())}"
+        logger.debug("in the report:", exc_info=error)
+        if text in self._problems:
+            return
+        self._problems[text] = True
+        logger.warning(f"the report is incomplete ({text}); training goes on")
+        try:
+            self._write_facts()
+        except Exception:  # a full disk, say: the log has the first message
+            pass
+
+    def _write_facts(self) -> None:
+        self._write(run_files.FACTS, {**self._facts, "problems": list(self._problems)})
+
+    def _write(self, name: str, content) -> None:
+        text = json.dumps(content, separators=(",", ":"))
+        write_atomically(os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER, name), text.encode())
+
+
+def write_report(folder: str) -> str:
+    """Builds the page of a run from its files, again; returns its path.
+
+    Raises:
+        UsageError: the folder holds no run.
+        OSError: the page cannot be written.
+    """
+    path = os.path.join(folder, run_files.REPORT_NAME)
+    write_atomically(path, build_page(run_files.read_run(folder)).encode())
+    return path
+
+
+def run_facts(cfg, config_file: Optional[str] = None) -> dict:
+    """Command, environment, configuration, and its differences from the base that ``config_file`` goes back to."""
+    name, base = load_base_cfg(config_file) if config_file else ("the defaults", get_cfg())
+    ours, theirs = (run_files.flat(_plain(c)) for c in (cfg, base))
+    differs = [
+        [key, str(theirs.get(key, "")), str(value)]
+        for key, value in sorted(ours.items())
+        if theirs.get(key) != value and not key.startswith(_NOT_IN_DIFFERENCES)
+    ]
+    return {
+        "command": _command(cfg),
+        "base": os.path.basename(name),
+        "differs": differs,
+        "environment": _environment(cfg),
+        "config": cfg.dump(),
+    }
+
+
+def _plain(cfg) -> dict:
+    return {key: _plain(value) if isinstance(value, dict) else value for key, value in cfg.items()}
+
+
+def _command(cfg) -> str:
+    """What was typed, with the seed and the folder of the data sets that were in force."""
+    words = ["python", *sys.argv]
+    if ["SEED", str(cfg.SEED)] not in [words[i : i + 2] for i in range(len(words))]:
+        words += ["SEED", str(cfg.SEED)]
+    root = os.environ.get(ROOT_VARIABLE)
+    return (f"{ROOT_VARIABLE}={shlex.quote(root)} " if root else "") + shlex.join(words)
+
+
+def _environment(cfg) -> list:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    device = torch.device(cfg.MODEL.DEVICE) if cfg.MODEL.DEVICE != "auto" else torch.device("cpu")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    rows = [
+        ["seed", str(cfg.SEED)],
+        ["device", f"{cfg.MODEL.DEVICE}, {name}, {torch.get_num_threads()} threads, {world_size()} process(es)"],
+        ["system", platform.platform()],
+        ["Python", platform.python_version()],
+        ["ise_plugin", __version__],
+    ]
+    for package in ("fastreid", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "faiss-cpu", "matplotlib"):
+        try:
+            rows.append([package, version(package)])
+        except PackageNotFoundError:
+            continue
+    return rows
+
+
+def _pictured_epochs(epochs: int, period: int) -> set:
+    """The first, a middle and the last epoch that labels, counted from 1."""
+    labelled = range(1, epochs + 1, period)
+    return {labelled[0], labelled[len(labelled) // 2], labelled[-1]}
+
+
+def _chosen_before(run: run_files.Run, paths) -> Optional[tuple]:
+    """The images that the maps of this run have shown so far."""
+    for epoch in sorted(run.labellings):
+        points = run.labellings[epoch].get("map") or {}
+        images = points.get("images")
+        if images and max(images) < len(paths):
+            return np.array(images), np.array(points["group"][: len(images)])
+    return None

@@ -1,0 +1,41 @@
+"""What the tools share: errors of one line, and a log on the console."""
+
+import argparse
+import logging
+import sys
+from typing import Callable, Optional, Sequence
+
+from ..errors import UsageError
+
+# What a shell reports for a command that Ctrl-C has ended.
+_INTERRUPTED = 130
+
+
+def run_command(
+    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], argv: Optional[Sequence[str]] = None
+) -> int:
+    """Parses, runs, and turns what the user can mend into one line on standard error.
+
+    Returns:
+        The exit code: 0, 2 after a :class:`UsageError`, 130 after Ctrl-C.
+    """
+    parser.add_argument(
+        "--traceback", action="store_true", help="show the traceback of errors that are usually one line"
+    )
+    args = parser.parse_args(argv)
+    # names of files may hold what the console's encoding cannot say
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        command(args)
+    except UsageError as error:
+        if args.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return UsageError.EXIT_CODE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    return 0

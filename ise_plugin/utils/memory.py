@@ -1,0 +1,105 @@
+"""Running out of the device's memory: how it shows, what a run says then, and embedding on with fewer images at a time."""
+
+import logging
+from contextlib import contextmanager
+from typing import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+
+logger = logging.getLogger("fastreid.ise.out_of_memory")
+
+_OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+# what torch says on the CPU and on Apple's GPU, where it has no exception of its own for it
+_SAID_ELSEWHERE = ("can't allocate memory", "MPS backend out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, _OUT_OF_MEMORY) or any(words in str(error) for words in _SAID_ELSEWHERE)
+    )
+
+
+class Halving:
+    """A function of images, each on its own, that goes on with half as many at a time when the memory is not enough.
+
+    Attributes:
+        most: images at a time; None as long as none were too many.
+    """
+
+    def __init__(self):
+        self.most = None
+
+    def __call__(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """``function(images)``, (B, ...) to (B, D), in as many pieces as it takes; every halving is logged.
+
+        Raises:
+            RuntimeError: torch's own, where one image alone is too much.
+        """
+        while True:
+            try:
+                pieces = images.split(self.most or max(1, len(images)))
+                done = [function(piece) for piece in pieces]
+                return done[0] if len(done) == 1 else torch.cat(done)
+            except RuntimeError as error:
+                at_once = min(self.most or len(images), len(images))
+                if not is_out_of_memory(error) or at_once <= 1:
+                    raise
+            # behind the handler, which holds what the failed pass has allocated
+            self.most = at_once // 2
+            logger.warning(f"out of memory embedding {at_once} images at a time; going on with {self.most}")
+            if images.is_cuda:
+                torch.cuda.empty_cache()
+
+
+@contextmanager
+def named_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
+    """Turns running out of memory inside into one line.
+
+    Args:
+        advice: what was computed, and the setting that needs less memory.
+
+    Raises:
+        UsageError: the memory was not enough.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UsageError(f"out of memory {advice()}") from error
+
+
+def advice_for_training(images: int, pieces: int, precision: torch.dtype, device: torch.device) -> str:
+    """What was computed in a step, and what would need half of its memory.
+
+    Args:
+        images: in the batch of this process.
+        pieces: that it was computed in.
+        precision: of the network.
+        device: it ran on.
+    """
+    piece = -(-images // pieces)
+    text = f"in a training step of {images} images, {piece} at a time, in {_name(precision)}: "
+    if piece == 1:
+        return text + "one image alone is too much; use a smaller INPUT.SIZE_TRAIN or network"
+    options = [
+        f"SOLVER.ACCUMULATE {2 * pieces} computes {-(-images // (2 * pieces))} at a time, with the same batch for the losses"
+    ]
+    if precision == torch.float32 and device.type == "cuda":
+        options.append("SOLVER.AMP.ENABLED True halves what the network keeps")
+    return text + "; ".join(options)
+
+
+def advice_for_extraction(images: int, precision: torch.dtype) -> str:
+    """The same for embedding images without training."""
+    text = f"embedding {images} images at a time, in {_name(precision)}: "
+    if images <= 1:
+        return text + "one image alone is too much; use a smaller INPUT.SIZE_TEST or network"
+    return text + f"ISE.EXTRACTION.IMS_PER_BATCH {images // 2} (for evaluation TEST.IMS_PER_BATCH) needs half"
+
+
+def _name(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")

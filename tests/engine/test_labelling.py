@@ -1,0 +1,154 @@
+"""The hook: labels, memory, loader; and clusterings that cannot be trained on."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ise_plugin.engine.labelling as module
+from ise_plugin.clustering import generate_pseudo_labels
+from ise_plugin.engine.extraction import extract_embeddings
+from ise_plugin.engine.trainer import ISETrainer
+from ise_plugin.errors import UsageError
+from ise_plugin.method import cluster_centroids
+
+
+@pytest.fixture
+def trainer(tiny_cfg):
+    trainer = ISETrainer(tiny_cfg)
+    trainer.epoch = trainer.iter = 0
+    trainer.storage = FakeStorage()
+    return trainer
+
+
+class FakeStorage:
+    def __init__(self):
+        self.scalars = {}
+
+    def put_scalars(self, smoothing_hint=True, **scalars):
+        self.scalars.update(scalars)
+
+
+def blobs(n, centers, spread, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    means = F.normalize(torch.randn(centers, 32, generator=g), dim=1)
+    return F.normalize(
+        means.repeat_interleave(-(-n // centers), 0)[:n] + spread * torch.randn(n, 32, generator=g), dim=1
+    )
+
+
+def give_embeddings(monkeypatch, embeddings):
+    monkeypatch.setattr(module, "extract_embeddings", lambda *_: embeddings)
+
+
+def test_labels_memory_and_loader_come_from_the_embeddings(trainer):
+    hook, cfg = trainer.pseudo_labels, trainer.cfg.ISE.PSEUDO_LABEL
+    hook.before_epoch()
+    features = extract_embeddings(trainer.model, hook._loader.extraction())
+    expected = generate_pseudo_labels(features, eps=cfg.EPS, min_samples=cfg.MIN_SAMPLES, k1=cfg.K1, k2=cfg.K2)
+    assert np.array_equal(hook.labels, expected)
+    centroids = cluster_centroids(features, torch.from_numpy(expected))
+    assert torch.allclose(trainer.model.heads.memory.centroids, centroids, atol=1e-6)
+    assert trainer.storage.scalars["clusters"] == expected.max() + 1
+    hook.before_epoch()  # the extraction above took over the workers
+    paths = dict(zip(trainer.images.paths, expected))
+    for batch in trainer.data_loader:
+        assert [paths[p] for p in batch["img_paths"]] == batch["targets"].tolist()
+        assert batch["images"].shape == (16, 3, 64, 32)
+
+
+def test_extraction_leaves_the_model_in_training(trainer):
+    trainer.pseudo_labels.before_epoch()
+    assert trainer.model.training
+
+
+@pytest.mark.parametrize(
+    "period, relabelled", [(1, [True, True, True]), (2, [True, False, True]), (9, [True, False, False])]
+)
+def test_period_says_when_to_label_anew(trainer, monkeypatch, period, relabelled):
+    calls = []
+    hook = trainer.pseudo_labels
+    hook.cfg = hook.cfg.clone()
+    hook.cfg.defrost()
+    hook.cfg.ISE.PSEUDO_LABEL.PERIOD = period
+    n = len(trainer.images)
+    monkeypatch.setattr(module, "extract_embeddings", lambda *_: calls.append(trainer.epoch) or blobs(n, 10, 0.05))
+    for trainer.epoch in range(3):
+        hook.before_epoch()
+    assert calls == [epoch for epoch, done in enumerate(relabelled) if done]
+
+
+@pytest.mark.parametrize("embeddings", ["one cluster", "no cluster"])
+def test_first_clustering_that_is_of_no_use_gives_advice(trainer, monkeypatch, embeddings):
+    n = len(trainer.images)
+    give_embeddings(monkeypatch, blobs(n, 1, 0.001) if embeddings == "one cluster" else blobs(n, n, 0.0))
+    if embeddings == "one cluster":
+        cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
+        cfg.defrost()
+        cfg.ISE.PSEUDO_LABEL.EPS = 0.999
+    with pytest.raises(UsageError) as caught:
+        trainer.pseudo_labels.before_epoch()
+    message = str(caught.value)
+    count = 1 if embeddings == "one cluster" else 0
+    assert f"found {count} cluster" in message and "outliers" in message and "ISE.PSEUDO_LABEL.EPS" in message
+    assert "50%: " in message and "\n" not in message
+
+
+def test_advice_names_an_eps_that_works(trainer, monkeypatch):
+    give_embeddings(monkeypatch, blobs(len(trainer.images), 12, 0.12))
+    cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.ISE.PSEUDO_LABEL.EPS = 0.001
+    with pytest.raises(UsageError) as caught:
+        trainer.pseudo_labels.before_epoch()
+    cfg.ISE.PSEUDO_LABEL.EPS = float(str(caught.value).split("50%: ")[1].split(",")[0]) + 0.001
+    trainer.pseudo_labels.before_epoch()
+    assert trainer.pseudo_labels.labels.max() >= 1
+
+
+def test_later_clustering_that_is_of_no_use_keeps_the_last_labels(trainer, monkeypatch, caplog):
+    n = len(trainer.images)
+    hook = trainer.pseudo_labels
+    give_embeddings(monkeypatch, blobs(n, 10, 0.05))
+    hook.before_epoch()
+    labels = hook.labels.copy()
+    later = blobs(n, n, 0.0)
+    give_embeddings(monkeypatch, later)
+    trainer.epoch = 1
+    with caplog.at_level(logging.WARNING, logger="fastreid.ise"):
+        hook.before_epoch()
+    assert "keeping the last usable labels" in caplog.text
+    assert np.array_equal(hook.labels, labels)
+    assert torch.allclose(
+        trainer.model.heads.memory.centroids, cluster_centroids(later, torch.from_numpy(labels)), atol=1e-6
+    )
+
+
+def test_small_batches_are_announced_once(trainer, monkeypatch, caplog):
+    give_embeddings(monkeypatch, blobs(len(trainer.images), 3, 0.05))
+    cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.ISE.PSEUDO_LABEL.EPS = 0.9
+    with caplog.at_level(logging.WARNING, logger="fastreid.ise"):
+        for trainer.epoch in range(3):
+            trainer.pseudo_labels.before_epoch()
+    warnings = [r.message for r in caplog.records]
+    assert len(warnings) == 1 and "IMS_PER_BATCH 16: batches have 12 images" in warnings[0]
+    assert all(len(batch["targets"]) == 12 for batch in trainer.data_loader)
+
+
+def test_too_few_images_for_the_neighbours_asked_for(trainer, monkeypatch):
+    give_embeddings(monkeypatch, blobs(8, 2, 0.05))
+    with pytest.raises(UsageError, match="8 training images.*k1"):
+        trainer.pseudo_labels.before_epoch()
+
+
+@pytest.mark.parametrize("key, name, known", [("CLUSTERER", "KMean", "DBSCAN"), ("SEARCH", "nearest", "exact")])
+def test_unknown_components_are_named(trainer, key, name, known):
+    cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.ISE.PSEUDO_LABEL[key] = name
+    with pytest.raises(UsageError, match=f"{key}.*{name}.*{known}"):
+        trainer.pseudo_labels.before_epoch()

@@ -1,0 +1,62 @@
+"""What becomes of a run one of whose processes fails, dies or hangs; gloo on the CPU, every wait has a limit."""
+
+import multiprocessing
+import threading
+
+import distributed_workers as workers
+import pytest
+import torch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from ise_plugin.engine.launcher import launch
+from ise_plugin.errors import UsageError
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+    """This process believes in two GPUs and starts two processes, which find none and take gloo."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def started(main, timeout, args=()):
+    """What launch raised, when all its processes were gone; fails where that takes too long."""
+    raised = []
+
+    def run():
+        try:
+            launch(main, num_gpus=2, timeout=timeout, args=args)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(120)
+    assert not thread.is_alive(), "the processes did not end in time"
+    assert not multiprocessing.active_children()
+    return raised
+
+
+def test_processes_meet_and_end(two_devices, tmp_path):
+    assert started(workers.meet, 60, (str(tmp_path),)) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
+
+
+def test_first_error_is_the_one_that_is_shown(two_devices):
+    (error,) = started(workers.fail, 60)
+    assert isinstance(error, ProcessRaisedException) and "UsageError: process 1 has no images" in str(error)
+
+
+def test_killed_process_is_named(two_devices):
+    (error,) = started(workers.die, 60)
+    said = isinstance(error, ProcessExitedException) and "SIGKILL" in str(error)
+    assert said or "ProcessLost: process 0 lost contact" in str(error)  # whoever is noticed first
+
+
+def test_process_that_hangs_ends_the_run_after_the_timeout(two_devices):
+    (error,) = started(workers.hang, 5)
+    assert "ProcessLost: process 0 lost contact" in str(error) and "ISE.PROCESS_TIMEOUT" in str(error)
+
+
+def test_several_machines_need_an_address(two_devices):
+    with pytest.raises(UsageError, match="--dist-url"):
+        launch(workers.meet, num_gpus=1, num_machines=2)

@@ -1,0 +1,90 @@
+"""Devices, seeds, and the output folder."""
+
+import argparse
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import CONFIGS
+
+from ise_plugin.engine import launcher as launch
+from ise_plugin.engine import resolve_device
+from ise_plugin.engine import start as setup
+from ise_plugin.errors import UsageError
+
+
+def arguments(tmp_path, *opts):
+    return argparse.Namespace(
+        config_file=str(CONFIGS / "ISE/synthetic_tiny.yml"),
+        opts=["OUTPUT_DIR", str(tmp_path / "out"), *opts],
+        eval_only=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "cuda, mps, expected", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, False, "cuda")]
+)
+def test_auto_takes_cuda_then_apples_gpu_then_the_cpu(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto") == expected
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", ""])
+def test_devices_that_are_not_there_are_named(name):
+    with pytest.raises(UsageError, match="MODEL.DEVICE"):
+        resolve_device(name)
+
+
+def test_setup_says_which_device_and_saves_the_config(tmp_path):
+    cfg = setup(arguments(tmp_path, "MODEL.DEVICE", "cpu"))
+    log, saved = (tmp_path / "out/log.txt").read_text(), (tmp_path / "out/config.yaml").read_text()
+    assert "Device: cpu" in log and cfg.is_frozen() and "EVAL_BEFORE_TRAIN: true" in saved
+
+
+def test_same_seed_same_numbers_and_a_negative_seed_is_from_the_clock(tmp_path):
+    draws = []
+    for seed in ("5", "5", "6"):
+        setup(arguments(tmp_path, "SEED", seed))
+        draws.append(torch.rand(1).item())
+    assert draws[0] == draws[1] != draws[2]
+    assert setup(arguments(tmp_path, "SEED", "-1")).SEED > 1_000_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_is_kept():
+    code = (
+        "import sys, resource, ise_plugin, torch\n"
+        "from ise_plugin.engine.start import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': assert keep_freed_memory()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20): torch.ones(8 * 2**20)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", code, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ("keep", "stock")
+    }
+    assert faults["keep"] < 0.2 * faults["stock"], faults
+
+
+def test_output_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UsageError, match="OUTPUT_DIR"):
+        setup(arguments(tmp_path))
+
+
+@pytest.mark.parametrize("options", [{"num_gpus": 0}, {"num_gpus": 99}, {"num_machines": 0}])
+def test_impossible_numbers_of_processes_are_refused(options):
+    with pytest.raises(UsageError, match="num-gpus"):
+        launch(lambda: None, **options)
+
+
+def test_launch_runs_the_function():
+    assert launch(lambda a, b: a + b, args=(1, 2)) == 3

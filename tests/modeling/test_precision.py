@@ -1,0 +1,160 @@
+"""What the network computes in: chosen by device, forced, refused; layers that stay in float32."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from ise_plugin.errors import UsageError
+from ise_plugin.modeling.precision import Float32GradientConv2d, choose_precision, rounding_noise, spare_slow_gradients
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SIZE = (16, 8)
+
+
+def backbone(mean=0.0):
+    """A convolution whose normalisation subtracts a mean of so many standard deviations."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, eps=0.0), nn.ReLU())
+    layers[1].running_mean[2] = mean * 5
+    layers[1].running_var.fill_(25.0)
+    return layers
+
+
+def choose(device, mixed, forced, mean=0.0):
+    return choose_precision(device, mixed, forced, backbone(mean), SIZE)
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    def pretend(avx, amx):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+    return pretend
+
+
+@pytest.mark.parametrize("avx, amx", [(True, False), (False, True)])
+def test_a_cpu_with_bfloat16_uses_it(cpu, caplog, avx, amx):
+    cpu(avx, amx)
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        assert choose(CPU, True, "auto") is torch.bfloat16
+    assert "bfloat16, because this CPU has it" in caplog.text
+
+
+def test_a_cpu_without_bfloat16_stays_in_float32_and_says_so(cpu, caplog):
+    cpu(False, False)
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        assert choose(CPU, True, "auto") is torch.float32
+    assert "float32, because this CPU has no bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize("fast, expected", [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_uses_what_it_has(monkeypatch, fast, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: fast)
+    assert choose(CUDA, True, "auto") is expected
+
+
+def test_a_forced_precision_is_taken(cpu, caplog):
+    cpu(False, False)
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        assert choose(CPU, True, "bfloat16") is torch.bfloat16
+    assert "because ISE.PRECISION says bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "device, forced", [("cpu", "float16"), ("mps", "float16"), ("mps", "bfloat16"), ("cuda", "bfloat16")]
+)
+def test_a_forced_precision_that_the_device_lacks_is_refused(monkeypatch, device, forced):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    with pytest.raises(UsageError, match=f"ISE.PRECISION {forced}: .*use"):
+        choose(torch.device(device), True, forced)
+
+
+def test_a_backbone_that_loses_too_much_by_rounding_stays_in_float32(cpu, caplog):
+    cpu(True, False)
+    assert choose(CPU, True, "auto", mean=30) is torch.bfloat16
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        assert choose(CPU, True, "auto", mean=100) is torch.float32
+    assert "float32, because in bfloat16 rounding would reach 0.4 standard deviations" in caplog.text
+    assert choose(CPU, True, "bfloat16", mean=100) is torch.bfloat16
+
+
+def test_rounding_noise_is_the_noise_that_rounding_leaves():
+    torch.manual_seed(0)
+    layers = backbone(mean=200)
+    with torch.no_grad():
+        layers[0].bias[2] = 1000.0
+        layers[0].weight[2] *= 25 / layers[0](torch.randn(64, 3, *SIZE))[:, 2].std()
+        outputs = layers[0](torch.randn(64, 3, *SIZE))
+    error = (outputs.bfloat16().float() - outputs).abs().amax((0, 2, 3)) / 5
+    noise = rounding_noise(layers, torch.bfloat16, SIZE)
+    assert noise == pytest.approx(200 * 2**-8) and 0.3 * noise < error[2] <= 1.3 * noise
+    assert rounding_noise(layers, torch.float16, SIZE) == pytest.approx(noise / 8)
+
+
+def test_rounding_noise_leaves_the_backbone_as_it_was():
+    layers = backbone(mean=7)
+    layers[2].eval()
+    before = copy.deepcopy(layers.state_dict())
+    rounding_noise(layers, torch.bfloat16, SIZE)
+    assert [m.training for m in layers] == [True, True, False]
+    assert all(torch.equal(before[k], v) for k, v in layers.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in layers)
+
+
+def test_without_normalisation_behind_a_convolution_there_is_no_noise():
+    assert rounding_noise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), backbone()[1]), torch.bfloat16, SIZE) == 0
+
+
+def test_without_mixed_precision_everything_is_float32():
+    assert choose(CPU, False, "bfloat16") is torch.float32
+
+
+def mobile_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),  # not depthwise
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),  # neither stride nor large kernel
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
+        nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        nn.Conv2d(8, 4, 1),
+    )
+
+
+def test_depthwise_layers_with_stride_or_large_kernel_are_spared(caplog):
+    layers = mobile_layers()
+    names = list(layers.state_dict())
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        assert spare_slow_gradients(layers, CPU, torch.bfloat16) == 2
+    assert [type(layer) is Float32GradientConv2d for layer in layers] == [False, False, True, True, False]
+    assert list(layers.state_dict()) == names and "2 depthwise convolutions" in caplog.text
+
+
+@pytest.mark.parametrize("device, precision", [(CPU, torch.float32), (CUDA, torch.bfloat16), (CUDA, torch.float16)])
+def test_nothing_is_spared_elsewhere(device, precision):
+    assert spare_slow_gradients(mobile_layers(), device, precision) == 0
+
+
+def test_a_spared_layer_computes_in_float32_only_while_training():
+    layers = mobile_layers()
+    spare_slow_gradients(layers, CPU, torch.bfloat16)
+    layer, plain = layers[2], mobile_layers()[2]
+    images = torch.randn(2, 8, 9, 9).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = layer(images)
+        with torch.no_grad():
+            evaluated, expected = layer(images), plain(images)
+    assert trained.dtype == torch.bfloat16
+    assert torch.equal(trained, plain(images.float()).bfloat16()) and torch.equal(evaluated, expected)
+    trained.float().sum().backward()
+    plain(images.float()).sum().backward()
+    assert torch.allclose(layer.weight.grad, plain.weight.grad, rtol=1e-2)
+
+
+def test_a_spared_layer_is_a_plain_one_without_autocast():
+    layers, plain = mobile_layers(), mobile_layers()
+    spare_slow_gradients(layers, CPU, torch.bfloat16)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(copy.deepcopy(layers)(images), plain(images))

@@ -1,0 +1,193 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from clustering.references import random_embeddings, reference_ranks, unit
+
+from ise_plugin.neighbors import _bfloat16
+from ise_plugin.neighbors import exact_search as neighbors
+from ise_plugin.neighbors._all_pairs import block_size, search_all_pairs
+from ise_plugin.registry import NEIGHBOR_SEARCH
+
+EXACT = [("exact", {"precision": "float32"}), ("exact", {"precision": "bfloat16"})]
+
+
+def search(name, features, k, **options):
+    return NEIGHBOR_SEARCH.get(name)(features, k, **options)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks so small that a few hundred rows cross several of them."""
+    from ise_plugin.neighbors import _all_pairs as _exact
+
+    monkeypatch.setattr(_exact, "_LARGEST_BLOCK", 128)
+
+
+@pytest.mark.parametrize("name, options", EXACT)
+@pytest.mark.parametrize("size, dim, k", [(2, 3, 2), (70, 8, 1), (70, 8, 70), (300, 33, 30), (517, 16, 5)])
+def test_exact_search_equals_a_full_sort(name, options, size, dim, k, small_blocks):
+    features = random_embeddings(size, dim, seed=size)
+    similarities, indices = search(name, features, k, **options)
+    assert similarities.shape == indices.shape == (size, k)
+    assert similarities.dtype == np.float32 and indices.dtype == np.int64
+    np.testing.assert_array_equal(indices, reference_ranks(features, k))
+    np.testing.assert_allclose(similarities, np.take_along_axis(features @ features.T, indices, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name, options", EXACT)
+def test_equal_rows_are_ordered_by_index_after_the_row_itself(name, options, small_blocks):
+    base = random_embeddings(40, 16, seed=3)
+    features = np.concatenate([base] * 5)
+    _, indices = search(name, features, 5, **options)
+    for row, found in enumerate(indices):
+        copies = [copy for copy in range(row % 40, 200, 40) if copy != row]
+        assert found.tolist() == [row] + copies
+
+
+@pytest.mark.parametrize("name, options", EXACT)
+def test_all_rows_equal(name, options, small_blocks):
+    features = np.tile(unit(np.ones((1, 24))), (400, 1))
+    _, indices = search(name, features, 4, **options)
+    for row, found in enumerate(indices):
+        assert found.tolist() == [row] + [other for other in range(5) if other != row][:3]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: torch.from_numpy(x),
+        lambda x: np.asfortranarray(x),
+        lambda x: torch.from_numpy(np.repeat(x, 2, 1))[:, ::2],
+        lambda x: x.astype(np.float64),
+        lambda x: torch.from_numpy(x).requires_grad_(),
+    ],
+)
+def test_kinds_of_input_do_not_matter(make):
+    features = random_embeddings(100, 12)
+    for ours, expected in zip(neighbors.exact(make(features), 7), neighbors.exact(features, 7)):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_input_is_searched_at_unit_length(dtype):
+    features = torch.from_numpy(random_embeddings(100, 12)).to(dtype)
+    again = features.float() / features.float().norm(dim=1, keepdim=True)
+    np.testing.assert_array_equal(neighbors.exact(features, 7)[1], neighbors.exact(again, 7)[1])
+
+
+@pytest.mark.parametrize("name, options", EXACT)
+def test_number_of_threads_does_not_matter(name, options, small_blocks):
+    features = random_embeddings(500, 32, noise=3)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(search(name, features, 20, **options))
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*results):
+        np.testing.assert_array_equal(one, three)
+
+
+def test_accelerator_search_equals_the_cpu_search():
+    features = torch.from_numpy(random_embeddings(300, 16))
+    similarities, indices = neighbors._search_on_device(features, 8, shared=False)
+    expected = neighbors.exact(features, 9)
+    np.testing.assert_allclose(similarities, expected[0][:, 1:], atol=1e-6)
+    np.testing.assert_array_equal(indices, expected[1][:, 1:])
+
+
+class TestProof:
+    def test_bound_holds_for_every_pair(self):
+        features = torch.from_numpy(random_embeddings(400, 96, seed=5, noise=0.3))
+        rounded = _bfloat16.round_rows(features)
+        scores = torch.nn.functional.linear(rounded.rows, rounded.rows).float().numpy()
+        true = features.double().numpy() @ features.double().numpy().T
+        spacing = np.vectorize(_bfloat16._rounding_of_score)(scores)
+        error = np.abs(true - scores)
+        assert (error <= rounded.slopes[:, None] + spacing).all()
+        assert error.max() > 0.1 * (rounded.slopes[:, None] + spacing).min()  # and it is no empty bound
+
+    def test_unprovable_rows_are_reported(self):
+        features = torch.from_numpy(random_embeddings(300, 16))
+        rounded = _bfloat16.round_rows(features)
+        rounded.slopes[::2] = 10
+        _, _, proven = _bfloat16.search_with_candidates(features, rounded, 5, 20)
+        assert not proven[::2].any() and proven[1::2].any()
+
+    def test_proven_rows_are_right_even_with_hardly_any_spare_candidates(self):
+        features = random_embeddings(600, 48, noise=2)
+        rounded = _bfloat16.round_rows(torch.from_numpy(features))
+        _, indices, proven = _bfloat16.search_with_candidates(torch.from_numpy(features), rounded, 10, 12)
+        assert proven.any() and not proven.all()
+        np.testing.assert_array_equal(indices[proven], reference_ranks(features, 11)[proven, 1:])
+
+    @pytest.mark.parametrize("spread", [0.03, 0.05, 0.1, 0.2])
+    def test_no_row_is_proven_wrongly_where_rounding_hides_the_order(self, spread):
+        features = unit(1 + spread * np.random.default_rng(0).standard_normal((600, 48)))
+        rounded = _bfloat16.round_rows(torch.from_numpy(features))
+        for candidates in (11, 40):
+            _, indices, proven = _bfloat16.search_with_candidates(torch.from_numpy(features), rounded, 10, candidates)
+            np.testing.assert_array_equal(indices[proven], reference_ranks(features, 11)[proven, 1:])
+
+    def test_fallback_for_some_rows_is_exact_and_logged(self, monkeypatch, caplog):
+        monkeypatch.setattr(neighbors, "candidates_needed", lambda rounded, keep: keep + 2)
+        features = random_embeddings(600, 48, noise=0.5)
+        neighbors.log_once.cache_clear()
+        with caplog.at_level(logging.INFO, "fastreid.ise"):
+            _, indices = neighbors.exact(features, 11, precision="bfloat16")
+        np.testing.assert_array_equal(indices, reference_ranks(features, 11))
+        assert "could not be proven complete" in caplog.text
+
+    def test_crowded_embeddings_go_to_float32_and_it_is_logged_once(self, caplog):
+        features = unit(1 + 1e-4 * np.random.default_rng(0).standard_normal((500, 16)))
+        neighbors.log_once.cache_clear()
+        with caplog.at_level(logging.INFO, "fastreid.ise"):
+            for _ in range(2):
+                found = neighbors.exact(features, 4, precision="bfloat16")
+        for ours, expected in zip(found, neighbors.exact(features, 4, precision="float32")):
+            np.testing.assert_array_equal(ours, expected)
+        assert caplog.text.count("too close together") == 1
+
+
+def test_choice_of_precision_follows_the_hardware(monkeypatch, caplog):
+    for amx, avx512_bf16, expected in ((True, False, "bfloat16"), (False, True, "bfloat16"), (False, False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+        assert neighbors._best_precision(100_000) == expected
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 2048, 2049, 12936, 100_000])
+def test_blocks_are_bounded_and_waste_little(size):
+    block = block_size(size)
+    count = -(-size // block)
+    assert block <= 2048 and block % 64 == 0
+    assert count * block - size <= 64 * count
+
+
+def test_search_keeps_only_its_buffers(small_blocks):
+    """The buffers are all that grows with N: two entries of eight bytes per candidate, twelve bytes per row."""
+    import tracemalloc
+
+    features = random_embeddings(1000, 8)
+    product = lambda a, b: a @ b.T  # noqa: E731
+    search_all_pairs(features, 10, product)
+    tracemalloc.start()
+    search_all_pairs(features, 10, product)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1000 * (2 * 10 * 8 + 24) + 4 * 128 * 128 * 4
+
+
+@pytest.mark.parametrize("k, message", [(0, "got 0"), (6, "got 6"), (2.5, "got 2.5")])
+def test_bad_k(k, message):
+    with pytest.raises(ValueError, match=f"k must.*{message}"):
+        neighbors.exact(random_embeddings(5, 4), k)
+
+
+def test_bad_precision():
+    with pytest.raises(ValueError, match="precision.*float8"):
+        neighbors.exact(random_embeddings(5, 4), 2, precision="float8")

@@ -1,0 +1,79 @@
+"""Files whole or not at all, and what is said when there is no room."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import CONFIGS, REPOSITORY
+
+from ise_plugin.engine import checkpointing
+from ise_plugin.engine.checkpointing import check_space
+from ise_plugin.errors import UsageError
+from ise_plugin.utils.files import UnwritableFile, free_space, remove_leftovers, write_atomically
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(UnwritableFile, match="cannot be written.*another place") as caught:
+        write_atomically(str(tmp_path / "no" / "file"), b"x")
+    assert isinstance(caught.value, UsageError) and isinstance(caught.value, OSError)
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getpid()):
+        (tmp_path / f"model.pth.{process}.tmp").write_bytes(b"")
+    (tmp_path / "model.tmp").write_bytes(b"")
+    remove_leftovers(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted([f"model.pth.{os.getpid()}.tmp", "model.tmp"])
+
+
+def test_free_space_is_what_the_system_says(tmp_path):
+    assert abs(free_space(str(tmp_path)) - shutil.disk_usage(tmp_path).free) < 2**30
+
+
+def test_too_little_space_is_said_before_the_run(tmp_path, monkeypatch):
+    model = torch.nn.Linear(1024, 256)
+    optimizer = torch.optim.Adam(model.parameters())
+    one = 3 * 4 * (1024 * 256 + 256)
+    monkeypatch.setattr(checkpointing, "free_space", lambda _: 5 * one)
+    check_space(str(tmp_path), model, optimizer, keep=2)
+    with pytest.raises(UsageError, match="need 18 MiB and 15 MiB are free"):
+        check_space(str(tmp_path), model, optimizer, keep=3)
+
+
+def test_a_full_disk_ends_a_run_in_one_line_with_the_older_checkpoint_intact(datasets_folder, tmp_path):
+    """A limit on the size of files stands in for the disk: writing fails in the middle of a checkpoint in the same way."""
+    command = [
+        sys.executable,
+        str(REPOSITORY / "tools/train_net.py"),
+        "--config-file",
+        str(CONFIGS / "ISE/synthetic_tiny.yml"),
+    ]
+    options = [
+        "OUTPUT_DIR",
+        str(tmp_path / "run"),
+        "MODEL.DEVICE",
+        "cpu",
+        "DATASETS.TESTS",
+        "()",
+        "ISE.REPORT.ENABLED",
+        "False",
+    ]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model_0000.pth").write_bytes(b"older")
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -f 4096; exec "$@"', "bash", *command, *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "FASTREID_DATASETS": str(datasets_folder)},
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    assert [line for line in result.stderr.splitlines() if line.startswith("error:")][0].count("cannot be written") == 1
+    assert (run / "model_0000.pth").read_bytes() == b"older" and not list(run.glob("*.tmp"))
