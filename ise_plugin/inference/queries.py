@@ -2,21 +2,27 @@
 
 import io
 import json
+import logging
 import os
 from typing import NamedTuple, Optional, Sequence
 
+from PIL import Image
 from tabulate import tabulate
 
+from ..data.thumbnails import Row, draw_rows
 from ..errors import UsageError
 from ..utils.files import shown, write_atomically
 from .embedder import Embedder
 from .index import SearchIndex
 from .jobs import check_weights, list_files
-from .pictures import draw_matches
+
+logger = logging.getLogger("fastreid.ise.search")
 
 _PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 _QUALITY = 90
 _DECIMALS = 4
+# More would make a picture that programs refuse to show: 3,500 x 15,000 pixels.
+MOST_QUERIES, MOST_MATCHES = 100, 50
 
 
 class Found(NamedTuple):
@@ -109,15 +115,35 @@ def picture_format(path: str) -> str:
 
 
 def write_picture(path: str, found: Sequence[Found]) -> None:
-    """Queries and matches as one picture, JPEG or PNG by the ending of the name.
+    """Queries, framed, and their matches, the best first with their similarities, as one picture.
+
+    The first 100 queries and 50 matches of each are shown; the log says when there are more.
+
+    Args:
+        path: ends in .jpg, .jpeg or .png.
+        found: at least one.
 
     Raises:
         UsageError: another ending, or the file cannot be written.
     """
     kind, buffer = picture_format(path), io.BytesIO()
-    picture = draw_matches([each.query for each in found], [each.matches for each in found])
     try:
-        picture.save(buffer, kind, quality=_QUALITY)
+        _draw(found).save(buffer, kind, quality=_QUALITY)
     except (OSError, ValueError) as error:
         raise UsageError(f"{shown(path)} cannot be drawn ({error}); ask for fewer matches with -k") from error
     write_atomically(path, buffer.getvalue())
+
+
+def _draw(found: Sequence[Found]) -> Image.Image:
+    most = max(len(each.matches) for each in found)
+    if len(found) > MOST_QUERIES or most > MOST_MATCHES:
+        logger.warning(
+            f"the picture shows {min(len(found), MOST_QUERIES)} of {len(found)} queries "
+            f"and up to {min(most, MOST_MATCHES)} of {most} matches for each"
+        )
+    rows = []
+    for query, matches in found[:MOST_QUERIES]:
+        shown_matches = matches[:MOST_MATCHES]
+        captions = ["query", *(f"{match.similarity:.3f}" for match in shown_matches)]
+        rows.append(Row([query, *(match.path for match in shown_matches)], captions=captions, framed=True))
+    return draw_rows(rows)

@@ -5,7 +5,6 @@ import logging
 import pytest
 from PIL import Image
 
-import ise_plugin.inference.pictures as pictures
 import ise_plugin.inference.queries as module
 from ise_plugin.errors import UsageError
 from ise_plugin.inference.index import Match
@@ -37,7 +36,7 @@ def test_many_queries_are_mentioned(tmp_path, caplog):
 
 
 def test_a_picture_that_the_format_cannot_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "MOST_MATCHES", 1000)
+    monkeypatch.setattr(module, "MOST_MATCHES", 1000)
     with pytest.raises(UsageError, match="m.jpg cannot be drawn .*ask for fewer matches"):
         write_picture(str(tmp_path / "m.jpg"), found(1, 1000))
     assert not list(tmp_path.iterdir())

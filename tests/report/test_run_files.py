@@ -6,8 +6,8 @@ import pytest
 from report.conftest import CONFIG, STEPS, metrics_lines
 
 from ise_plugin.config import flat
-from ise_plugin.report.run_files import read_run
 from ise_plugin.errors import UsageError
+from ise_plugin.report.run_files import read_run
 
 
 def test_history_has_one_entry_per_epoch_with_everything_that_was_logged_in_it(make_run):
