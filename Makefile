@@ -21,7 +21,7 @@ $(INSTALLED): requirements.txt requirements-no-deps.txt setup.cfg pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/python tools/make_synthetic_persons.py --size demo --output $(DATASETS)
+	$(BIN)/python projects/SyntheticPersons/make.py --size demo --output $(DATASETS)
 	FASTREID_DATASETS=$(DATASETS) $(BIN)/python tools/train_net.py \
 	    --config-file configs/ISE/synthetic_mobilenetv2.yml OUTPUT_DIR $(DEMO_OUTPUT)
 

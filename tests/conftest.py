@@ -9,9 +9,9 @@ import pytest
 from fastreid.utils.env import seed_all_rng
 from helpers import CONFIGS, FOLDER_RUN_OPTIONS
 from hypothesis import settings
+from synthetic_persons import write_dataset
 
 from ise_plugin.config import load_cfg
-from ise_plugin.data.synthetic import write_dataset
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")

@@ -1,14 +1,17 @@
 """A generated clip: drawn people walk to and fro in front of one of the drawn cameras, behind one another and a pillar."""
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Iterator, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ise_plugin.data.synthetic import Identity, Placement, Pose, draw_figure, make_cameras, sample_identity
-from ise_plugin.data.synthetic.cameras import photograph
-from ise_plugin.data.synthetic.scenes import SCENE_SIZE, scene
+sys.path.insert(0, str(Path(__file__).parents[1] / "SyntheticPersons"))
+from synthetic_persons import Identity, Placement, Pose, draw_figure, make_cameras, sample_identity
+from synthetic_persons.cameras import photograph
+from synthetic_persons.scenes import SCENE_SIZE, scene
 
 # Whose cameras and scenes: those of the training data, as for a model trained on crops of one's own cameras.
 SITE_SEED = 0

@@ -1,4 +1,4 @@
-"""Reader of the drawn persons (`ise_plugin.data.synthetic`), one registered name per size."""
+"""Reader of the drawn persons (`projects/SyntheticPersons`), one registered name per size."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class SyntheticPersons(ImageDataset):
                 raise FileNotFoundError(
                     f"{folder} not found: {type(self).__name__} looks in the folder that FASTREID_DATASETS names "
                     f"(default: datasets) for synthetic_persons_{self.size}/ with {TRAIN_DIR}/, {QUERY_DIR}/ and "
-                    f"{GALLERY_DIR}/; write it with: python tools/make_synthetic_persons.py --size {self.size}"
+                    f"{GALLERY_DIR}/; write it with: python projects/SyntheticPersons/make.py --size {self.size}"
                 )
 
 

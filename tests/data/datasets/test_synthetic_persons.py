@@ -1,29 +1,20 @@
 """Reading the written files; needs fastreid, which importing ise_plugin prepares."""
 
 import re
-import runpy
 import warnings
 from pathlib import Path
 
 import pytest
+from synthetic_persons import make_plan
 
 import ise_plugin  # noqa: F401  (must come before fastreid)
-from ise_plugin.data.synthetic import make_plan, write_dataset
 
 datasets = pytest.importorskip("fastreid.data.datasets")
-TOOL = Path(__file__).parents[3] / "tools" / "make_synthetic_persons.py"
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("datasets")
-    write_dataset(root / "synthetic_persons_tiny", "tiny", workers=1, progress=False)
-    return root
-
-
-@pytest.fixture(scope="module")
-def tiny(root):
-    return datasets.DATASET_REGISTRY.get("SyntheticPersonsTiny")(root=str(root))
+def tiny(datasets_folder):
+    return datasets.DATASET_REGISTRY.get("SyntheticPersonsTiny")(root=str(datasets_folder))
 
 
 def planned(folder, with_junk=False):
@@ -63,10 +54,10 @@ def test_items_are_sorted(tiny):
         assert items == sorted(items)
 
 
-def test_fastreids_own_market_reader_sees_the_same(root, tiny):
+def test_fastreids_own_market_reader_sees_the_same(datasets_folder, tiny):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns about data straight under the root
-        market = datasets.DATASET_REGISTRY.get("Market1501")(root=str(root / "synthetic_persons_tiny"))
+        market = datasets.DATASET_REGISTRY.get("Market1501")(root=str(datasets_folder / "synthetic_persons_tiny"))
 
     def rename(items):
         return sorted(
@@ -78,8 +69,8 @@ def test_fastreids_own_market_reader_sees_the_same(root, tiny):
     assert sorted(market.gallery) == tiny.gallery
 
 
-def test_other_files_are_ignored(root, tiny):
-    stray = root / "synthetic_persons_tiny" / "query" / "Thumbs.db"
+def test_other_files_are_ignored(datasets_folder, tiny):
+    stray = datasets_folder / "synthetic_persons_tiny" / "query" / "Thumbs.db"
     stray.write_bytes(b"")
     try:
         assert tiny.process_dir(str(stray.parent), is_train=False) == tiny.query
@@ -92,7 +83,7 @@ def test_a_missing_folder_says_how_to_write_it(tmp_path):
         datasets.DATASET_REGISTRY.get("SyntheticPersons")(root=str(tmp_path))
     message = str(caught.value)
     assert "\n" not in message
-    command = "python tools/make_synthetic_persons.py --size demo"
+    command = "python projects/SyntheticPersons/make.py --size demo"
     for needed in (str(tmp_path / "synthetic_persons_demo"), "FASTREID_DATASETS", "bounding_box_train", command):
         assert needed in message
 
@@ -101,34 +92,3 @@ def test_a_missing_part_is_named(tmp_path):
     (tmp_path / "synthetic_persons_tiny" / "bounding_box_train").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "synthetic_persons_tiny" / "query"))):
         datasets.DATASET_REGISTRY.get("SyntheticPersonsTiny")(root=str(tmp_path))
-
-
-@pytest.fixture
-def tool():
-    return runpy.run_path(str(TOOL))["main"]
-
-
-def test_the_tool_reuses_what_is_there(root, tool, capsys):
-    assert tool(["--size", "tiny", "--output", str(root)]) == 0
-    assert "already there" in capsys.readouterr().out
-
-
-def test_the_tool_writes_where_the_variable_says(tmp_path, monkeypatch, tool, capsys):
-    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
-    assert tool(["--size", "tiny", "--seed", "7", "--cameras", "4"]) == 0
-    variant = datasets.DATASET_REGISTRY.get("SyntheticPersonsTiny")(root=str(tmp_path))
-    assert {camera for _, _, camera in variant.query} == {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize("options", [["--seed", "3"], ["--cameras", "8"], ["--workers", "0"], ["--seed", "-1"]])
-def test_user_errors_are_one_line_and_exit_code_2(root, tool, capsys, options):
-    assert tool(["--size", "tiny", "--output", str(root), *options]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("make_synthetic_persons: ")
-
-
-def test_unknown_size_exits_with_code_2(tmp_path, tool, capsys):
-    with pytest.raises(SystemExit) as caught:
-        tool(["--size", "huge", "--output", str(tmp_path)])
-    assert caught.value.code == 2 and "huge" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

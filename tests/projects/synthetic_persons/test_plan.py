@@ -1,9 +1,8 @@
 from collections import Counter, defaultdict
 
 import pytest
-
-from ise_plugin.data.synthetic import SIZES, count_images, make_plan
-from ise_plugin.data.synthetic.plan import GALLERY_DIR, QUERY_DIR, TRAIN_DIR
+from synthetic_persons import SIZES, count_images, make_plan
+from synthetic_persons.plan import GALLERY_DIR, QUERY_DIR, TRAIN_DIR
 
 
 @pytest.fixture(scope="module", params=[("tiny", 6), ("demo", 6), ("demo", 3), ("market", 6)], ids=str)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Share of small changes to method/ and clustering/ that their tests notice: python tools/mutation_score.py --mutants 200"""
+"""Share of small changes to method/ and clustering/ that their tests notice: mutation_score.py --mutants 200"""
 
 import argparse
 import ast
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 # package -> its tests; the later ones are tried where the first notice nothing
 TESTS = {
     "method": [["tests/method"]],
@@ -146,7 +146,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "repository"
         copy.mkdir()
-        for part in ("ise_plugin", "tests", "configs", "tools"):
+        for part in ("ise_plugin", "tests", "configs", "tools", "projects"):
             shutil.copytree(REPOSITORY / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(REPOSITORY / "setup.cfg", copy)
         (copy / NUMBA).mkdir()

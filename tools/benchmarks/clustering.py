@@ -1,7 +1,7 @@
 """Time and memory of pseudo-labelling, stage by stage, beside faiss's exact search and fastreid's own function.
 
-    python tools/benchmark_clustering.py --sizes 12936 --dim 2048 --peer fastreid
-    python tools/benchmark_clustering.py --sizes 1000000 --dim 256 --search ivf --subset 50000 --faiss-limit 0
+    python tools/benchmarks/clustering.py --sizes 12936 --dim 2048 --peer fastreid
+    python tools/benchmarks/clustering.py --sizes 1000000 --dim 256 --search ivf --subset 50000 --faiss-limit 0
 
 Prints one table and, with --json FILE, writes everything it measured. Ratios compare medians of one process, in which
 the candidates take turns. Memory is the peak of the process above what it held with the input loaded and the compiled

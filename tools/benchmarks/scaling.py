@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What several processes gain and what they exchange; docs/scaling.md goes on from there by calculation.
 
-    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/benchmark_scaling.py --part extraction --config-file FILE [KEY VALUE ...]
-    torchrun --nproc_per_node 2 tools/benchmark_scaling.py --part traffic --config-file FILE [KEY VALUE ...]
+    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 tools/benchmarks/scaling.py --part extraction --config-file FILE [KEY VALUE ...]
+    torchrun --nproc_per_node 2 tools/benchmarks/scaling.py --part traffic --config-file FILE [KEY VALUE ...]
 
 extraction: images per second of an extraction with its gathering, several times; compare numbers of processes. With
 DATALOADER.NUM_WORKERS 0 a process is one thread. search: seconds of the exact neighbour search. traffic: bytes that one
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 import ise_plugin  # noqa: F401  isort:skip
-from benchmark_clustering import synthetic_embeddings
+from clustering import synthetic_embeddings
 from fastreid.utils.env import seed_all_rng
 
 from ise_plugin.config import load_cfg

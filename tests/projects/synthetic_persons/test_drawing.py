@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from ise_plugin.data.synthetic import Placement, Pose, draw_figure, sample_identity
-from ise_plugin.data.synthetic.people import Bag, Garment
+from synthetic_persons import Placement, Pose, draw_figure, sample_identity
+from synthetic_persons.people import Bag, Garment
 
 RED, BLUE, GREEN, YELLOW, GREY = (200, 20, 20), (20, 20, 200), (20, 200, 20), (200, 200, 20), (120, 120, 120)
 FRONT, RIGHT, BACK, LEFT = 0, 90, 180, 270

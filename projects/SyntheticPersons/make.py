@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the drawn person data set: python tools/make_synthetic_persons.py --size demo"""
+"""Writes the drawn person data set: python projects/SyntheticPersons/make.py --size demo"""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from ise_plugin.data.synthetic import MAX_CAMERAS, MIN_CAMERAS, SIZES, folder_name, write_dataset
-from ise_plugin.errors import UsageError
+from synthetic_persons import MAX_CAMERAS, MIN_CAMERAS, SIZES, folder_name, write_dataset
+
+USAGE_ERROR = 2  # exit code, as argparse's
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         written = write_dataset(
             Path(args.output) / folder_name(args.size), args.size, args.seed, args.cameras, args.workers
         )
-    except (ValueError, OSError, UsageError) as error:
-        print(f"make_synthetic_persons: {error}", file=sys.stderr)
-        return UsageError.EXIT_CODE
+    except (ValueError, OSError) as error:
+        print(f"SyntheticPersons: {error}", file=sys.stderr)
+        return USAGE_ERROR
     counts = ", ".join(f"{count} {part}" for part, count in written.counts.items())
     done = "already there" if written.reused else f"written in {written.seconds:.1f} s"
     print(f"{written.path}: {done} ({counts} images)")

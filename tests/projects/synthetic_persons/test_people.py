@@ -1,9 +1,8 @@
 from dataclasses import fields
 
 import pytest
-
-from ise_plugin.data.synthetic import Stream, sample_identity, stream
-from ise_plugin.data.synthetic.people import LOOK_ALIKE_CHANGES
+from synthetic_persons import Stream, sample_identity, stream
+from synthetic_persons.people import LOOK_ALIKE_CHANGES
 
 
 def differing(a, b):

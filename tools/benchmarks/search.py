@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Time and recall of single queries: python tools/benchmark_search.py --count 1000000 --dim 256
+"""Time and recall of single queries: python tools/benchmarks/search.py --count 1000000 --dim 256
 
-Embeddings are those of tools/benchmark_clustering.py (late noise). The queries are further images of the same people, and are not
-in the index. Recall@10 is against the exact search.
+Embeddings are those of tools/benchmarks/clustering.py (late noise). The queries are further images of the same people, and
+are not in the index. Recall@10 is against the exact search.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import time
 import faiss
 import numpy as np
 import torch
-from benchmark_clustering import synthetic_embeddings
+from clustering import synthetic_embeddings
 
 from ise_plugin.inference import Embeddings, build_index
 from ise_plugin.utils.command_line import run_command

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-from ise_plugin.data.synthetic import (
+from synthetic_persons import (
     DatasetExistsError,
     count_images,
     draw_planned,

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """From a folder to identities, measured on drawn persons whose names say nothing.
 
-    python tools/benchmark_folder.py identities --seeds 0 1 2
-    python tools/benchmark_folder.py eps --sets 0:6 1:4 2:3 --eps auto 0.4 0.5 0.6
+    python tools/benchmarks/folder.py identities --seeds 0 1 2
+    python tools/benchmarks/folder.py eps --sets 0:6 1:4 2:3 --eps auto 0.4 0.5 0.6
 
 identities: the training images of the data set `demo` in one folder, under random names; trained on with configs/ISE/folder.yml,
 once without cameras and once with a CSV of them. Adjusted Rand index against the truth over the images that are no outliers.
@@ -23,12 +23,11 @@ from pathlib import Path
 from sklearn.metrics import adjusted_rand_score
 
 from ise_plugin.config import AUTO
-from ise_plugin.data.synthetic import folder_name, write_dataset
 from ise_plugin.errors import UsageError
 from ise_plugin.utils.command_line import run_command
 
-REPOSITORY = Path(__file__).parents[1]
-SIZE = "demo"
+REPOSITORY = Path(__file__).parents[2]
+DATASET = "synthetic_persons_demo"
 
 
 def train(config: str, output: Path, data: Path, *opts: str) -> None:
@@ -49,13 +48,16 @@ def train(config: str, output: Path, data: Path, *opts: str) -> None:
 def dataset(work: Path, seed: int, cameras: int) -> Path:
     """Folder of data sets that holds the drawn one."""
     root = work / f"data_{seed}_{cameras}"
-    write_dataset(root / folder_name(SIZE), SIZE, seed, cameras)
+    command = [sys.executable, str(REPOSITORY / "projects/SyntheticPersons/make.py"), "--size", "demo"]
+    command += ["--seed", str(seed), "--cameras", str(cameras), "--output", str(root)]
+    if subprocess.call(command):
+        raise UsageError(f"the data set {root / DATASET} could not be drawn")
     return root
 
 
 def nameless_folder(work: Path) -> tuple[Path, Path, dict]:
     """Training images under random names: their folder, the CSV of their cameras, and name -> identity."""
-    source = dataset(work, 0, 6) / folder_name(SIZE) / "bounding_box_train"
+    source = dataset(work, 0, 6) / DATASET / "bounding_box_train"
     folder, cameras = work / "crops", work / "cameras.csv"
     folder.mkdir(exist_ok=True)
     names, truth = random.Random(0), {}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures training and extraction against stock fastreid: python tools/benchmark_training.py
+"""Measures training and extraction against stock fastreid: python tools/benchmarks/training.py
 
 Every figure comes from a process of its own, the two sides of a ratio in turns; the medians are compared. Stock fastreid is its
 Baseline with cross-entropy and triplet loss in float32, as its configs run it; its batches are decoded beforehand, which favours
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 from ise_plugin.config import load_cfg
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 INSTANCES, LOSS_BATCH, LOSS_CLUSTERS = 16, 256, 2000
 DEMO_EPOCHS = 3
 # everything of this package that is about speed and has a switch

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures how hard the drawn data set is: python tools/benchmark_synthetic_persons.py
+"""Measures how hard the drawn data set is: python projects/SyntheticPersons/difficulty.py
 
 Three numbers belong together: retrieval by embeddings from ImageNet alone, how pure the clusters of those embeddings
 are, and retrieval after supervised training with fastreid's own Baseline.
@@ -174,7 +174,7 @@ def main() -> int:
     try:
         result = measure(args)
     except (OSError, KeyError, UsageError) as error:
-        print(f"benchmark_synthetic_persons: {error}", file=sys.stderr)
+        print(f"difficulty: {error}", file=sys.stderr)
         return UsageError.EXIT_CODE
     text = json.dumps(result, indent=2)
     print(text)

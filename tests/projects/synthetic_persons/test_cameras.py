@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 from PIL import Image
-
-from ise_plugin.data.synthetic import draw_background, draw_person, make_cameras, sample_identity
-from ise_plugin.data.synthetic.cameras import photograph, sample_view
-from ise_plugin.data.synthetic.scenes import SCENE_KINDS, scene
+from synthetic_persons import draw_background, draw_person, make_cameras, sample_identity
+from synthetic_persons.cameras import photograph, sample_view
+from synthetic_persons.scenes import SCENE_KINDS, scene
 
 
 def test_every_camera_has_its_own_scene():

@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...errors import UsageError
 from .cameras import MAX_CAMERAS, Camera, make_cameras, to_jpeg
 from .crops import JUNK_MISS, Walk, draw_background, draw_person, sample_walk
 from .people import sample_identity
@@ -32,7 +31,7 @@ CHUNK = 32  # pictures handed to a worker at a time
 FEW_IMAGES = 600  # drawn here by default: starting workers would take longer
 
 
-class DatasetExistsError(UsageError):
+class DatasetExistsError(ValueError):
     """The output folder holds something other than the data set asked for."""
 
 
@@ -109,7 +108,7 @@ def write_dataset(
     """Writes a data set in Market-1501's layout, or reuses the one that is there.
 
     The pictures are drawn into a temporary folder beside `output`, which takes its name only when all is written: a
-    run that is stopped leaves nothing behind under that name.
+    run that is stopped leaves nothing under that name.
 
     Args:
         output: folder of the data set itself.
