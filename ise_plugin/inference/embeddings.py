@@ -4,13 +4,13 @@ import logging
 import os
 import re
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Iterator, NamedTuple, Sequence
 
 import numpy as np
 
 from ..errors import UsageError
-from ..utils.files import remove_leftovers, shown
+from ..utils.files import remove_leftovers, shown, written_whole
 
 logger = logging.getLogger("fastreid.ise.search")
 
@@ -305,23 +305,3 @@ _WRITERS = {"npz": _write_npz, "parquet": _write_parquet}
 def printable(path: str) -> str:
     """A path as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-@contextmanager
-def written_whole(path: str) -> Iterator[str]:
-    """The name of a temporary file that takes the name ``path`` at the end, and is removed after an exception.
-
-    Raises:
-        UsageError: the folder cannot be written to.
-    """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(
-            f"{shown(path)} cannot be written ({error.strerror or error}); choose another place"
-        ) from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

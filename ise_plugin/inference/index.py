@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import shutil
-from contextlib import suppress
 from typing import NamedTuple, Sequence
 
 import faiss
@@ -12,7 +10,7 @@ import numpy as np
 
 from ..clustering import rerank_distance
 from ..errors import UsageError
-from ..utils.files import shown
+from ..utils.files import replaced_folder, shown
 from .embeddings import Embeddings
 
 logger = logging.getLogger("fastreid.ise.search")
@@ -124,21 +122,14 @@ class SearchIndex:
             UsageError: see :func:`check_place`; or the folder cannot be written.
         """
         check_place(folder)
-        place = os.path.realpath(folder)  # a link goes on leading to the index
-        temporary = f"{place}.{os.getpid()}.tmp"
-        try:
-            os.makedirs(temporary)
-            faiss.write_index(self._index, os.path.join(temporary, _INDEX_NAME))
+        with replaced_folder(folder, _OWN_NAMES) as new:
             for name, content in ((_NAMES_NAME, self.paths), (_ABOUT_NAME, {**self.about, **_MARK})):
-                with open(os.path.join(temporary, name), "w", encoding="ascii") as file:
+                with open(os.path.join(new, name), "w", encoding="ascii") as file:
                     json.dump(content, file)
-            _put_in_place(temporary, place)
-        except (OSError, RuntimeError) as error:  # faiss raises the latter
-            raise UsageError(
-                f"{shown(folder)} cannot be written ({_reason(error)}); choose another --output"
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                faiss.write_index(self._index, os.path.join(new, _INDEX_NAME))
+            except RuntimeError as error:  # its own message is about its source code
+                raise OSError(f"faiss failed to write {_INDEX_NAME}") from error
 
     @classmethod
     def load(cls, folder: str) -> "SearchIndex":
@@ -178,24 +169,6 @@ def check_place(folder: str) -> None:
         raise UsageError(
             f"{shown(folder)} is there and holds no index only ({_reason(error)}); choose another --output"
         ) from error
-
-
-def _put_in_place(new: str, folder: str) -> None:
-    """Renames, because that is whole or not at all; of the older index only its own files are removed."""
-    old = f"{new}.old"
-    if os.path.isdir(folder):
-        os.rename(folder, old)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if os.path.isdir(old):
-            os.rename(old, folder)
-        raise
-    with suppress(OSError):  # there was none, or somebody has just put another file into it, which stays
-        for name in os.listdir(old):
-            if name in _OWN_NAMES:
-                os.remove(os.path.join(old, name))
-        os.rmdir(old)
 
 
 def _read_json(folder: str, name: str):

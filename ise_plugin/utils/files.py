@@ -1,8 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, and what is said about them."""
 
 import os
 import re
-from typing import Optional
+import shutil
+from contextlib import contextmanager, suppress
+from typing import Collection, Iterator, Optional
 
 from ..errors import UsageError
 
@@ -13,33 +15,85 @@ class UnwritableFile(UsageError, OSError):
     """A file could not be written; what was there before is intact."""
 
 
-def write_atomically(path: str, content: bytes) -> None:
-    """Writes a file so that a crash, of the process or the machine, leaves the old one or the new one, never a part.
+@contextmanager
+def written_whole(path: str) -> Iterator[str]:
+    """Gives the name of a temporary file to write, which takes the name ``path`` at the end.
+
+    After a crash, of the process or the machine, the old file or the new one is there, never a part; after an exception
+    it is the old one.
 
     Raises:
-        UnwritableFile: the folder cannot be written to, or the disk is full; the old file is untouched.
+        UnwritableFile: the folder cannot be written to, or the disk is full.
     """
+    with _temporary(path) as temporary:
+        yield temporary
+        _settle(temporary)
+        os.replace(temporary, path)
+        _settle_folder(os.path.dirname(path))
+
+
+def write_atomically(path: str, content: bytes) -> None:
+    """:func:`written_whole` for content that is in memory."""
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+@contextmanager
+def replaced_folder(path: str, own: Collection[str]) -> Iterator[str]:
+    """:func:`written_whole` for a folder of files: gives an empty temporary folder to fill. A link stays one.
+
+    Args:
+        path: where nothing is, or an older folder.
+        own: names of the files that are removed with the older folder. While it holds others, it stays beside the new one.
+    """
+    path = os.path.realpath(path)
+    with _temporary(path) as temporary:
+        os.makedirs(temporary)
+        yield temporary
+        for name in os.listdir(temporary):
+            _settle(os.path.join(temporary, name))
+        _settle_folder(temporary)
+        old = f"{temporary}.old"
+        if os.path.isdir(path):
+            os.rename(path, old)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if os.path.isdir(old):
+                os.rename(old, path)
+            raise
+        _settle_folder(os.path.dirname(path))
+        with suppress(OSError):  # there was none, or somebody has just put another file into it
+            for name in set(os.listdir(old)) & set(own):
+                os.remove(os.path.join(old, name))
+            os.rmdir(old)
+
+
+@contextmanager
+def _temporary(path: str) -> Iterator[str]:
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _settle(os.path.dirname(path))
-    except BaseException as error:
-        if os.path.exists(temporary):
+        yield temporary
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UnwritableFile(
+            f"{shown(path)} cannot be written ({reason}); free some space, or choose another place"
+        ) from error
+    finally:
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
+        elif os.path.lexists(temporary):
             os.remove(temporary)
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise UnwritableFile(
-                f"{path} cannot be written ({reason}); free some space, or choose another place"
-            ) from error
-        raise
 
 
-def _settle(folder: str) -> None:
-    """Brings a renaming onto the disk, where the system can be told to."""
+def _settle(path: str) -> None:
+    """Waits until a file is on the disk."""
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _settle_folder(folder: str) -> None:
+    """Waits until the names in a folder are on the disk, where the system can be told to."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -52,9 +106,9 @@ def _settle(folder: str) -> None:
 def remove_leftovers(folder: str) -> None:
     """Removes the temporary files of processes that were killed while they wrote."""
     for name in os.listdir(folder or "."):
-        found = _TEMPORARY.search(name)
-        if found and not _alive(int(found[1])):
-            os.remove(os.path.join(folder, name))
+        found, path = _TEMPORARY.search(name), os.path.join(folder, name)
+        if found and os.path.isfile(path) and not _alive(int(found[1])):
+            os.remove(path)
 
 
 def _alive(process: int) -> bool:

@@ -235,15 +235,6 @@ def test_place_that_cannot_be_written_to(tmp_path):
         EmbeddingStore(str(tmp_path / "file/out"), "one", "run", 4)
 
 
-def test_failed_write_leaves_the_old_file(tmp_path):
-    (tmp_path / "x").write_text("old")
-    with pytest.raises(KeyboardInterrupt):
-        with module.written_whole(str(tmp_path / "x")) as temporary:
-            open(temporary, "w").write("half")
-            raise KeyboardInterrupt
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
-
-
 def test_parquet_without_its_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(UsageError, match="pip install pyarrow"):

@@ -137,18 +137,12 @@ def test_places_for_an_index(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "link"]
 
 
-def test_failed_replacement_leaves_the_old_index(tmp_path, monkeypatch):
+def test_an_index_that_faiss_cannot_write_leaves_the_old_one(tmp_path, monkeypatch):
     build_index(embeddings(20)).save(str(tmp_path / "index"))
-    rename = os.rename
-
-    def fail_for_the_new_one(source, target):
-        if source.endswith(".tmp"):
-            raise OSError(28, "No space left on device")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", fail_for_the_new_one)
-    with pytest.raises(UsageError, match="No space left"):
-        build_index(embeddings(30)).save(str(tmp_path / "index"))
+    other, write = build_index(embeddings(30)), faiss.write_index
+    monkeypatch.setattr(faiss, "write_index", lambda index, path: write(index, path + "/no/folder"))
+    with pytest.raises(UsageError, match="index cannot be written .faiss failed"):
+        other.save(str(tmp_path / "index"))
     assert len(SearchIndex.load(str(tmp_path / "index"))) == 20
     assert [p.name for p in tmp_path.iterdir()] == ["index"]
 

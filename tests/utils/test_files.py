@@ -12,7 +12,14 @@ from helpers import CONFIGS, REPOSITORY
 from ise_plugin.engine import checkpointing
 from ise_plugin.engine.checkpointing import check_space
 from ise_plugin.errors import UsageError
-from ise_plugin.utils.files import UnwritableFile, free_space, remove_leftovers, write_atomically
+from ise_plugin.utils.files import (
+    UnwritableFile,
+    free_space,
+    remove_leftovers,
+    replaced_folder,
+    write_atomically,
+    written_whole,
+)
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
@@ -21,14 +28,76 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     assert isinstance(caught.value, UsageError) and isinstance(caught.value, OSError)
 
 
+def test_failed_write_leaves_the_old_file(tmp_path):
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(KeyboardInterrupt), written_whole(str(tmp_path / "x")) as temporary:
+        open(temporary, "w").write("half")
+        raise KeyboardInterrupt
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def fill(path, own, **contents):
+    with replaced_folder(str(path), own) as new:
+        for name, content in contents.items():
+            open(os.path.join(new, name), "w").write(content)
+
+
+def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
+    (tmp_path / "link").symlink_to("folder")
+    for content in ("old", "new"):
+        fill(tmp_path / "link", {"a"}, a=content)
+    assert (tmp_path / "folder/a").read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"] and (tmp_path / "link").is_symlink()
+
+
+def test_files_of_others_in_the_older_folder_stay_beside_it(tmp_path):
+    fill(tmp_path / "folder", {"a"}, a="old", mine="kept")
+    fill(tmp_path / "folder", {"a"}, a="new")
+    (beside,) = set(os.listdir(tmp_path)) - {"folder"}
+    assert os.listdir(tmp_path / "folder") == ["a"] and os.listdir(tmp_path / beside) == ["mine"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    fill(tmp_path / "folder", {"a"}, a="old")
+    rename = os.rename
+
+    def fail_for_the_new_one(source, target):
+        if source.endswith(".tmp"):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_for_the_new_one)
+    with pytest.raises(UnwritableFile, match="No space left"):
+        fill(tmp_path / "folder", {"a"}, a="new")
+    assert os.listdir(tmp_path) == ["folder"] and (tmp_path / "folder/a").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "rename, write, settled",
+    [
+        ("replace", lambda path: write_atomically(str(path), b"x"), 1),
+        ("rename", lambda path: fill(path, {"a"}, a="x"), 2),  # the file, and the folder's list of names
+    ],
+)
+def test_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch, rename, write, settled):
+    happened, sync, stock = [], os.fsync, getattr(os, rename)
+    monkeypatch.setattr(os, "fsync", lambda handle: happened.append("settled") or sync(handle))
+    monkeypatch.setattr(os, rename, lambda *names: happened.append("renamed") or stock(*names))
+    write(tmp_path / "x")
+    assert happened == [*["settled"] * settled, "renamed", "settled"]
+
+
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for process in (dead.pid, os.getpid()):
         (tmp_path / f"model.pth.{process}.tmp").write_bytes(b"")
     (tmp_path / "model.tmp").write_bytes(b"")
+    (tmp_path / f"folder.{dead.pid}.tmp").mkdir()  # somebody's own
     remove_leftovers(str(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == sorted([f"model.pth.{os.getpid()}.tmp", "model.tmp"])
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        [f"model.pth.{os.getpid()}.tmp", "model.tmp", f"folder.{dead.pid}.tmp"]
+    )
 
 
 def test_free_space_is_what_the_system_says(tmp_path):
