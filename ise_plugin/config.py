@@ -184,7 +184,8 @@ def load_cfg(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> Cfg
     """Reads a config file over the defaults, then ``KEY VALUE`` pairs, and checks the values.
 
     Args:
-        config_file: YAML file, with fastreid's ``_BASE_``; None or empty takes the defaults alone.
+        config_file: YAML file, with fastreid's ``_BASE_``, or the name of one of the package's own (``ISE/folder.yml``);
+            None or empty takes the defaults alone.
         opts: keys and values in turn, as they stand on a command line.
 
     Raises:
@@ -198,6 +199,15 @@ def load_cfg(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> Cfg
     _merge_opts(cfg, list(opts))
     check_values(cfg)
     return cfg
+
+
+def resolve_config_file(path: str, folder: str = "") -> str:
+    """Where a config file is: below ``folder``, or, where no such file exists, among the package's own (``ISE/folder.yml``)."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    # inside an installed package, and beside the package in a checkout
+    own = [os.path.join(home, "configs", path) for home in (package, os.path.dirname(package))]
+    places = [os.path.join(folder, os.path.expanduser(path)), *own]
+    return next(filter(os.path.isfile, places), places[0])
 
 
 def load_base_cfg(config_file: str) -> tuple[str, CfgNode]:
@@ -214,7 +224,7 @@ def load_base_cfg(config_file: str) -> tuple[str, CfgNode]:
 
 def _read_chain(config_file: str, seen: tuple = ()) -> list:
     """[(file name, its values)], bases first, so that an error can name the file it comes from."""
-    path = os.path.expanduser(config_file)
+    path = resolve_config_file(config_file)
     if os.path.abspath(path) in seen:
         raise UsageError(f"config file {config_file}: {BASE_KEY} leads back to itself; remove the loop")
     try:
@@ -239,7 +249,7 @@ def _read_chain(config_file: str, seen: tuple = ()) -> list:
         return [(config_file, values)]
     if not isinstance(base, str):
         raise UsageError(f"config file {config_file}: {BASE_KEY} must be the path of a config file, not {base!r}")
-    base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    base_path = resolve_config_file(base, os.path.dirname(path))
     return _read_chain(base_path, seen + (os.path.abspath(path),)) + [(config_file, values)]
 
 

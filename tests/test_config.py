@@ -4,7 +4,7 @@ import pytest
 from fastreid.config import get_cfg as get_fastreid_cfg
 from helpers import CONFIGS
 
-from ise_plugin.config import _leaves, check_values, get_cfg, load_cfg
+from ise_plugin.config import _leaves, check_values, get_cfg, load_cfg, resolve_config_file
 from ise_plugin.errors import UsageError
 
 RUNS = sorted(p.relative_to(CONFIGS).as_posix() for p in (CONFIGS / "ISE").glob("*.yml"))
@@ -65,6 +65,17 @@ def test_command_line_comes_after_file_comes_after_base(tmp_path):
     child = write(tmp_path / "child.yml", "_BASE_: base.yml\nSEED: 2\nISE: {ITERS_PER_EPOCH: 12}\n")
     cfg = load_cfg(child, ["SEED", "3"])
     assert (cfg.SEED, cfg.ISE.ITERS_PER_EPOCH, cfg.ISE.MEMORY.MOMENTUM) == (3, 12, 0.5)
+
+
+def test_the_packages_own_config_is_found_by_name_where_no_such_file_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_cfg("ISE/folder.yml") == load_cfg(str(CONFIGS / "ISE/folder.yml"))
+    over = write(tmp_path / "own.yml", "_BASE_: ISE/folder.yml\nSEED: 5\n")
+    assert (load_cfg(over).SEED, load_cfg(over).DATASETS.NAMES) == (5, ("Folder",))
+    (tmp_path / "ISE").mkdir()
+    write(tmp_path / "ISE/folder.yml", "SEED: 6\n")
+    assert resolve_config_file("ISE/folder.yml") == "ISE/folder.yml" and load_cfg(over).DATASETS.NAMES != ("Folder",)
+    assert resolve_config_file("nowhere.yml", "here") == "here/nowhere.yml"
 
 
 def test_values_are_read_as_the_type_of_their_default(tmp_path):
