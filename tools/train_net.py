@@ -5,11 +5,16 @@ import sys
 
 from ise_plugin import compat
 
-if __name__ == "__main__":
+
+def main(argv=None) -> int:
     try:
         compat.prepare()
     except ImportError as error:
         sys.exit(f"error: {error}")
-    from ise_plugin.engine.command import main
+    from ise_plugin.engine.command import main as train
 
+    return train(argv)
+
+
+if __name__ == "__main__":
     sys.exit(main())
