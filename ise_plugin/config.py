@@ -7,6 +7,7 @@ Re-Identification", CVPR 2022 (called "paper" below), with the released program'
 
 import ast
 import difflib
+import logging
 import math
 import os
 from typing import Iterable, Optional, Sequence
@@ -18,6 +19,12 @@ from fastreid.config.config import BASE_KEY
 
 from .errors import UsageError
 
+logger = logging.getLogger("fastreid.ise.config")
+
+# Below it any key may be set: components of the user's own read them.
+_OWN = "ISE.OWN"
+# Keys of an earlier release that switched a hook on or off, and that hook.
+_FORMER_SWITCHES = {"ISE.REPORT.ENABLED": "RunReport", "ISE.IDENTITIES.ENABLED": "IdentityChoice"}
 # Keys of numbers that may also be the word AUTO.
 AUTO = "auto"
 _AUTOMATIC = ("ISE.PSEUDO_LABEL.EPS",)
@@ -109,15 +116,18 @@ def add_ise_config(cfg: CfgNode) -> None:
     # Unusable files to put up with, at the start and during the run. Unit: share of all files, in [0, 1].
     _C.DATASETS.FOLDER.MAX_BAD_SHARE = 0.05
 
-    # What is written at the end of training: identities.csv, identities/ with contact sheets, model_chosen.pth.
+    # Hooks beside those that every run has: registered names (ise_plugin.registry.HOOK), or "module.Class" of your own. What
+    # the package offers: "RunReport" (quality of the labels every epoch, OUTPUT_DIR/report.html), "IdentityChoice"
+    # (identities.csv, identities/ with contact sheets, model_chosen.pth), "EpochSummary" (a line for every epoch).
+    _C.ISE.HOOKS = ("RunReport", "EpochSummary")
+
+    # What the hook IdentityChoice writes at the end of training.
     _C.ISE.IDENTITIES = CfgNode()
-    _C.ISE.IDENTITIES.ENABLED = False
     # Groups of less confidence are written as outliers. Unit: mean simplified silhouette, in [0, 1]; 0 keeps all.
     _C.ISE.IDENTITIES.MIN_CONFIDENCE = 0.0
 
-    # What the run says about itself: quality of the labels every epoch, and OUTPUT_DIR/report.html.
+    # What the hook RunReport shows.
     _C.ISE.REPORT = CfgNode()
-    _C.ISE.REPORT.ENABLED = True
     # Figures and sheets of images in the report; False leaves numbers and tables.
     _C.ISE.REPORT.PICTURES = True
     # Compare the labels with the true identities of the training images, where the reader knows them. Training never sees them.
@@ -156,8 +166,10 @@ def add_ise_config(cfg: CfgNode) -> None:
 
     # Pseudo labels: clustering of the training images' embeddings.
     _C.ISE.PSEUDO_LABEL = CfgNode()
-    # Registered names (ise_plugin.registry) of the hook that labels, and of the clustering it uses.
+    # Registered names (ise_plugin.registry), or "module.Class" of your own, of the hook that labels, and of the distance and
+    # the clustering it uses.
     _C.ISE.PSEUDO_LABEL.HOOK = "DBSCANPseudoLabelHook"
+    _C.ISE.PSEUDO_LABEL.DISTANCE = "Jaccard"
     _C.ISE.PSEUDO_LABEL.CLUSTERER = "DBSCAN"
     # Label anew every so many epochs. Unit: epochs. Paper: 1.
     _C.ISE.PSEUDO_LABEL.PERIOD = 1
@@ -171,6 +183,9 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
     # Neighbour search: "exact", or "ivf" / "hnsw" (faiss) for sets too large for it.
     _C.ISE.PSEUDO_LABEL.SEARCH = "exact"
+
+    # Settings of distances, clusterers and hooks of your own, by their names: whatever keys their from_config reads.
+    _C.ISE.OWN = CfgNode(new_allowed=True)
 
 
 def get_cfg() -> CfgNode:
@@ -258,6 +273,11 @@ def _merge(cfg: CfgNode, values: dict, source: str) -> None:
         _set_value(cfg, key, value, source)
 
 
+def flat(config: dict) -> dict:
+    """{"A": {"B": 1}} -> {"A.B": 1}."""
+    return dict(_leaves(config))
+
+
 def _leaves(values: dict, prefix: str = "") -> Iterable:
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -276,8 +296,14 @@ def _merge_opts(cfg: CfgNode, opts: list) -> None:
 
 def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
     """Sets one key to a value of the type its default has; whole numbers serve as floats, lists and tuples as each other."""
+    if key in _FORMER_SWITCHES:
+        _switch_hook(cfg, _FORMER_SWITCHES[key], _as_type_of(True, value, key, source), key, source)
+        return
     *parents, leaf = str(key).split(".")
     node = cfg
+    if str(key).startswith(f"{_OWN}."):
+        _set_own_value(cfg.ISE.OWN, parents[2:], leaf, value)
+        return
     for parent in parents:
         node = node.get(parent) if isinstance(node, CfgNode) else None
     if not isinstance(node, CfgNode) or leaf not in node:
@@ -295,6 +321,19 @@ def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
             raise UsageError(f"{source}: {key} must be a number or {AUTO}, not {value!r}")
         default = 0.0 if default == AUTO else default  # a number takes the place of the word
     node[leaf] = _as_type_of(default, value, key, source)
+
+
+def _set_own_value(node: CfgNode, parents: Sequence[str], leaf: str, value) -> None:
+    for parent in parents:
+        node = node.setdefault(parent, CfgNode(new_allowed=True))
+    node[leaf] = _literal(value) if isinstance(value, str) else value
+
+
+def _switch_hook(cfg: CfgNode, hook: str, on: bool, key: str, source: str) -> None:
+    if on == (hook in cfg.ISE.HOOKS):
+        return
+    logger.warning(f"{source}: {key} is a key of an earlier release; name {hook} in ISE.HOOKS, or leave it out there")
+    cfg.ISE.HOOKS = (*cfg.ISE.HOOKS, hook) if on else tuple(name for name in cfg.ISE.HOOKS if name != hook)
 
 
 def _as_type_of(default, value, key: str, source: str):
@@ -321,17 +360,6 @@ def _literal(text: str):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
-
-
-def flat(config: dict, prefix: str = "") -> dict:
-    """{"A": {"B": 1}} -> {"A.B": 1}."""
-    values = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            values.update(flat(value, f"{prefix}{key}."))
-        else:
-            values[f"{prefix}{key}"] = value
-    return values
 
 
 def check_values(cfg: CfgNode) -> None:

@@ -35,7 +35,8 @@ k-nearest-neighbour searches: called with ``(features, k, **options)``, features
 
 HOOK = Registry("HOOK")
 HOOK.__doc__ = """
-Training hooks named in ``ISE.PSEUDO_LABEL.HOOK``. Called with ``(cfg)``; return a ``fastreid.engine.HookBase``.
+Training hooks named in ``ISE.HOOKS`` and ``ISE.PSEUDO_LABEL.HOOK``: classes over ``fastreid.engine.HookBase``, see
+:mod:`ise_plugin.engine.hooks`.
 """
 
 
@@ -54,3 +55,19 @@ def registered(registry, name: str, key: str):
     if name not in known:
         raise UsageError(f"{key}: nothing named {name!r} is registered; known are: {', '.join(sorted(known))}")
     return known[name]
+
+
+def build(registry, name: str, key: str, cfg):
+    """The registered component of that name, built from the configuration.
+
+    A class with ``from_config(cfg)`` is called with the keyword arguments that this returns; None means that there is nothing
+    to build (in this process, say). One without is called with ``(cfg)``.
+
+    Raises:
+        UsageError: see :func:`registered`.
+    """
+    component = registered(registry, name, key)
+    if not hasattr(component, "from_config"):
+        return component(cfg)
+    arguments = component.from_config(cfg)
+    return None if arguments is None else component(**arguments)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ise_plugin.config import get_cfg
 from ise_plugin.engine.evaluation import PortableReidEvaluator
-from ise_plugin.engine.extraction import extract_embeddings
+from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.errors import UsageError
 from ise_plugin.method import memory
 from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss

@@ -25,7 +25,7 @@ from ise_plugin.utils import files
 # `make test-long` sets it; a number that a test repeats something has a short and a long form
 LONG = os.environ.get("ISE_TEST_LONG") == "1"
 OPTIONS = """
-    MODEL.DEVICE cpu SOLVER.CHECKPOINT_PERIOD 1 ISE.CHECKPOINT_SECONDS 1e-9 ISE.REPORT.ENABLED False
+    MODEL.DEVICE cpu SOLVER.CHECKPOINT_PERIOD 1 ISE.CHECKPOINT_SECONDS 1e-9 ISE.HOOKS ()
     ISE.KEEP_CHECKPOINTS 2
 """.split()
 # pieces that a file is written in, so that a run can be killed between any two

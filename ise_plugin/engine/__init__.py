@@ -1,8 +1,7 @@
 """Trainer, hooks, checkpoints and launcher."""
 
 from .checkpointing import ISECheckpointer
-from .extraction import extract_embeddings
-from .labelling import DBSCANPseudoLabelHook
+from .labelling import DBSCANPseudoLabelHook, Labelling, extract_embeddings
 from .launcher import launch
 from .start import resolve_device, setup
 from .trainer import ISETrainer
@@ -11,6 +10,7 @@ __all__ = [
     "DBSCANPseudoLabelHook",
     "ISECheckpointer",
     "ISETrainer",
+    "Labelling",
     "extract_embeddings",
     "launch",
     "resolve_device",

@@ -1,42 +1,44 @@
 """Ends a run whose labels have collapsed, before it spends days on them."""
 
 import numpy as np
+from fastreid.engine.hooks import HookBase
 
 from ..errors import UsageError
 from .labelling import Labelling
 
 
-class CollapseGuard:
+class CollapseGuard(HookBase):
     """Watches every labelling: one cluster that swallows the set, or hardly anything but outliers, several times in a row.
 
     Args:
-        cfg: configuration; the keys are under ``ISE.COLLAPSE``.
-        pseudo_labels: the hook that labels; one that cannot be observed is not watched.
+        labellings: such ones in a row that end the run.
+        max_cluster_share, max_outlier_share: see :func:`describe_collapse`.
     """
 
-    def __init__(self, cfg, pseudo_labels):
-        self._settings = cfg.ISE.COLLAPSE
-        self._pseudo_labels = pseudo_labels
+    state_name = "collapse"
+
+    def __init__(self, labellings: int, max_cluster_share: float, max_outlier_share: float):
+        self._most = labellings
+        self._bounds = max_cluster_share, max_outlier_share
         self._in_a_row = self._before = 0
         self._epoch = -1
-        if self._settings.LABELLINGS > 0:
-            getattr(pseudo_labels, "observers", []).append(self.watch)
 
-    def watch(self, labelling: Labelling) -> None:
+    def after_labelling(self, labelling: Labelling) -> None:
         """
         Raises:
             UsageError: this is the labelling too many; the message says what to change.
         """
-        found = describe_collapse(labelling.labels, self._settings.MAX_CLUSTER_SHARE, self._settings.MAX_OUTLIER_SHARE)
-        epoch = self._pseudo_labels.trainer.epoch
+        found = describe_collapse(labelling.labels, *self._bounds)
+        epoch = self.trainer.epoch
         if epoch != self._epoch:  # a labelling that an interruption has cut short is done again
             self._before, self._epoch = self._in_a_row, epoch
         self._in_a_row = self._before + 1 if found else 0
-        if self._in_a_row >= self._settings.LABELLINGS:
+        if self._in_a_row >= self._most:
             finding, advice = found
+            eps = "" if labelling.eps is None else f" (eps was {labelling.eps:g})"
             raise UsageError(
                 f"{finding}, and the {self._in_a_row} labellings up to now were like that: training on would teach nothing. "
-                f"{advice} (eps was {labelling.eps:g}); ISE.COLLAPSE sets the bounds"
+                f"{advice}{eps}; ISE.COLLAPSE sets the bounds"
             )
 
     def state_dict(self) -> dict:

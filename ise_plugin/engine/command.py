@@ -99,8 +99,7 @@ def run(args) -> None:
         evaluate(cfg)
         return
     trainer = _set_up(cfg)
-    if trainer.report:
-        trainer.report.config_file = args.config_file
+    trainer.config_file = args.config_file
     trainer.resume_or_load(resume=args.resume or _restarted(cfg.OUTPUT_DIR, args.resume))
     try:
         results = trainer.train()
@@ -109,8 +108,6 @@ def run(args) -> None:
             raise
         sys.exit(interrupted.exit_code)  # one of several that another process has started
     logger.log(RESULT, f"Results, also in {os.path.join(cfg.OUTPUT_DIR, 'results.json')}:\n{results.table()}")
-    if trainer.report:
-        logger.log(RESULT, f"Report: {trainer.report.path}")
 
 
 def _set_up(cfg) -> ISETrainer:

@@ -9,6 +9,7 @@ from typing import Iterable, Iterator, Optional
 from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
+from ..registry import HOOK
 from ..utils import parallel
 
 logger = logging.getLogger("fastreid.ise.progress")
@@ -27,7 +28,7 @@ def set_verbosity(verbosity: str) -> None:
     """
     parallel.silent = verbosity == "quiet"
     for handler in logging.getLogger("fastreid").handlers:
-        # fastreid writes log.txt with the same class; a file is behind its stream
+        # fastreid writes log.txt with the same class; its stream is a file then
         backed_by_file = os.path.isfile(str(getattr(getattr(handler, "stream", None), "name", "")))
         if type(handler) is logging.StreamHandler and not backed_by_file:
             handler.setLevel(_LEVELS[verbosity])
@@ -80,14 +81,19 @@ class TrainingProgress(HookBase):
 
     def after_epoch(self) -> None:
         if self._start is None:
-            return  # resumed behind the last step
+            return  # resumed after the last step
         self._bar.close()
         seconds, self._start = time.perf_counter() - self._start, None
         self.trainer.storage.put_scalar("training_time", seconds, smoothing_hint=False)
 
 
+@HOOK.register()
 class EpochSummary(HookBase):
-    """One line when an epoch is over. Belongs behind everything that measures."""
+    """One line when an epoch is over. In the first process."""
+
+    @classmethod
+    def from_config(cls, cfg) -> Optional[dict]:
+        return {} if comm.is_main_process() else None
 
     def before_train(self) -> None:
         self._begin = self._last = time.perf_counter()

@@ -1,13 +1,12 @@
-"""fastreid's evaluator, without a compiler and with re-ranking on any device."""
+"""fastreid's evaluation, without a compiler and with re-ranking on any device."""
 
 import itertools
 from collections import OrderedDict
-from contextlib import contextmanager
 from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
-from fastreid.evaluation import ReidEvaluator
+from fastreid.evaluation import ReidEvaluator, inference_on_dataset, print_csv_format
 from fastreid.evaluation.query_expansion import aqe
 from fastreid.evaluation.rank import evaluate_rank
 from fastreid.evaluation.roc import evaluate_roc
@@ -34,20 +33,38 @@ class Retrieval(NamedTuple):
     cmc: np.ndarray  # (R,), share of queries with a match up to each rank, in [0, 1]
 
 
-_observers: list[Callable[[Retrieval], None]] = []
+class Evaluation(NamedTuple):
+    """What an evaluation found, for hooks.
+
+    Attributes:
+        epochs_done: 0 before training.
+        metrics: in percent, as fastreid names them; with several test sets one such dictionary under each set's name; empty in
+            all processes but the first, as are the others.
+        is_best: whether they are the best of the run so far.
+        retrievals: a :class:`Retrieval` for each test set.
+    """
+
+    epochs_done: int
+    metrics: dict
+    is_best: bool
+    retrievals: list
 
 
-@contextmanager
-def observed(observer: Optional[Callable[[Retrieval], None]]):
-    """Evaluations inside the context tell the observer what they knew, in the first process. None observes nothing."""
-    if observer is None:
-        yield
-        return
-    _observers.append(observer)
-    try:
-        yield
-    finally:
-        _observers.remove(observer)
+def evaluate_sets(cfg, model: torch.nn.Module, build_evaluator: Callable) -> tuple[dict, list[Retrieval]]:
+    """Evaluates ``DATASETS.TESTS``: metrics as fastreid's ``DefaultTrainer.test`` returns them, and what was ranked.
+
+    Args:
+        cfg, model: as for fastreid.
+        build_evaluator: (cfg, name of a test set) -> its loader and a :class:`PortableReidEvaluator`.
+    """
+    metrics, retrievals = OrderedDict(), []
+    for name in cfg.DATASETS.TESTS:
+        loader, evaluator = build_evaluator(cfg, name)
+        metrics[name] = inference_on_dataset(model, loader, evaluator, flip_test=cfg.TEST.FLIP.ENABLED)
+        if comm.is_main_process():
+            print_csv_format(OrderedDict(metrics[name], dataset=name))
+            retrievals.append(evaluator.retrieval)
+    return (next(iter(metrics.values())) if len(metrics) == 1 else metrics), retrievals
 
 
 class PortableReidEvaluator(ReidEvaluator):
@@ -62,12 +79,16 @@ class PortableReidEvaluator(ReidEvaluator):
         cfg, num_query, output_dir: as in fastreid.
         data_set: its name.
         paths: of the images, queries first, for those who look at the ranking.
+
+    Attributes:
+        retrieval: what the last evaluation ranked, in the first process; None before.
     """
 
     def __init__(self, cfg, num_query: int, output_dir=None, data_set: str = "", paths: Sequence[str] = ()):
         super().__init__(cfg, num_query, output_dir)
         self._data_set = data_set
         self._paths = paths
+        self.retrieval: Optional[Retrieval] = None
 
     def _compile_dependencies(self) -> None:
         """Nothing to do: ``fastreid.evaluation.rank`` falls back to numpy by itself."""
@@ -87,8 +108,7 @@ class PortableReidEvaluator(ReidEvaluator):
         distances = self._distances(features[:n], features[n:])
         labels = identities[:n], identities[n:], cameras[:n], cameras[n:]
         cmc, average_precisions, inverse_penalties = evaluate_rank(distances, *labels)
-        for observe in _observers:
-            observe(Retrieval(self._data_set, self._paths, distances, identities, cameras, cmc))
+        self.retrieval = Retrieval(self._data_set, self._paths, distances, identities, cameras, cmc)
         mean_ap = np.mean(average_precisions)
         self._results = OrderedDict((f"Rank-{rank}", cmc[min(rank, len(cmc)) - 1] * 100) for rank in _RANKS)
         self._results["mAP"] = mean_ap * 100

@@ -1,4 +1,10 @@
-"""Hooks of the training loop; each does one thing."""
+"""The hooks of a run: what each does, and the order in which all of them run.
+
+Beside fastreid's ``before_train`` ... ``after_train`` a hook may have ``after_labelling(labelling)``, called in all processes
+after every labelling (:class:`ise_plugin.engine.labelling.Labelling`), and ``after_evaluation(evaluation)``, after every
+evaluation (:class:`ise_plugin.engine.evaluation.Evaluation`). One with ``state_dict`` and ``load_state_dict`` goes into
+checkpoints, as ``state_name`` where it has that, else by the name of its class. ``self.trainer`` is the trainer.
+"""
 
 import time
 from typing import Optional
@@ -9,12 +15,58 @@ from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
 from ..method import progressive_degree
+from ..registry import HOOK, build
 from ..utils.distributed import average_statistics, computed_once, unwrapped
 from ..utils.seeds import epoch_seed
 from .checkpointing import name_after_epoch, name_within_epoch
-from .interruption import NOTHING, SAVE, STOP, Interruption
-from .results import Results
+from .evaluation import Evaluation
+from .interruption import NOTHING, SAVE, STOP
 from .resume import run_state
+
+OWN = "hooks of the user's own"
+# At every point of the loop hooks run in this order.
+ORDER = (
+    "SeedEpoch",  # before anything draws a random number
+    "IterationTimer",
+    "LRScheduler",
+    "Labelling",  # makes the epoch's memory and loader: before everything that looks at either
+    "ExtensionDegree",
+    "WriteLosses",  # before everything that writes or saves: weights that are not finite end the run here
+    "TrainingProgress",  # its seconds are those of the steps alone
+    "PreciseBN",
+    "AverageStatistics",  # before everything that evaluates or saves: from here on all processes hold the same
+    "LayerFreeze",
+    "Evaluate",
+    OWN,  # what they measure is written, their state is saved
+    "WriteResults",  # before SaveCheckpoint, which stores the time
+    "SaveCheckpoint",
+    "TellWarnings",
+    "WriteMetrics",  # after everything that measures
+    "IdentityChoice",  # after everything that saves: at the end it labels once more
+    "RunReport",  # reads what the others have written
+    "CollapseGuard",  # may end the run at a labelling, of which the report then tells
+    "EpochSummary",  # the last word on an epoch
+)
+
+
+def in_order(hooks: dict) -> list:
+    """Named hooks as :data:`ORDER` has them; those that it does not name in the order given."""
+    place = {name: number for number, name in enumerate(ORDER)}
+    return [hooks[name] for name in sorted(hooks, key=lambda name: place.get(name, place[OWN])) if hooks[name]]
+
+
+def named_in(cfg) -> dict:
+    """The hooks that ``ISE.HOOKS`` names, by their names; None for one that this process does without.
+
+    Raises:
+        UsageError: one is not registered.
+    """
+    return {name: build(HOOK, name, "ISE.HOOKS", cfg) for name in cfg.ISE.HOOKS}
+
+
+def states_of(hooks: list) -> dict:
+    """The hooks that checkpoints hold, by the names they have there."""
+    return {getattr(hook, "state_name", type(hook).__name__): hook for hook in hooks if hasattr(hook, "state_dict")}
 
 
 class SeedEpoch(HookBase):
@@ -40,8 +92,7 @@ class ExtensionDegree(HookBase):
 
 
 class WriteLosses(HookBase):
-    """Brings the losses from the device into the storage where they are written or the epoch ends. Belongs before everything
-    that writes or saves: weights that are not finite end the run there."""
+    """Brings the losses from the device into the storage where they are written or the epoch ends."""
 
     def __init__(self, period: int):
         self._period = period
@@ -56,7 +107,7 @@ class WriteLosses(HookBase):
 
 
 class AverageStatistics(HookBase):
-    """Averages batch norm's running statistics over the processes. Belongs before everything that evaluates or saves."""
+    """Averages batch norm's running statistics over the processes."""
 
     def after_epoch(self) -> None:
         average_statistics(self.trainer.model)
@@ -77,32 +128,32 @@ class Evaluate(HookBase):
     Args:
         period: in epochs.
         before_train: whether to evaluate before the first step.
-        function: takes nothing, returns fastreid's metrics.
-        results: where they are kept.
     """
 
-    def __init__(self, period: int, before_train: bool, function, results: Results):
+    def __init__(self, period: int, before_train: bool):
         self._period = period
         self._before_train = before_train
-        self._function = function
-        self._results = results
 
     def before_train(self) -> None:
-        if self._before_train and self._results.initial is None:
-            self._results.record_initial(self._function())
+        if self._before_train and self.trainer.results.initial is None:
+            metrics, retrievals = self.trainer.evaluate()
+            self.trainer.results.record_initial(metrics)
+            self.trainer.tell("after_evaluation", Evaluation(0, metrics, False, retrievals))
 
     def after_epoch(self) -> None:
-        done = self.trainer.epoch + 1
-        if done < self.trainer.max_epoch and not (self._period and done % self._period == 0):
+        trainer, done = self.trainer, self.trainer.epoch + 1
+        if done < trainer.max_epoch and not (self._period and done % self._period == 0):
             return
         start = time.perf_counter()
-        metrics = self._function()
+        metrics, retrievals = trainer.evaluate()
+        is_best = False
         if comm.is_main_process():
-            self.trainer.storage.put_scalar("evaluation_time", time.perf_counter() - start, smoothing_hint=False)
-            self.trainer.storage.put_scalars(
+            trainer.storage.put_scalar("evaluation_time", time.perf_counter() - start, smoothing_hint=False)
+            trainer.storage.put_scalars(
                 **{k: float(v) for k, v in flatten_results_dict(metrics).items()}, smoothing_hint=False
             )
-            self.trainer.is_best = self._results.record(metrics, _metric(metrics), self.trainer.epoch)
+            is_best = trainer.results.record(metrics, _metric(metrics), trainer.epoch)
+        trainer.tell("after_evaluation", Evaluation(done, metrics, is_best, retrievals))
         comm.synchronize()
 
 
@@ -114,58 +165,59 @@ class SaveCheckpoint(HookBase):
     In all processes: they agree on when to save, and what each has drawn goes into the file.
     """
 
-    def __init__(self, checkpointer, period: int, seconds: float, interruption: Interruption):
-        self._checkpointer = checkpointer
+    def __init__(self, period: int, seconds: float):
         self._period = period
         self._seconds = seconds
-        self._interruption = interruption
         self._last = time.monotonic()
+        self._is_best = False
+
+    def after_evaluation(self, evaluation: Evaluation) -> None:
+        self._is_best = evaluation.is_best
 
     def after_step(self) -> None:
+        interruption = self.trainer.interruption
         due = comm.is_main_process() and 0 < self._seconds <= time.monotonic() - self._last
-        wish = self._interruption.agreed(SAVE if due else NOTHING)
-        if wish != NOTHING:
-            self.trainer.write_losses()
-            average_statistics(self.trainer.model)  # the file holds those of one process
-            self._save(name_within_epoch(self.trainer.epoch, self.trainer.steps_done), self.trainer.steps_done)
-        self.trainer.stopping = wish == STOP
+        wish = interruption.agreed(SAVE if due else NOTHING)
+        if wish == NOTHING:
+            return
+        self.trainer.write_losses()
+        average_statistics(self.trainer.model)  # the file holds those of one process
+        self._save(name_within_epoch(self.trainer.epoch, self.trainer.steps_done), self.trainer.steps_done)
+        interruption.granted = wish == STOP
 
     def save_start_of_epoch(self) -> None:
         """Saves what there was before this epoch's labelling."""
         self._save(name_within_epoch(self.trainer.epoch, 0), 0)
 
     def after_epoch(self) -> None:
+        interruption = self.trainer.interruption
         epoch, last = self.trainer.epoch, self.trainer.epoch + 1 == self.trainer.max_epoch
-        if computed_once(lambda: self.trainer.is_best):  # the first process alone has evaluated
+        if computed_once(lambda: self._is_best):  # the first process alone has evaluated
             self._save("model_best")
-            self.trainer.is_best = False
-        asked = not last and self._interruption.agreed() == STOP
+            self._is_best = False
+        asked = not last and interruption.agreed() == STOP
         if last:
             self._save("model_final")
         elif asked or (epoch + 1) % self._period == 0:
             self._save(name_after_epoch(epoch))
-        self.trainer.stopping = asked
+        interruption.granted = asked
 
     def after_train(self) -> None:
-        if self.trainer.start_epoch == self.trainer.max_epoch and not self._checkpointer.has("model_final"):
-            self.trainer.epoch = (
-                self.trainer.max_epoch - 1
-            )  # resumed from the best of the last epoch, for want of others
+        trainer = self.trainer
+        if trainer.start_epoch == trainer.max_epoch and not trainer.checkpointer.has("model_final"):
+            trainer.epoch = trainer.max_epoch - 1  # resumed from the best of the last epoch, the only one that was left
             self._save("model_final")
 
     def _save(self, name: str, step: Optional[int] = None) -> None:
-        """Saves behind this epoch or, with ``step``, inside it."""
+        """Saves after this epoch or, with ``step``, inside it."""
         self.trainer.check_weights()
         epoch = self.trainer.epoch if step is None else self.trainer.epoch - 1
-        self._checkpointer.save(name, **run_state(self.trainer, epoch, step or 0))
+        self.trainer.checkpointer.save(name, **run_state(self.trainer, epoch, step or 0))
         self._last = time.monotonic()
 
 
 class WriteResults(HookBase):
-    """Keeps time and writes ``results.json`` after every epoch. Belongs before :class:`SaveCheckpoint`, which stores the time."""
-
-    def __init__(self, results: Results):
-        self._results = results
+    """Keeps time and writes ``results.json`` after every epoch."""
 
     def before_train(self) -> None:
         # the evaluation before training has run by now; it counts as well
@@ -176,11 +228,11 @@ class WriteResults(HookBase):
 
     def after_epoch(self) -> None:
         self._count()
-        self._results.write()
+        self.trainer.results.write()
 
     def _count(self) -> None:
         now = time.perf_counter()
-        self._results.seconds += now - self._last
+        self.trainer.results.seconds += now - self._last
         self._last = now
 
 

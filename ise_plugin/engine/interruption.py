@@ -10,7 +10,6 @@ from typing import Iterator, Optional
 
 import torch
 import torch.distributed as dist
-from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
 from ..utils.distributed import world_size
@@ -37,10 +36,12 @@ class Interruption:
 
     Attributes:
         signal: the signal that has come, or None.
+        granted: whether what is needed to go on is saved, so that the run may end; whoever saves sets it.
     """
 
     def __init__(self):
         self.signal: Optional[int] = None
+        self.granted = False
         self._process: Optional[int] = None
         self._when = 0.0
         self._handlers: dict = {}
@@ -93,24 +94,12 @@ class Interruption:
         dist.all_reduce(wishes, dist.ReduceOp.MAX, group=comm._get_global_gloo_group())  # no device is waited for
         return int(wishes)
 
-    def stop(self) -> None:
+    def end_if_granted(self) -> None:
         """
         Raises:
-            Interrupted: always.
+            Interrupted: what was done is saved.
         """
-        raise Interrupted(signal.SIGTERM if self.signal is None else self.signal)  # without one: another process has it
-
-
-class StopWhenAsked(HookBase):
-    """Ends the run where :class:`ise_plugin.engine.hooks.SaveCheckpoint` has saved for it. Belongs last."""
-
-    def __init__(self, interruption: Interruption):
-        self._interruption = interruption
-
-    def after_step(self) -> None:
-        if self.trainer.stopping:
-            self._interruption.stop()
-
-    def after_epoch(self) -> None:
-        if self.trainer.stopping:
-            self._interruption.stop()
+        if self.granted:
+            raise Interrupted(
+                signal.SIGTERM if self.signal is None else self.signal
+            )  # without one: another process has it

@@ -1,65 +1,129 @@
-"""Once per epoch: embeddings -> pseudo labels -> memory -> loader of pseudo-labelled images."""
+"""Once per epoch: embeddings -> neighbours -> graph -> pseudo labels -> memory -> loader of pseudo-labelled images."""
 
-import inspect
+import contextlib
 import logging
 import time
-from typing import Callable, NamedTuple, Optional
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ContextManager, Optional
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastreid.engine.hooks import HookBase
+from fastreid.evaluation.evaluator import inference_context
 from fastreid.utils import comm
-from torch import Tensor
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
 
-from ..clustering import jaccard_graph, kth_neighbor_distances
-from ..clustering.eps import LARGEST_EPS, choose_eps
+from ..clustering import kth_neighbor_distances
+from ..clustering.centroids import CentroidSimilarities, similarity_to_centroids
 from ..config import AUTO
 from ..data import TrainingLoader
 from ..errors import UsageError
 from ..method import cluster_centroids
-from ..registry import CLUSTERER, HOOK, NEIGHBOR_SEARCH, registered
+from ..registry import CLUSTERER, DISTANCE, HOOK, NEIGHBOR_SEARCH, build, registered
 from ..utils.distributed import computed_once, gather_rows, unwrapped, verify_same, world_size
 from ..utils.memory import advice_for_extraction, named_out_of_memory
 from ..utils.seeds import epoch_seed
 from .console import WithProgress
-from .extraction import extract_embeddings
 
-logger = logging.getLogger("fastreid.ise.pseudo_labels")
+logger = logging.getLogger("fastreid.ise.labelling")
 
-# Graphs for advice on eps store all distances up to this one: images with hardly a common neighbour. At 1 every pair counts.
+# Advice on eps looks at all distances up to this one: images with hardly a common neighbour. At 1 every pair counts.
 _LARGEST_DISTANCE = 0.99
 _ADVICE_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
-class Labelling(NamedTuple):
-    """One labelling, for those who study it."""
+def extract_embeddings(model: nn.Module, loader, autocast: ContextManager = contextlib.nullcontext()) -> Tensor:
+    """L2-normalised embeddings of a loader's images, the network in eval mode.
 
-    features: Tensor  # (N, D), float32, unit rows, on the CPU
-    labels: np.ndarray  # (N,), int64, -1 for outliers, as the clustering found them
-    previous: Optional[np.ndarray]  # (N,), the labels used before; None the first time
-    eps: float  # Jaccard distance up to which images were neighbours
+    Args:
+        model: a fastreid model; left in the mode it was in.
+        loader: batches as dictionaries with ``images``.
+        autocast: the precision to compute in; none of its own by default.
+
+    Returns:
+        (N, D), float32 on the model's device, unit rows, in the loader's order; (0, 0) from a loader without batches.
+    """
+    with torch.inference_mode(), inference_context(model), autocast:
+        batches = [F.normalize(model(batch).float(), dim=1) for batch in loader]
+    return torch.cat(batches) if batches else torch.empty(0, 0)
+
+
+@dataclass
+class Labelling:
+    """One labelling with all that was computed for it, so that nobody computes it again.
+
+    Attributes:
+        features: (N, D), float32, unit rows, on the device they were made on.
+        labels: (N,), int64, -1 for outliers, as the clustering found them.
+        previous: (N,), the labels used before; None the first time.
+        eps: distance up to which images were neighbours; None with a clusterer that knows none.
+        neighbors: similarities (N, k) float32 and indices (N, k) int64 of the nearest images; ``distances``, as the registered
+            distance made them; ``graph`` of the near pairs. In the first process, which clusters; None in the others.
+        seconds: of extraction and of clustering.
+    """
+
+    features: Tensor
+    labels: np.ndarray
+    previous: Optional[np.ndarray] = None
+    eps: Optional[float] = None
+    neighbors: Optional[tuple[np.ndarray, np.ndarray]] = None
+    distances: Any = None
+    graph: Optional[csr_matrix] = None
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def clusters(self) -> int:
+        """How many there are."""
+        return int(self.labels.max(initial=-1)) + 1
+
+    @property
+    def outliers(self) -> int:
+        """How many images are in no cluster."""
+        return int((self.labels == -1).sum())
+
+    @cached_property
+    def centroids(self) -> Tensor:
+        """(M, D), see :func:`ise_plugin.method.cluster_centroids`; (0, D) without clusters."""
+        if not self.clusters:
+            return self.features[:0]
+        return cluster_centroids(self.features, torch.from_numpy(self.labels).to(self.features.device))
+
+    @cached_property
+    def similarities(self) -> CentroidSimilarities:
+        """Every image against its own and the nearest other centroid."""
+        return similarity_to_centroids(self.features, self.labels, self.centroids)
 
 
 @HOOK.register()
 class DBSCANPseudoLabelHook(HookBase):
     """Labels the training images by clustering their embeddings, and hands the trainer memory and loader.
 
-    k-reciprocal Jaccard distance (Zhong et al., CVPR 2017) and DBSCAN, or the clusterer that
-    ``ISE.PSEUDO_LABEL.CLUSTERER`` names. A clustering with fewer than two clusters cannot be trained on: the first one
-    ends the run with the distances that tell which eps would work, a later one leaves the last usable labels in place.
+    Distance, clusterer and neighbour search are those that ``ISE.PSEUDO_LABEL`` names; by default the k-reciprocal Jaccard
+    distance (Zhong et al., CVPR 2017) and DBSCAN. A clustering with fewer than two clusters cannot be trained on: the first
+    one ends the run with the distances that tell which eps would work, a later one leaves the last usable labels in place.
 
     Attributes:
         labels: (N,), int64, -1 for outliers; None before the first labelling.
-        observers: called with the :class:`Labelling` after every labelling, in the process that they were added in.
+
+    Raises:
+        UsageError: one of the three is not registered.
     """
+
+    state_name = "pseudo_labels"
 
     def __init__(self, cfg):
         self.cfg = cfg
         self.labels: Optional[np.ndarray] = None
-        self.observers: list[Callable[[Labelling], None]] = []
         self._centroids: Optional[Tensor] = None
         self._loader: Optional[TrainingLoader] = None
         self._warned_of_small_batches = False
+        settings = cfg.ISE.PSEUDO_LABEL
+        self._search = registered(NEIGHBOR_SEARCH, settings.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
+        self._distance = build(DISTANCE, settings.DISTANCE, "ISE.PSEUDO_LABEL.DISTANCE", cfg)
+        self._clusterer = build(CLUSTERER, settings.CLUSTERER, "ISE.PSEUDO_LABEL.CLUSTERER", cfg)
 
     def before_epoch(self) -> None:
         """Labels anew when the period says so; always makes the epoch's loader."""
@@ -72,41 +136,55 @@ class DBSCANPseudoLabelHook(HookBase):
             self._restore_memory()
         self._centroids = None
         verify_same("pseudo labels or memory", self.labels, self._head().memory.centroids.cpu().numpy())
-        seed = epoch_seed(self.cfg.SEED, epoch)
-        loader = self._loader.pseudo_labelled(self.labels, seed)
+        loader = self._loader.pseudo_labelled(self.labels, epoch_seed(self.cfg.SEED, epoch))
         self._warn_of_small_batches(loader.batch_sampler.clusters_per_batch * self.cfg.DATALOADER.NUM_INSTANCE)
         self.trainer.set_loader(loader, done)
 
     def label(self) -> Labelling:
         """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
         self._prepare_loader()
+        start = time.perf_counter()
         features = self._extract()
-        neighbors = self._search(features)
-        labels, eps = computed_once(lambda: self._cluster(features, neighbors))
-        return Labelling(features, labels, self.labels, eps)
+        extracted = time.perf_counter()
+        parts: dict = {}
+        try:
+            if world_size() > 1 and getattr(self._search, "shared", False):
+                parts["neighbors"] = self._search(features, self.cfg.ISE.PSEUDO_LABEL.K1, shared=True)
+            labels, eps = computed_once(lambda: self._cluster(features, parts))
+        except ValueError as error:
+            raise UsageError(
+                f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}"
+            ) from error
+        seconds = extracted - start, time.perf_counter() - extracted
+        return Labelling(features, labels, self.labels, eps, seconds=seconds, **parts)
+
+    def _cluster(self, features: Tensor, parts: dict) -> tuple[np.ndarray, Optional[float]]:
+        """Labels, and the eps they were made with; what was computed on the way goes into ``parts``."""
+        settings = self.cfg.ISE.PSEUDO_LABEL
+        if "neighbors" not in parts:
+            parts["neighbors"] = self._search(features, settings.K1)
+        parts["distances"] = self._distance(features, parts["neighbors"])
+        parts["graph"] = parts["distances"].within(self._clusterer.max_distance)
+        labels, eps = self._clusterer.fit_predict(parts["graph"]), getattr(self._clusterer, "eps_", None)
+        if settings.EPS == AUTO and eps is not None:
+            logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {self._clusterer.reason_}")
+        return labels, eps
 
     def _prepare_loader(self) -> None:
         if self._loader is None:
             self._loader = TrainingLoader(self.cfg, self.trainer.images)
 
     def _relabel(self) -> None:
-        start = time.perf_counter()
-        features = self._extract()
-        extracted = time.perf_counter()
-        neighbors = self._search(features)
-        labels, eps = computed_once(lambda: self._cluster(features, neighbors))
-        clustered = time.perf_counter()
-        previous, clusters = self.labels, _cluster_count(labels)
-        if clusters < 2:
-            self._handle_unusable(features, neighbors, labels)
-            labels_in_use = self.labels
+        labelling = self.label()
+        if labelling.clusters < 2:
+            self._handle_unusable(labelling)
+            features = labelling.features
+            centroids = cluster_centroids(features, torch.from_numpy(self.labels).to(features.device))
         else:
-            labels_in_use = labels
-        self._head().set_centroids(cluster_centroids(features, torch.from_numpy(labels_in_use)))
-        self.labels = labels_in_use
-        self._report(labels, clusters, extracted - start, clustered - extracted)
-        for observe in self.observers:
-            observe(Labelling(features, labels, previous, eps))
+            self.labels, centroids = labelling.labels, labelling.centroids
+        self._head().set_centroids(centroids)
+        self._report(labelling)
+        self.trainer.tell("after_labelling", labelling)
 
     def _restore_memory(self) -> None:
         head = self._head()
@@ -128,71 +206,41 @@ class DBSCANPseudoLabelHook(HookBase):
         with named_out_of_memory(lambda: advice_for_extraction(size, self.trainer.precision)):
             return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))
 
-    def _search(self, features: Tensor) -> Optional[tuple]:
-        """Nearest neighbours, found by all processes together; None where the graph's own search, in one process, has to do."""
-        label = self.cfg.ISE.PSEUDO_LABEL
-        search = registered(NEIGHBOR_SEARCH, label.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
-        if world_size() == 1 or "shared" not in inspect.signature(search).parameters:
-            return None
-        try:
-            return search(features, label.K1, shared=True)
-        except ValueError as error:
-            raise self._too_few(features, error) from error
-
-    def _cluster(self, features: Tensor, neighbors: Optional[tuple]) -> tuple[np.ndarray, float]:
-        """Labels, and the eps they were made with."""
-        label = self.cfg.ISE.PSEUDO_LABEL
-        clusterer = registered(CLUSTERER, label.CLUSTERER, "ISE.PSEUDO_LABEL.CLUSTERER")
-        if label.EPS == AUTO:
-            graph = self._graph(features, neighbors, LARGEST_EPS)
-            eps, reason, _ = choose_eps(graph, label.MIN_SAMPLES, clusterer)
-            logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {reason}")
-        else:
-            graph, eps = self._graph(features, neighbors, label.EPS), label.EPS
-        return clusterer(eps=eps, min_samples=label.MIN_SAMPLES).fit_predict(graph), eps
-
-    def _graph(self, features: Tensor, neighbors: Optional[tuple], max_distance: float):
-        label = self.cfg.ISE.PSEUDO_LABEL
-        options = {"k1": label.K1, "k2": label.K2, "search": label.SEARCH, "neighbors": neighbors}
-        try:
-            return jaccard_graph(features, max_distance=max_distance, **options)
-        except ValueError as error:
-            raise self._too_few(features, error) from error
-
-    @staticmethod
-    def _too_few(features: Tensor, error: ValueError) -> UsageError:
-        return UsageError(f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}")
-
-    def _handle_unusable(self, features: Tensor, neighbors: Optional[tuple], labels: np.ndarray) -> None:
-        outliers = int((labels == -1).sum())
+    def _handle_unusable(self, labelling: Labelling) -> None:
         found = (
-            f"clustering found {_cluster_count(labels)} cluster(s) and {outliers} outliers among {len(labels)} images"
+            f"clustering found {labelling.clusters} cluster(s) and {labelling.outliers} outliers among "
+            f"{len(labelling.labels)} images"
         )
-        label = self.cfg.ISE.PSEUDO_LABEL
+        settings = self.cfg.ISE.PSEUDO_LABEL
         if self.labels is not None:
             logger.warning(
-                f"{found} with eps {label.EPS}; keeping the last usable labels ({_cluster_count(self.labels)} clusters)"
+                f"{found} with eps {settings.EPS}; keeping the last usable labels ({self.labels.max() + 1} clusters)"
             )
             return
-        others = max(1, label.MIN_SAMPLES - 1)
-        distances = kth_neighbor_distances(self._graph(features, neighbors, _LARGEST_DISTANCE), others)
+        raise UsageError(f"{found}; two clusters are the least that can be trained on{self._advice(labelling)}")
+
+    def _advice(self, labelling: Labelling) -> str:
+        if labelling.distances is None:  # only the first process knows them, and only its message is shown
+            return ""
+        others = max(1, self.cfg.ISE.PSEUDO_LABEL.MIN_SAMPLES - 1)
+        distances = kth_neighbor_distances(labelling.distances.within(_LARGEST_DISTANCE), others)
         quantiles = ", ".join(f"{q:.0%}: {np.quantile(distances, q):.3f}" for q in _ADVICE_QUANTILES)
-        raise UsageError(
-            f"{found} with ISE.PSEUDO_LABEL.EPS {label.EPS}; two clusters are the least that can be trained on. "
-            f"Distance of each image to its neighbour number {others}, by quantile: {quantiles}. "
-            f"Set ISE.PSEUDO_LABEL.EPS among these: larger joins more images, smaller separates them"
+        return (
+            f". Distance of each image to its neighbour number {others}, by quantile: {quantiles}. Set "
+            f"ISE.PSEUDO_LABEL.EPS ({self.cfg.ISE.PSEUDO_LABEL.EPS} now) among these: larger joins more images, smaller "
+            f"separates them"
         )
 
-    def _report(self, labels: np.ndarray, clusters: int, extraction: float, clustering: float) -> None:
-        outliers = int((labels == -1).sum())
+    def _report(self, labelling: Labelling) -> None:
+        extraction, clustering = labelling.seconds
         logger.info(
-            f"Epoch {self.trainer.epoch}: {clusters} clusters, {outliers} of {len(labels)} images outliers "
-            f"(extraction {extraction:.1f} s, clustering {clustering:.1f} s)"
+            f"Epoch {self.trainer.epoch}: {labelling.clusters} clusters, {labelling.outliers} of {len(labelling.labels)} "
+            f"images outliers (extraction {extraction:.1f} s, clustering {clustering:.1f} s)"
         )
         if comm.is_main_process():
             self.trainer.storage.put_scalars(
-                clusters=clusters,
-                outliers=outliers,
+                clusters=labelling.clusters,
+                outliers=labelling.outliers,
                 extraction_time=extraction,
                 clustering_time=clustering,
                 smoothing_hint=False,
@@ -213,7 +261,3 @@ class DBSCANPseudoLabelHook(HookBase):
         if state:
             self.labels = state["labels"].numpy()
             self._centroids = state["centroids"]
-
-
-def _cluster_count(labels: np.ndarray) -> int:
-    return int(labels.max()) + 1

@@ -17,18 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import build_test_loader, read_evaluation_images, read_training_images
 from ..data.worker_files import explain_worker_death
 from ..errors import UsageError
-from ..identities.choice import ChooseWithoutLabels
 from ..modeling.build import build_model
 from ..modeling.precision import choose_precision, spare_slow_gradients
-from ..registry import HOOK, registered
-from ..report.hook import RunReport
+from ..registry import HOOK, build
 from ..utils.distributed import unwrapped, world_size
 from . import hooks
 from .checkpointing import ISECheckpointer, check_space
 from .collapse import CollapseGuard
-from .console import EpochSummary, TrainingProgress, WithProgress
-from .evaluation import PortableReidEvaluator, observed
-from .interruption import Interrupted, Interruption, StopWhenAsked
+from .console import TrainingProgress, WithProgress
+from .evaluation import PortableReidEvaluator, Retrieval, evaluate_sets
+from .interruption import Interrupted, Interruption
 from .optimizers import build_optimizer
 from .results import Results
 from .resume import set_random_state, take_run_state
@@ -51,8 +49,6 @@ class ISETrainer(DefaultTrainer):
         images: :class:`ise_plugin.data.TrainingImages`.
         results: :class:`ise_plugin.engine.results.Results`.
         is_best: whether the evaluation of this epoch is the best so far.
-        report: :class:`ise_plugin.report.hook.RunReport`; None where ``ISE.REPORT.ENABLED`` is off, and in all processes
-            but the first.
 
     Example::
 
@@ -75,7 +71,7 @@ class ISETrainer(DefaultTrainer):
                 "neighbours; set it below the number of images, or give more of them"
             )
         for name in cfg.DATASETS.TESTS:
-            read_evaluation_images(name, cfg)  # what is wrong with them shows now, not behind hours of training
+            read_evaluation_images(name, cfg)  # what is wrong with them shows now, not after hours of training
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if world_size() > 1:
@@ -97,18 +93,17 @@ class ISETrainer(DefaultTrainer):
         self.steps_done = 0  # of the current epoch
         self.random_at_start: Optional[dict] = None
         self.resumed = False
-        self.stopping = False
         self.interruption = Interruption()
         self.warmup_iters = cfg.SOLVER.WARMUP_ITERS
         self.delay_epochs = cfg.SOLVER.DELAY_EPOCHS
         self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
 
-        self.is_best = False
         self.results = Results(cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process())
-        self.pseudo_labels = registered(HOOK, cfg.ISE.PSEUDO_LABEL.HOOK, "ISE.PSEUDO_LABEL.HOOK")(cfg)
-        self.choice = ChooseWithoutLabels(cfg, self.pseudo_labels) if cfg.ISE.IDENTITIES.ENABLED else None
         if comm.is_main_process():
             check_space(cfg.OUTPUT_DIR, unwrapped(model), optimizer, cfg.ISE.KEEP_CHECKPOINTS)
+        self.config_file: Optional[str] = None
+        self.pseudo_labels = build(HOOK, cfg.ISE.PSEUDO_LABEL.HOOK, "ISE.PSEUDO_LABEL.HOOK", cfg)
+        self.register_hooks(self.build_hooks())
         self.checkpointer = ISECheckpointer(
             model,
             cfg.OUTPUT_DIR,
@@ -116,51 +111,45 @@ class ISETrainer(DefaultTrainer):
             save_to_disk=comm.is_main_process(),
             optimizer=optimizer,
             numerics=self._trainer,
-            pseudo_labels=self.pseudo_labels,
-            collapse=CollapseGuard(cfg, self.pseudo_labels),
             results=self.results,
-            **({"choice": self.choice} if self.choice else {}),
+            **hooks.states_of(self._hooks),
             **self.scheduler,
         )
-        self.report = RunReport(cfg, self.images) if cfg.ISE.REPORT.ENABLED and comm.is_main_process() else None
-        self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list:
-        """fastreid's hooks where they serve, this package's for the rest."""
-        cfg, model = self.cfg, self.model
-        ret = [
-            hooks.SeedEpoch(cfg.SEED),
-            fastreid_hooks.IterationTimer(),
-            fastreid_hooks.LRScheduler(self.optimizer, self.scheduler),
-            self.pseudo_labels,
-            hooks.ExtensionDegree(cfg.ISE.SUPPORT.BASE_DEGREE),
-            hooks.WriteLosses(_WRITER_PERIOD),
-            TrainingProgress(),
-        ]
-        if cfg.TEST.PRECISE_BN.ENABLED:
-            ret.append(fastreid_hooks.PreciseBN(model, _EndlessBatches(self), cfg.TEST.PRECISE_BN.NUM_ITER))
-        ret.append(hooks.AverageStatistics())
-        if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0:
-            ret.append(fastreid_hooks.LayerFreeze(model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS))
-        if cfg.DATASETS.TESTS:
-            ret.append(hooks.Evaluate(cfg.TEST.EVAL_PERIOD, cfg.ISE.EVAL_BEFORE_TRAIN, self._evaluate, self.results))
-        ret.append(hooks.WriteResults(self.results))
-        self._saving = hooks.SaveCheckpoint(
-            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.ISE.CHECKPOINT_SECONDS, self.interruption
-        )
-        ret.append(self._saving)
-        if world_size() > 1:
-            ret.append(TellWarnings())
-        if comm.is_main_process():
-            ret.append(hooks.WriteMetrics(self.build_writers(), _WRITER_PERIOD))
-        if self.choice:
-            ret.append(self.choice)
-        if self.report:
-            ret.append(self.report)
-        if comm.is_main_process():
-            ret.append(EpochSummary())
-        ret.append(StopWhenAsked(self.interruption))
-        return ret
+        """fastreid's hooks where they serve, this package's for the rest, and those of ``ISE.HOOKS``, in
+        :data:`ise_plugin.engine.hooks.ORDER`."""
+        cfg, model, is_first = self.cfg, self.model, comm.is_main_process()
+        test, freeze_iters = cfg.TEST, cfg.SOLVER.FREEZE_ITERS
+        self._saving = hooks.SaveCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.ISE.CHECKPOINT_SECONDS)
+        batches, precise_bn = _EndlessBatches(self), test.PRECISE_BN
+        frozen, collapse = cfg.MODEL.FREEZE_LAYERS, cfg.ISE.COLLAPSE
+        bounds = collapse.LABELLINGS, collapse.MAX_CLUSTER_SHARE, collapse.MAX_OUTLIER_SHARE
+        named = {
+            "SeedEpoch": hooks.SeedEpoch(cfg.SEED),
+            "IterationTimer": fastreid_hooks.IterationTimer(),
+            "LRScheduler": fastreid_hooks.LRScheduler(self.optimizer, self.scheduler),
+            "Labelling": self.pseudo_labels,
+            "ExtensionDegree": hooks.ExtensionDegree(cfg.ISE.SUPPORT.BASE_DEGREE),
+            "WriteLosses": hooks.WriteLosses(_WRITER_PERIOD),
+            "TrainingProgress": TrainingProgress(),
+            "PreciseBN": precise_bn.ENABLED and fastreid_hooks.PreciseBN(model, batches, precise_bn.NUM_ITER),
+            "AverageStatistics": hooks.AverageStatistics(),
+            "LayerFreeze": frozen and freeze_iters > 0 and fastreid_hooks.LayerFreeze(model, frozen, freeze_iters),
+            "Evaluate": cfg.DATASETS.TESTS and hooks.Evaluate(test.EVAL_PERIOD, cfg.ISE.EVAL_BEFORE_TRAIN),
+            "WriteResults": hooks.WriteResults(),
+            "SaveCheckpoint": self._saving,
+            "TellWarnings": world_size() > 1 and TellWarnings(),
+            "WriteMetrics": is_first and hooks.WriteMetrics(self.build_writers(), _WRITER_PERIOD),
+            "CollapseGuard": collapse.LABELLINGS > 0 and CollapseGuard(*bounds),
+        }
+        return hooks.in_order({**named, **hooks.named_in(cfg)})
+
+    def tell(self, event: str, argument) -> None:
+        """Calls the method of that name on every hook that has one, in the hooks' order."""
+        for hook in self._hooks:
+            if hasattr(hook, event):
+                getattr(hook, event)(argument)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Starts from ``MODEL.WEIGHTS``, or with ``resume`` goes on from the last checkpoint of ``OUTPUT_DIR``, if there is one.
@@ -180,8 +169,8 @@ class ISETrainer(DefaultTrainer):
             Interrupted: SIGTERM or SIGINT has come, and what was done is saved.
             UsageError, FloatingPointError: something that the user can mend.
         """
-        behind = f", {self.start_step} steps of it done" if self.start_step else ""
-        logger.info(f"Starting training from epoch {self.start_epoch}{behind}")
+        done = f", {self.start_step} steps of it done" if self.start_step else ""
+        logger.info(f"Starting training from epoch {self.start_epoch}{done}")
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch + self.start_step
         with self.interruption, EventStorage(self.start_iter) as self.storage:
             try:
@@ -208,8 +197,10 @@ class ISETrainer(DefaultTrainer):
             self.run_step()
             self.steps_done += 1
             self.after_step()
+            self.interruption.end_if_granted()
             self.iter += 1
         self.after_epoch()
+        self.interruption.end_if_granted()
 
     def _begin_epoch(self) -> None:
         if self.steps_done:  # the labels are there
@@ -245,9 +236,14 @@ class ISETrainer(DefaultTrainer):
         """See :meth:`ise_plugin.engine.step.TrainingStep.check_weights`."""
         self._trainer.check_weights()
 
-    def _evaluate(self) -> dict:
-        with observed(self.report.watch_retrieval if self.report else None):
-            return self.test(self.cfg, self.model)
+    def evaluate(self) -> tuple[dict, list[Retrieval]]:
+        """Metrics of the test sets with the model as it is, and what was ranked; see :func:`evaluate_sets`."""
+        return evaluate_sets(self.cfg, self.model, self.build_evaluator)
+
+    @classmethod
+    def test(cls, cfg, model) -> dict:
+        """fastreid's; see :func:`ise_plugin.engine.evaluation.evaluate_sets`."""
+        return evaluate_sets(cfg, model, cls.build_evaluator)[0]
 
     def _last_good(self) -> str:
         candidates = self.checkpointer.candidates()

@@ -13,6 +13,7 @@ from fastreid.utils import comm
 from ..data.datasets.folder import UNKNOWN, Folder
 from ..engine.checkpointing import load_checkpoint_file
 from ..engine.labelling import Labelling
+from ..registry import HOOK
 from ..utils.distributed import unwrapped
 from ..utils.files import write_atomically
 from .groups import identities_of, measure, table_of, write_identities
@@ -22,7 +23,8 @@ logger = logging.getLogger("fastreid.ise.choice")
 CHOSEN_NAME = "model_chosen.pth"
 
 
-class ChooseWithoutLabels(HookBase):
+@HOOK.register()
+class IdentityChoice(HookBase):
     """Keeps the weights whose groups stand furthest apart as model_chosen.pth; at the end writes the identities.
 
     The score of an epoch's weights is the separation of the groups that they find (:class:`Measures` in
@@ -31,26 +33,25 @@ class ChooseWithoutLabels(HookBase):
 
     Args:
         cfg: configuration.
-        pseudo_labels: the hook that labels.
 
     Attributes:
         scores: epoch, counted from 1 (0: before training) -> separation.
         chosen: the epoch of model_chosen.pth.
     """
 
-    def __init__(self, cfg, pseudo_labels):
+    state_name = "choice"
+
+    def __init__(self, cfg):
         self._cfg = cfg
         self._path = os.path.join(cfg.OUTPUT_DIR, CHOSEN_NAME)
-        self._pseudo_labels = pseudo_labels
-        pseudo_labels.observers.append(self._observe)
         self.scores: dict = {}
         self.chosen: Optional[int] = None
 
-    def _observe(self, labelling: Labelling) -> None:
+    def after_labelling(self, labelling: Labelling) -> None:
         self._judge(self.trainer.epoch, labelling)
 
     def _judge(self, epochs_done: int, labelling: Labelling) -> None:
-        score = measure(labelling.features.numpy(), labelling.labels).separation
+        score = measure(labelling.features.cpu().numpy(), labelling.labels).separation
         self.scores[epochs_done] = score
         best = self.scores[self.chosen] if self.chosen in self.scores else None
         if epochs_done > 0 and (best is None or score > best or self.chosen == epochs_done):
@@ -63,7 +64,7 @@ class ChooseWithoutLabels(HookBase):
 
     def after_train(self) -> None:
         last = self.trainer.max_epoch
-        labelling = self._pseudo_labels.label()
+        labelling = self.trainer.pseudo_labels.label()
         self._judge(last, labelling)
         comm.synchronize()
         logger.info(
@@ -80,7 +81,7 @@ class ChooseWithoutLabels(HookBase):
         weights = copy.deepcopy(model.state_dict())
         model.load_state_dict(load_checkpoint_file(self._path)["model"])
         try:
-            return self._pseudo_labels.label()
+            return self.trainer.pseudo_labels.label()
         finally:
             model.load_state_dict(weights)
 
@@ -89,7 +90,7 @@ class ChooseWithoutLabels(HookBase):
         lost = images.stand_ins.lost.tolist() if images.stand_ins else [False] * len(images)
         there = [i for i in range(len(images)) if not lost[i]]
         folder = os.path.abspath(os.path.expanduser(self._cfg.DATASETS.FOLDER.ROOT) if images.stand_ins else ".")
-        measures = measure(labelling.features.numpy(), labelling.labels)
+        measures = measure(labelling.features.cpu().numpy(), labelling.labels)
         rows = identities_of(
             [os.path.relpath(images.paths[i], folder) for i in there],
             [_camera_name(images.camera_names[images.cameras[i]]) for i in there],

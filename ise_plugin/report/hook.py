@@ -17,21 +17,24 @@ from typing import Callable, Optional
 import numpy as np
 import torch
 from fastreid.engine.hooks import HookBase
+from fastreid.utils import comm
 
 from .. import __version__
 from ..clustering import quality
 from ..config import get_cfg, load_base_cfg
-from ..data import TrainingImages
 from ..data.image_sets import ROOT_VARIABLE
+from ..engine.console import RESULT
+from ..engine.evaluation import Evaluation, Retrieval
 from ..engine.labelling import Labelling
 from ..method import progressive_degree
+from ..registry import HOOK
 from ..utils.distributed import world_size
 from ..utils.files import write_atomically
 from . import embedding_map, figures, run_files
 from .advice import advice
 from .distances import distance_histogram
 from .page import build_page
-from .retrieval import Retrieval, retrieval_rows
+from .retrieval import retrieval_rows
 from .sheets import sheets_of
 from .true_identities import read_true_identities
 
@@ -64,6 +67,7 @@ def _harmless(method: Callable) -> Callable:
     return guarded
 
 
+@HOOK.register()
 class RunReport(HookBase):
     """Measures every labelling, keeps what the page shows, and writes the page after every epoch. In the first process only.
 
@@ -71,18 +75,18 @@ class RunReport(HookBase):
 
     Args:
         cfg: configuration; the keys are under ``ISE.REPORT``.
-        images: the training images.
 
     Attributes:
-        config_file: the config file of the run, for the comparison with its base; None compares with the defaults.
         path: of the page.
     """
 
-    def __init__(self, cfg, images: TrainingImages):
+    @classmethod
+    def from_config(cls, cfg) -> Optional[dict]:
+        return {"cfg": cfg} if comm.is_main_process() else None
+
+    def __init__(self, cfg):
         self.cfg = cfg
-        self.config_file: Optional[str] = None
         self.path = os.path.join(cfg.OUTPUT_DIR, run_files.REPORT_NAME)
-        self._images = images
         self._identities: Optional[np.ndarray] = None
         self._pictures = cfg.ISE.REPORT.PICTURES
         self._chosen: Optional[tuple] = None  # images of the map, and the group of each
@@ -97,8 +101,6 @@ class RunReport(HookBase):
         """Notes what the run is; on a fresh start, clears away what an earlier run has left."""
         self._start()
         self._learn_identities()
-        # a labelling hook of one's own may not let itself be observed: the report then says what is missing
-        getattr(self.trainer.pseudo_labels, "observers", []).append(self.watch_labelling)
 
     @_harmless
     def _start(self) -> None:
@@ -110,7 +112,11 @@ class RunReport(HookBase):
                 os.remove(os.path.join(folder, name))
         else:
             self._take_up(run_files.read_run(self.cfg.OUTPUT_DIR))
-        self._facts = {"images": len(self._images), "identities": 0, **run_facts(self.cfg, self.config_file)}
+        self._facts = {
+            "images": len(self.trainer.images),
+            "identities": 0,
+            **run_facts(self.cfg, self.trainer.config_file),
+        }
         self._write_facts()
         if self._retrieval:
             self._write(run_files.RETRIEVAL, self._retrieval)
@@ -123,7 +129,7 @@ class RunReport(HookBase):
         if not self.cfg.ISE.REPORT.IDENTITIES:
             return
         data = self.cfg.DATASETS
-        self._identities = read_true_identities(data.NAMES, self._images.paths, data.COMBINEALL)
+        self._identities = read_true_identities(data.NAMES, self.trainer.images.paths, data.COMBINEALL)
         if self._identities is not None:
             self._facts["identities"] = len(np.unique(self._identities))
             self._write_facts()
@@ -131,9 +137,9 @@ class RunReport(HookBase):
     def _take_up(self, before: run_files.Run) -> None:
         """What a resumed run goes on with."""
         self._retrieval = {**before.retrieval, **self._retrieval}
-        self._chosen = _chosen_before(before, self._images.paths)
+        self._chosen = _chosen_before(before, self.trainer.images.paths)
 
-    def watch_labelling(self, labelling: Labelling) -> None:
+    def after_labelling(self, labelling: Labelling) -> None:
         """Takes a labelling: measures it, and keeps what the page shows of it."""
         self._measure(labelling)
         self._keep_embeddings(labelling)
@@ -156,10 +162,10 @@ class RunReport(HookBase):
         if epoch not in [e if e > 0 else self.trainer.max_epoch + 1 + e for e in asked]:
             return
         content = {
-            "features": labelling.features.numpy(),
+            "features": labelling.features.cpu().numpy(),
             "labels": labelling.labels,
-            "paths": np.array(self._images.paths),
-            "cameras": self._images.cameras,
+            "paths": np.array(self.trainer.images.paths),
+            "cameras": self.trainer.images.cameras,
         }
         if self._identities is not None:
             content["identities"] = self._identities
@@ -209,17 +215,21 @@ class RunReport(HookBase):
     @_harmless
     def _keep_sheets(self, labelling: Labelling) -> None:
         similarities, _ = quality.similarity_to_centroids(labelling.features, labelling.labels)
-        sheets = sheets_of(self._images.paths, labelling.labels, self._identities, similarities)
+        sheets = sheets_of(self.trainer.images.paths, labelling.labels, self._identities, similarities)
         self._write(run_files.SHEETS, sheets)
 
+    def after_evaluation(self, evaluation: Evaluation) -> None:
+        """Takes what was ranked."""
+        for retrieval in evaluation.retrievals:
+            self._keep_retrieval(retrieval, evaluation.epochs_done > 0)
+
     @_harmless
-    def watch_retrieval(self, retrieval: Retrieval) -> None:
+    def _keep_retrieval(self, retrieval: Retrieval, started: bool) -> None:
         """Takes what an evaluation knew: the CMC curve, and ranked rows."""
         kept = {"cmc": np.round(retrieval.cmc, _DECIMALS).tolist()}
         if self._pictures:
             kept["rows"] = retrieval_rows(retrieval)
         stages = self._retrieval.setdefault(retrieval.data_set, {})
-        started = hasattr(self.trainer, "epoch")
         stages["after" if started else "before"] = kept
         if started and "before" in stages:
             stages["before"].pop("rows", None)  # shown only until there are better ones
@@ -249,9 +259,10 @@ class RunReport(HookBase):
         write_atomically(self.path, page.encode())
 
     def after_train(self) -> None:
-        """Says what the reporting has cost."""
+        """Says what the reporting has cost, and where the page is."""
         whole = time.perf_counter() - self.trainer.start_time
         logger.info(f"Reporting took {self._seconds:.1f} s, {self._seconds / whole:.1%} of this run")
+        logger.log(RESULT, f"Report: {self.path}")
 
     def _complain(self, stage: str, error: Exception) -> None:
         text = f"{stage.strip('_').replace('_', ' ')}: {type(error).__name__}: {' '.join(str(error).split())}"

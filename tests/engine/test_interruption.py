@@ -38,7 +38,7 @@ class SendSignal(HookBase):
 
 
 def trainer_of(folder, *options):
-    options = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(folder), "ISE.REPORT.ENABLED", "False", *options]
+    options = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(folder), "ISE.HOOKS", "()", *options]
     seed_all_rng(0)
     return ISETrainer(load_cfg(str(CONFIGS / "ISE/synthetic_tiny.yml"), options))
 

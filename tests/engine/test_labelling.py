@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import ise_plugin.engine.labelling as module
-from ise_plugin.clustering import generate_pseudo_labels
-from ise_plugin.engine.extraction import extract_embeddings
+from ise_plugin.clustering import generate_pseudo_labels, jaccard_distance
+from ise_plugin.engine.labelling import DBSCANPseudoLabelHook, Labelling, extract_embeddings
 from ise_plugin.engine.trainer import ISETrainer
 from ise_plugin.errors import UsageError
 from ise_plugin.method import cluster_centroids
@@ -37,6 +37,16 @@ def blobs(n, centers, spread, seed=0):
     return F.normalize(
         means.repeat_interleave(-(-n // centers), 0)[:n] + spread * torch.randn(n, 32, generator=g), dim=1
     )
+
+
+def set_up(trainer, **settings):
+    """The trainer's labelling hook with other values of ISE.PSEUDO_LABEL."""
+    cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.ISE.PSEUDO_LABEL.update(settings)
+    trainer.pseudo_labels = DBSCANPseudoLabelHook(cfg)
+    trainer.pseudo_labels.trainer = trainer
+    return trainer.pseudo_labels
 
 
 def give_embeddings(monkeypatch, embeddings):
@@ -69,10 +79,7 @@ def test_extraction_leaves_the_model_in_training(trainer):
 )
 def test_period_says_when_to_label_anew(trainer, monkeypatch, period, relabelled):
     calls = []
-    hook = trainer.pseudo_labels
-    hook.cfg = hook.cfg.clone()
-    hook.cfg.defrost()
-    hook.cfg.ISE.PSEUDO_LABEL.PERIOD = period
+    hook = set_up(trainer, PERIOD=period)
     n = len(trainer.images)
     monkeypatch.setattr(module, "extract_embeddings", lambda *_: calls.append(trainer.epoch) or blobs(n, 10, 0.05))
     for trainer.epoch in range(3):
@@ -85,9 +92,7 @@ def test_first_clustering_that_is_of_no_use_gives_advice(trainer, monkeypatch, e
     n = len(trainer.images)
     give_embeddings(monkeypatch, blobs(n, 1, 0.001) if embeddings == "one cluster" else blobs(n, n, 0.0))
     if embeddings == "one cluster":
-        cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
-        cfg.defrost()
-        cfg.ISE.PSEUDO_LABEL.EPS = 0.999
+        set_up(trainer, EPS=0.999)
     with pytest.raises(UsageError) as caught:
         trainer.pseudo_labels.before_epoch()
     message = str(caught.value)
@@ -98,13 +103,9 @@ def test_first_clustering_that_is_of_no_use_gives_advice(trainer, monkeypatch, e
 
 def test_advice_names_an_eps_that_works(trainer, monkeypatch):
     give_embeddings(monkeypatch, blobs(len(trainer.images), 12, 0.12))
-    cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
-    cfg.defrost()
-    cfg.ISE.PSEUDO_LABEL.EPS = 0.001
     with pytest.raises(UsageError) as caught:
-        trainer.pseudo_labels.before_epoch()
-    cfg.ISE.PSEUDO_LABEL.EPS = float(str(caught.value).split("50%: ")[1].split(",")[0]) + 0.001
-    trainer.pseudo_labels.before_epoch()
+        set_up(trainer, EPS=0.001).before_epoch()
+    set_up(trainer, EPS=float(str(caught.value).split("50%: ")[1].split(",")[0]) + 0.001).before_epoch()
     assert trainer.pseudo_labels.labels.max() >= 1
 
 
@@ -128,9 +129,7 @@ def test_later_clustering_that_is_of_no_use_keeps_the_last_labels(trainer, monke
 
 def test_small_batches_are_announced_once(trainer, monkeypatch, caplog):
     give_embeddings(monkeypatch, blobs(len(trainer.images), 3, 0.05))
-    cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
-    cfg.defrost()
-    cfg.ISE.PSEUDO_LABEL.EPS = 0.9
+    set_up(trainer, EPS=0.9)
     with caplog.at_level(logging.WARNING, logger="fastreid.ise"):
         for trainer.epoch in range(3):
             trainer.pseudo_labels.before_epoch()
@@ -145,10 +144,32 @@ def test_too_few_images_for_the_neighbours_asked_for(trainer, monkeypatch):
         trainer.pseudo_labels.before_epoch()
 
 
-@pytest.mark.parametrize("key, name, known", [("CLUSTERER", "KMean", "DBSCAN"), ("SEARCH", "nearest", "exact")])
-def test_unknown_components_are_named(trainer, key, name, known):
-    cfg = trainer.pseudo_labels.cfg = trainer.cfg.clone()
-    cfg.defrost()
-    cfg.ISE.PSEUDO_LABEL[key] = name
+@pytest.mark.parametrize(
+    "key, name, known",
+    [("CLUSTERER", "KMean", "DBSCAN"), ("SEARCH", "nearest", "exact"), ("DISTANCE", "jacard", "Jaccard")],
+)
+def test_unknown_components_are_named_before_anything_is_trained(trainer, key, name, known):
     with pytest.raises(UsageError, match=f"{key}.*{name}.*{known}"):
-        trainer.pseudo_labels.before_epoch()
+        set_up(trainer, **{key: name})
+
+
+def test_a_labelling_carries_what_was_computed_for_it(trainer, monkeypatch):
+    features = blobs(len(trainer.images), 10, 0.05)
+    give_embeddings(monkeypatch, features)
+    labelling, cfg = trainer.pseudo_labels.label(), trainer.cfg.ISE.PSEUDO_LABEL
+    assert labelling.features is features and labelling.previous is None and labelling.eps == cfg.EPS
+    similarities, indices = labelling.neighbors
+    order = np.argsort(-(features @ features.T).numpy(), axis=1)[:, : cfg.K1]
+    assert (indices[:, 0] == np.arange(len(features))).all() and similarities.shape == (len(features), cfg.K1)
+    assert np.mean(np.sort(indices) == np.sort(order)) > 0.99
+    near = jaccard_distance(features, cfg.K1, cfg.K2) <= cfg.EPS
+    assert np.array_equal(labelling.graph.toarray() != 0, near & ~np.eye(len(features), dtype=bool))
+    assert torch.equal(labelling.centroids, cluster_centroids(features, torch.from_numpy(labelling.labels)))
+    own = (features @ labelling.centroids.T).numpy()
+    assert np.allclose(labelling.similarities.own, own[np.arange(len(own)), labelling.labels], atol=1e-6)
+    assert labelling.similarities is labelling.similarities
+
+
+def test_a_labelling_without_clusters_has_no_centroids():
+    labelling = Labelling(blobs(4, 4, 0.0), np.full(4, -1))
+    assert (labelling.clusters, labelling.outliers, labelling.centroids.shape) == (0, 4, (0, 32))

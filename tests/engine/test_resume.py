@@ -41,7 +41,7 @@ def test_epoch_step_and_lost_images_are_taken_up():
     assert trainer.random_at_start is None  # the epoch's seed decides
 
 
-def test_a_checkpoint_of_fastreid_goes_on_behind_its_epoch():
+def test_a_checkpoint_of_fastreid_goes_on_after_its_epoch():
     trainer = make_trainer()
     take_run_state(trainer, {"epoch": 4, "metric": 1.0})
     assert (trainer.start_epoch, trainer.start_step) == (5, 0)

@@ -11,7 +11,7 @@ import torch
 import ise_plugin.identities.choice as module
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.labelling import Labelling
-from ise_plugin.identities.choice import CHOSEN_NAME, ChooseWithoutLabels
+from ise_plugin.identities.choice import CHOSEN_NAME, IdentityChoice
 from ise_plugin.identities.groups import read_csv
 
 
@@ -32,25 +32,25 @@ class FakeTrainer:
         self.model = torch.nn.Linear(1, 1, bias=False)
         choice.trainer = self
 
-    def go_through(self, pseudo_labels, spreads):
-        for self.epoch, spread in enumerate(spreads[:-1]):
+        self.choice = choice
+        self.pseudo_labels = self
+
+    def go_through(self, spreads):
+        self.spreads = spreads
+        for self.epoch, _ in enumerate(spreads[:-1]):
             self.model.weight.data.fill_(self.epoch)
-            for observe in pseudo_labels.observers:
-                observe(grouped(spread))
+            self.choice.after_labelling(self.label())
         self.model.weight.data.fill_(self.max_epoch)
 
-
-class FakePseudoLabels:
-    def __init__(self, choice_of_spread):
-        self.observers = []
-        self.label = choice_of_spread
+    def label(self):
+        return grouped(self.spreads[int(self.model.weight)])
 
 
 @pytest.fixture
 def setting(tmp_path, monkeypatch):
     cfg = SimpleNamespace(OUTPUT_DIR=str(tmp_path))
     written = []
-    monkeypatch.setattr(ChooseWithoutLabels, "_write", lambda self, labelling: written.append(labelling))
+    monkeypatch.setattr(IdentityChoice, "_write", lambda self, labelling: written.append(labelling))
     return cfg, tmp_path / CHOSEN_NAME, written
 
 
@@ -59,11 +59,10 @@ def setting(tmp_path, monkeypatch):
 )
 def test_the_weights_whose_groups_stand_furthest_apart_are_kept(setting, spreads, best, caplog):
     cfg, path, written = setting
-    pseudo_labels = FakePseudoLabels(lambda: grouped(spreads[int(trainer.model.weight)]))
-    choice = ChooseWithoutLabels(cfg, pseudo_labels)
+    choice = IdentityChoice(cfg)
     trainer = FakeTrainer(choice, epochs=3)
     with caplog.at_level("INFO", logger="fastreid.ise"):
-        trainer.go_through(pseudo_labels, spreads)
+        trainer.go_through(spreads)
         choice.after_train()
     assert choice.chosen == best and load_checkpoint_file(str(path))["model"]["weight"].item() == best
     assert f"weights of epoch {best} of 3" in caplog.text
@@ -73,9 +72,8 @@ def test_the_weights_whose_groups_stand_furthest_apart_are_kept(setting, spreads
 
 def test_untrained_weights_are_never_chosen(setting):
     cfg, path, _ = setting
-    pseudo_labels = FakePseudoLabels(lambda: grouped(0.5))
-    choice = ChooseWithoutLabels(cfg, pseudo_labels)
-    FakeTrainer(choice, epochs=1).go_through(pseudo_labels, [0.01, 0.5])
+    choice = IdentityChoice(cfg)
+    FakeTrainer(choice, epochs=1).go_through([0.01, 0.5])
     assert choice.chosen is None and not path.exists() and list(choice.scores) == [0]
 
 
@@ -84,7 +82,7 @@ def test_resumed_choice_trusts_the_file_only_if_it_holds_these_weights(setting, 
     cfg, path, _ = setting
     if file_epoch is not None:
         torch.save({"model": {}, "epoch": file_epoch - 1}, path)
-    choice = ChooseWithoutLabels(cfg, FakePseudoLabels(None))
+    choice = IdentityChoice(cfg)
     choice.load_state_dict({"scores": {0: 0.1, 1: 0.2}, "chosen": 1})
     assert choice.chosen == chosen and choice.scores == {0: 0.1, 1: 0.2}
 

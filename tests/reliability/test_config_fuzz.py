@@ -114,9 +114,7 @@ def test_any_configuration_is_read_or_refused_in_one_line(tmp_path):
 def test_a_run_with_an_accepted_configuration_runs_or_is_refused_in_one_line(tiny_dataset, tmp_path, capfd):
     rng = random.Random(1)
     codes = {0: 0, 1: 0, 2: 0}
-    short = (
-        "SOLVER.MAX_EPOCH 1 ISE.ITERS_PER_EPOCH 1 ISE.REPORT.ENABLED False DATASETS.TESTS () MODEL.DEVICE cpu".split()
-    )
+    short = "SOLVER.MAX_EPOCH 1 ISE.ITERS_PER_EPOCH 1 ISE.HOOKS () DATASETS.TESTS () MODEL.DEVICE cpu".split()
     while sum(codes.values()) < RUNS:
         key, value = rng.choice(KEYS), str(random_value(rng, 3))
         if key.startswith(UNTRIED) or key in short:

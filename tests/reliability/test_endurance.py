@@ -24,8 +24,6 @@ def test_memory_and_files_stay_flat(runs):
         10,
         "ISE.CHECKPOINT_SECONDS",
         5,
-        "ISE.REPORT.ENABLED",
-        True,
         "ISE.REPORT.PICTURES",
         False,
     )

@@ -15,7 +15,6 @@ from helpers import CONFIGS
 import ise_plugin.report.hook as module
 from ise_plugin.clustering import quality
 from ise_plugin.config import load_cfg
-from ise_plugin.data import TrainingImages
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.errors import UsageError
@@ -40,11 +39,13 @@ def train(cfg, resume=False, hooks=()):
 
 
 class RecordLabels(HookBase):
-    """Pseudo labels and embeddings of every epoch."""
+    """Every labelling."""
 
-    def __init__(self, trainer):
+    def __init__(self):
         self.seen = []
-        trainer.pseudo_labels.observers.append(self.seen.append)
+
+    def after_labelling(self, labelling):
+        self.seen.append(labelling)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,8 @@ def finished_run(datasets_folder, tmp_path_factory):
         cfg = make_cfg(folder, "SOLVER.MAX_EPOCH", 3, "TEST.EVAL_PERIOD", 1, "ISE.REPORT.KEEP_EMBEDDINGS", "(1, -1)")
         seed_all_rng(cfg.SEED)
         trainer = ISETrainer(cfg)
-        record = RecordLabels(trainer)
+        record = RecordLabels()
+        trainer.register_hooks([record])
         trainer.train()
         yield folder, trainer, record.seen
 
@@ -128,8 +130,8 @@ def test_a_run_without_reports_learns_the_same(finished_run, tiny_dataset, tmp_p
         3,
         "TEST.EVAL_PERIOD",
         1,
-        "ISE.REPORT.ENABLED",
-        False,
+        "ISE.HOOKS",
+        "()",
         "DATASETS.TESTS",
         "()",
     )
@@ -222,7 +224,7 @@ def test_without_identities_nothing_is_compared(tiny_dataset, tmp_path):
 
 
 def test_troubles_are_said_once_until_they_have_gone(tmp_path, caplog, monkeypatch):
-    report = RunReport(make_cfg(tmp_path), TrainingImages((), np.empty(0, np.int64)))
+    report = RunReport(make_cfg(tmp_path))
     (tmp_path / "metrics.json").touch()
     for epoch, found in enumerate([{"a": "trouble a"}, {"a": "trouble a"}, {}, {"a": "trouble a", "b": "trouble b"}]):
         monkeypatch.setattr(module, "advice", lambda *arguments: found)

@@ -129,8 +129,8 @@ def test_a_full_disk_ends_a_run_in_one_line_with_the_older_checkpoint_intact(dat
         "cpu",
         "DATASETS.TESTS",
         "()",
-        "ISE.REPORT.ENABLED",
-        "False",
+        "ISE.HOOKS",
+        "()",
     ]
     run = tmp_path / "run"
     run.mkdir()

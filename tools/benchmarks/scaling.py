@@ -26,7 +26,7 @@ from fastreid.utils.env import seed_all_rng
 from ise_plugin.config import load_cfg
 from ise_plugin.data import TrainingLoader, read_training_images
 from ise_plugin.engine import ISETrainer
-from ise_plugin.engine.extraction import extract_embeddings
+from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.engine.launcher import launch
 from ise_plugin.engine.start import keep_freed_memory, resolve_device
 from ise_plugin.modeling.build import build_model

@@ -142,7 +142,7 @@ def stock_extract(cfg, args) -> dict:
 
 
 def ise_extract(cfg, args) -> dict:
-    from ise_plugin.engine.extraction import extract_embeddings
+    from ise_plugin.engine.labelling import extract_embeddings
     from ise_plugin.modeling.build import build_model
     from ise_plugin.modeling.precision import choose_precision, spare_slow_gradients
 
@@ -296,7 +296,7 @@ def demo(args) -> dict:
     """An epoch of the demonstration with everything on, and with everything that has a switch off."""
     with tempfile.TemporaryDirectory() as folder:
         shared = ["SOLVER.MAX_EPOCH", str(DEMO_EPOCHS), "ISE.EVAL_BEFORE_TRAIN", "False", "DATASETS.TESTS", "()"]
-        shared += ["ISE.REPORT.ENABLED", "False"]  # costs the same on both sides, and is measured by the run itself
+        shared += ["ISE.HOOKS", "()"]  # costs the same on both sides, and is measured by the run itself
         opts = [[*shared, "OUTPUT_DIR", folder, *switches] for switches in (SWITCHED_OFF, SWITCHED_ON)]
         off, on = in_turns(["epoch"] * 2, ["ISE/synthetic_mobilenetv2.yml"] * 2, args, opts)
     ratio = off["steady_epoch"] / on["steady_epoch"]
