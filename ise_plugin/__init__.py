@@ -15,7 +15,9 @@ if compat.fastreid_is_installed():
     compat.prepare()
     from . import data, engine, modeling  # noqa: F401  (importing registers the components)
     from .config import add_ise_config, get_cfg  # noqa: F401
+    from .identities import choice  # noqa: F401
     from .inference.embedder import Embedder  # noqa: F401
+    from .report import hook  # noqa: F401
 else:
     warnings.warn(
         "fastreid is not installed, only ise_plugin.method and ise_plugin.clustering can be used; "

@@ -281,7 +281,7 @@ def flat(config: dict) -> dict:
 def _leaves(values: dict, prefix: str = "") -> Iterable:
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and (value or name == _OWN):
             yield from _leaves(value, name + ".")
         else:
             yield name, value

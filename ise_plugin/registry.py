@@ -4,6 +4,8 @@ Meta-architectures, heads, backbones and data sets go into fastreid's own regist
 the kinds of component that fastreid has no registry for.
 """
 
+import importlib
+
 from fvcore.common.registry import Registry
 
 from .errors import UsageError
@@ -52,6 +54,12 @@ def registered(registry, name: str, key: str):
         UsageError: nothing of that name is registered; the message lists what is.
     """
     known = registry._obj_map  # the one attribute that fvcore's and fastreid's tables share
+    module, _, attribute = name.rpartition(".")
+    if module:
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"{key}: {name} cannot be imported ({error}); check the name, and PYTHONPATH") from error
     if name not in known:
         raise UsageError(f"{key}: nothing named {name!r} is registered; known are: {', '.join(sorted(known))}")
     return known[name]

@@ -28,10 +28,18 @@ class DBSCAN:
     """
 
     def __init__(self, eps: float = 0.6, min_samples: int = 4):
-        self.eps = unit_interval(eps, "eps")
+        self.eps = self.eps_ = eps if eps == "auto" else unit_interval(eps, "eps")
         self.min_samples = integer(min_samples, "min_samples")
         if self.min_samples < 1:
             raise ValueError(f"min_samples must be at least 1, got {self.min_samples}")
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"eps": cfg.ISE.PSEUDO_LABEL.EPS, "min_samples": cfg.ISE.PSEUDO_LABEL.MIN_SAMPLES}
+
+    @property
+    def max_distance(self):
+        return 0.8 if self.eps == "auto" else self.eps
 
     def fit_predict(self, graph: csr_matrix) -> np.ndarray:
         """Cluster the rows of a symmetric graph.
@@ -45,7 +53,11 @@ class DBSCAN:
         """
         if graph.shape[0] != graph.shape[1]:
             raise ValueError(f"graph must be square, got shape {graph.shape}")
-        near = graph.data <= self.eps
+        if self.eps == "auto":
+            from .eps import choose_eps
+
+            self.eps_, self.reason_, _ = choose_eps(graph, self.min_samples)
+        near = graph.data <= self.eps_
         return _grow_clusters(graph.indptr, graph.indices, near, self.min_samples)
 
 

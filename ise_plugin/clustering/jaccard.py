@@ -31,6 +31,22 @@ class SparseRows(NamedTuple):
 
 
 @DISTANCE.register()
+class Jaccard:
+    def __init__(self, k1=30, k2=6):
+        self.k1, self.k2 = k1, k2
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"k1": cfg.ISE.PSEUDO_LABEL.K1, "k2": cfg.ISE.PSEUDO_LABEL.K2}
+
+    def __call__(self, features, neighbors):
+        self.features, self.neighbors = features, neighbors
+        return self
+
+    def within(self, d):
+        return jaccard_graph(self.features, self.k1, self.k2, d, neighbors=self.neighbors)
+
+
 def jaccard_graph(
     features: Features,
     k1: int = 30,

@@ -184,7 +184,7 @@ def test_failures_are_warnings_and_never_the_end(tiny_dataset, tmp_path, monkeyp
         "read_true_identities": "learn identities",
         "distance_histogram": "keep labelling",
         "sheets_of": "keep sheets",
-        "retrieval_rows": "watch retrieval",
+        "retrieval_rows": "keep retrieval",
     }
     for name in stages:
         monkeypatch.setattr(module, name, fail)
