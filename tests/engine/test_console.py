@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ise_plugin.engine import console as progress
+from ise_plugin.engine import console
 from ise_plugin.engine.console import RESULT, WithProgress, epoch_line, set_verbosity
 from ise_plugin.utils import parallel as _parallel
 
@@ -52,7 +52,7 @@ def test_a_loader_with_progress_is_that_loader(monkeypatch):
 def test_bars_are_for_terminals_and_not_for_quiet_runs(monkeypatch, quiet):
     monkeypatch.setattr(sys, "stderr", Terminal())
     set_verbosity("quiet" if quiet else "normal")
-    with progress.bar(2, "training", "steps") as bar:
+    with console.bar(2, "training", "steps") as bar:
         bar.delay = 0
         bar.update()
         bar.refresh()

@@ -9,9 +9,7 @@ import pytest
 import torch
 from helpers import CONFIGS
 
-from ise_plugin.engine import launcher as launch
-from ise_plugin.engine import resolve_device
-from ise_plugin.engine import start as setup
+from ise_plugin.engine import launch, resolve_device, setup
 from ise_plugin.errors import UsageError
 
 

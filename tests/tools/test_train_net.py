@@ -77,7 +77,7 @@ MISTAKES = {
     "negative eps": (["ISE.PSEUDO_LABEL.EPS", "-0.5"], "ISE.PSEUDO_LABEL.EPS"),
     "no neighbours": (["ISE.SUPPORT.NUM_NEIGHBORS", "0"], "ISE.SUPPORT.NUM_NEIGHBORS"),
     "missing weights": (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
-    "useless eps": (["ISE.PSEUDO_LABEL.EPS", "0.001"], "Set ISE.PSEUDO_LABEL.EPS among these"),
+    "useless eps": (["ISE.PSEUDO_LABEL.EPS", "0.001"], " among these: larger"),
     "too many GPUs": (["--num-gpus", "64"], "--num-gpus 64"),
     "evaluation without weights": (["--eval-only"], "MODEL.WEIGHTS"),
 }
