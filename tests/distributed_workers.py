@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from fastreid.evaluation import inference_on_dataset
-from helpers import Reads
+from helpers import HANG, Reads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
@@ -42,7 +42,7 @@ CLUSTERS, DIM = 6, 12
 
 def start(rank, world, store, results):
     dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60)
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=HANG)
     )
     torch.set_num_threads(1)
     results[rank] = {function.__name__: function(rank, world) for function in FUNCTIONS}

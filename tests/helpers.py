@@ -9,6 +9,9 @@ REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
 RECORDINGS = Path(__file__).parent / "data" / "conformance"
 
+# a wait of this many seconds is a hang, however busy the machine; below pytest's own limit in setup.cfg
+HANG = 900
+
 # a run of seconds on the CPU
 FOLDER_RUN_OPTIONS = """
     MODEL.DEVICE cpu INPUT.SIZE_TRAIN [64,32] INPUT.SIZE_TEST [64,32] ISE.PSEUDO_LABEL.K1 10 ISE.ITERS_PER_EPOCH 4

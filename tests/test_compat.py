@@ -17,6 +17,7 @@ from fastreid.data.transforms.build import build_transforms
 from fastreid.modeling.backbones import repvgg
 from fastreid.modeling.backbones.regnet import config as regnet_config
 from fastreid.solver import build_optimizer
+from helpers import HANG
 from PIL import Image
 
 import ise_plugin
@@ -35,7 +36,7 @@ def run_python(code, **environment):
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
         env={**os.environ, **environment},
     )
 

@@ -13,6 +13,7 @@ from helpers import CONFIGS
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine import command as cli
+from ise_plugin.engine import interruption as module
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.interruption import STOP, Interrupted, Interruption
 
@@ -94,13 +95,14 @@ def test_the_command_exits_with_the_signals_code(monkeypatch, capfd):
     assert "SIGTERM" in capfd.readouterr().err
 
 
-def test_a_second_signal_ends_the_process_at_once():
+def test_a_second_signal_ends_the_process_at_once(monkeypatch):
+    monkeypatch.setattr(module, "_ECHO_SECONDS", 3600)
     child = os.fork()
     if child == 0:
         with Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)  # an echo, as torchrun makes it
-            interruption._when -= 10
+            interruption._when -= 3601
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(10)
         os._exit(0)

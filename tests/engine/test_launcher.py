@@ -6,6 +6,7 @@ import threading
 import distributed_workers as workers
 import pytest
 import torch
+from helpers import HANG
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ise_plugin.engine.launcher import launch
@@ -30,30 +31,30 @@ def started(main, timeout, args=()):
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(120)
+    thread.join(HANG)
     assert not thread.is_alive(), "the processes did not end in time"
     assert not multiprocessing.active_children()
     return raised
 
 
 def test_processes_meet_and_end(two_devices, tmp_path):
-    assert started(workers.meet, 60, (str(tmp_path),)) == []
+    assert started(workers.meet, HANG, (str(tmp_path),)) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
 
 
 def test_first_error_is_the_one_that_is_shown(two_devices):
-    (error,) = started(workers.fail, 60)
+    (error,) = started(workers.fail, HANG)
     assert isinstance(error, ProcessRaisedException) and "UsageError: process 1 has no images" in str(error)
 
 
 def test_killed_process_is_named(two_devices):
-    (error,) = started(workers.die, 60)
+    (error,) = started(workers.die, HANG)
     said = isinstance(error, ProcessExitedException) and "SIGKILL" in str(error)
     assert said or "ProcessLost: process 0 lost contact" in str(error)  # whoever is noticed first
 
 
 def test_process_that_hangs_ends_the_run_after_the_timeout(two_devices):
-    (error,) = started(workers.hang, 5)
+    (error,) = started(workers.hang, 15)  # seconds within which slow processes have to meet, too
     assert "ProcessLost: process 0 lost contact" in str(error) and "ISE.PROCESS_TIMEOUT" in str(error)
 
 

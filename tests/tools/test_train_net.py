@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CONFIGS, REPOSITORY
+from helpers import CONFIGS, HANG, REPOSITORY
 
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.command import main
@@ -24,7 +24,7 @@ def run(datasets, *arguments, **environment):
         [sys.executable, TOOL, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         env={**os.environ, "FASTREID_DATASETS": str(datasets), **environment},
     )
 
@@ -150,7 +150,7 @@ def one_process(datasets_folder, tmp_path_factory):
 def test_any_number_of_processes_labels_and_learns_as_one(datasets_folder, one_process, tmp_path, world):
     one, several = one_process, tmp_path / "several"
     process = torchrun(datasets_folder, world, *opts(several), *SAME_FOR_ANY_NUMBER_OF_PROCESSES)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 0, errors
     for name in ("model_0000.pth", "model_final.pth"):
         a, b = load_checkpoint_file(str(one / name)), load_checkpoint_file(str(several / name))
@@ -166,7 +166,7 @@ def test_any_number_of_processes_labels_and_learns_as_one(datasets_folder, one_p
 
 def kill_process_1(launcher, checkpoint):
     """SIGKILL for the second process as soon as there is a checkpoint; the ids of all processes."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANG
     while not checkpoint.exists():
         assert launcher.poll() is None and time.monotonic() < deadline, launcher.communicate()[1]
         time.sleep(0.02)
@@ -182,10 +182,10 @@ def kill_process_1(launcher, checkpoint):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="finds the processes in /proc")
 def test_killed_process_ends_the_run_and_the_next_start_goes_on(datasets_folder, tmp_path):
     output_dir = tmp_path / "run"
-    options = ["SOLVER.MAX_EPOCH", 3, "SOLVER.CHECKPOINT_PERIOD", 1, "ISE.PROCESS_TIMEOUT", 60]
+    options = ["SOLVER.MAX_EPOCH", 3, "SOLVER.CHECKPOINT_PERIOD", 1]
     launcher = torchrun(datasets_folder, 2, *opts(output_dir), *options)
     processes = kill_process_1(launcher, output_dir / "model_0000.pth")
-    _, errors = launcher.communicate(timeout=90)
+    _, errors = launcher.communicate(timeout=HANG)
     assert launcher.returncode != 0 and not any(os.path.exists(f"/proc/{pid}") for pid in processes)
     assert errors.count("\nerror: ") <= 1 and not (output_dir / "model_final.pth").exists()
     result = run(datasets_folder, *opts(output_dir, "--resume"), *options)  # with one process
@@ -198,10 +198,10 @@ def test_torchrun_restarts_from_the_last_checkpoint_of_this_run(datasets_folder,
     output_dir = tmp_path / "run"
     output_dir.mkdir()
     (output_dir / "last_checkpoint").write_text("model_of_an_older_run.pth")
-    options = ["SOLVER.MAX_EPOCH", 3, "SOLVER.CHECKPOINT_PERIOD", 1, "ISE.PROCESS_TIMEOUT", 60]
+    options = ["SOLVER.MAX_EPOCH", 3, "SOLVER.CHECKPOINT_PERIOD", 1]
     launcher = torchrun(datasets_folder, 2, *opts(output_dir), *options, restarts=1)
     kill_process_1(launcher, output_dir / "model_0000.pth")
-    _, errors = launcher.communicate(timeout=200)
+    _, errors = launcher.communicate(timeout=HANG)
     log = (output_dir / "log.txt").read_text()
     assert launcher.returncode == 0, errors
     assert "is of an older run" in log and "Starting training from epoch 0" in log

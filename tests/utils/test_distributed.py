@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from helpers import HANG
 
 from ise_plugin.neighbors import _all_pairs as _exact
 from ise_plugin.neighbors import exact_search as neighbors
@@ -22,7 +23,7 @@ def outcomes(request, tmp_path_factory):
         context = mp.start_processes(
             workers.start, (world, store, results), nprocs=world, join=False, start_method="spawn"
         )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + HANG
         while not context.join(timeout=5):  # true once all have ended; raises what any of them raised
             if time.monotonic() > deadline:
                 pytest.fail("the processes did not end in time")

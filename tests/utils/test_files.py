@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from helpers import CONFIGS, REPOSITORY
+from helpers import CONFIGS, HANG, REPOSITORY
 
 from ise_plugin.engine import checkpointing
 from ise_plugin.engine.checkpointing import check_space
@@ -139,7 +139,7 @@ def test_a_full_disk_ends_a_run_in_one_line_with_the_older_checkpoint_intact(dat
         ["bash", "-c", 'ulimit -f 4096; exec "$@"', "bash", *command, *options],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         env={**os.environ, "FASTREID_DATASETS": str(datasets_folder)},
     )
     assert result.returncode == 2, result.stderr
