@@ -102,7 +102,7 @@ class Moments:
 
 
 class NoteUsage(HookBase):
-    """Writes behind every epoch what the process holds: resident memory, open files, shared memory."""
+    """Writes after every epoch what the process holds: resident memory, open files, shared memory."""
 
     def __init__(self, path: str):
         self._path = path

@@ -1,4 +1,4 @@
-"""A generated clip: drawn people walk to and fro in front of one of the drawn cameras, behind one another and a pillar."""
+"""A generated clip: drawn people walk back and forth in front of one drawn camera, behind one another and a pillar."""
 
 import sys
 from dataclasses import dataclass

@@ -29,10 +29,10 @@ def damages(content: bytes, rng):
     """(class, damaged content): changed bytes in every region, cuts, nothing at all, and pieces that are zero or doubled."""
     size = len(content)
     regions = {"header": (0, 256), "middle": (256, size - 2048), "tail": (size - 2048, size)}
-    for name, (first, behind) in regions.items():
+    for name, (first, end) in regions.items():
         for _ in range(40):
             changed = bytearray(content)
-            changed[rng.integers(first, behind)] ^= int(rng.integers(1, 256))
+            changed[rng.integers(first, end)] ^= int(rng.integers(1, 256))
             yield name, bytes(changed)
     for _ in range(50):
         yield "truncation", content[: rng.integers(1, size)]

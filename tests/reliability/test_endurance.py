@@ -35,7 +35,7 @@ def test_memory_and_files_stay_flat(runs):
     half = len(flat["resident"]) // 2
     growth = np.median(flat["resident"][half:]) / np.median(flat["resident"][:half]) - 1
     print(
-        f"{EPOCHS} epochs: resident memory {flat['resident'][0] / 2**20:.0f} MiB behind epoch {WARM_UP + 1}, "
+        f"{EPOCHS} epochs: resident memory {flat['resident'][0] / 2**20:.0f} MiB after epoch {WARM_UP + 1}, "
         f"{flat['resident'][-1] / 2**20:.0f} at the end ({growth:+.2%} from half to half); "
         f"open files {flat['files'][0]:.0f} to {flat['files'].max():.0f}; "
         f"shared memory {flat['shared'][0] / 2**20:.1f} to {flat['shared'].max() / 2**20:.1f} MiB"

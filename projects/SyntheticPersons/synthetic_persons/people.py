@@ -76,7 +76,7 @@ class Identity:
 
 
 def sample_identity(seed: int, number: int, split: Stream = Stream.IDENTITY) -> Identity:
-    """The person behind a number.
+    """The person of a number.
 
     Args:
         seed: the data set's seed, 0 or more.

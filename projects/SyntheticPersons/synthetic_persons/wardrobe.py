@@ -1,7 +1,7 @@
 """What people can wear: a limited wardrobe, so that different people share garments.
 
 Everything is a plain constant. Colours are 8-bit sRGB triples as they look under neutral light; a camera's colour
-cast comes later. The numbers behind a name are relative frequencies, not probabilities.
+cast comes later. The numbers beside a name are relative frequencies, not probabilities.
 """
 
 from __future__ import annotations
