@@ -1,4 +1,5 @@
 # make install: the environment.  make demo: a training run with its result.  make test: the test suite.
+# make lint: style, types of the public interface, imports from room to room.
 # make coverage: the share of lines that the test suite runs.
 # make test-long: faults by the hundred (kills, damage, hostile and malformed files, 300 epochs), counts printed.
 PYTHON ?= python3
@@ -8,7 +9,7 @@ DATASETS := $(or $(FASTREID_DATASETS),datasets)
 DEMO_OUTPUT ?= logs/ISE/synthetic_mobilenetv2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo test coverage test-long
+.PHONY: install demo lint test coverage test-long
 
 install: $(INSTALLED)
 
@@ -24,6 +25,12 @@ demo: install
 	$(BIN)/python projects/SyntheticPersons/make.py --size demo --output $(DATASETS)
 	FASTREID_DATASETS=$(DATASETS) $(BIN)/python tools/train_net.py \
 	    --config-file configs/ISE/synthetic_mobilenetv2.yml OUTPUT_DIR $(DEMO_OUTPUT)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 test: install
 	$(BIN)/python -m pytest
