@@ -4,7 +4,8 @@ Meta-architectures, heads, backbones and data sets go into fastreid's own regist
 the kinds of component that fastreid has no registry for.
 """
 
-import importlib
+from difflib import get_close_matches
+from importlib import import_module
 
 from fvcore.common.registry import Registry
 
@@ -18,21 +19,26 @@ dictionary that :class:`ise_plugin.modeling.ClusterMemoryHead` returns and gives
 
 CLUSTERER = Registry("CLUSTERER")
 CLUSTERER.__doc__ = """
-Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTERER``. Built with keyword arguments; ``fit_predict(graph)``
-takes a sparse distance graph (scipy CSR, N x N) and gives int64 pseudo labels (N,), -1 for outliers.
+Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTERER``. Classes whose ``from_config(cfg)`` gives the keyword arguments
+that they are built with. ``max_distance`` says how far the graph must reach; ``fit_predict(graph)`` takes a sparse distance
+graph (scipy CSR, N x N, float32, symmetric, diagonal stored) and gives int64 pseudo labels (N,), 0..M-1, -1 for outliers.
+After it ``eps_`` (the distance used) and ``reason_`` (why that one) may be there; both are logged.
 """
 
 DISTANCE = Registry("DISTANCE")
 DISTANCE.__doc__ = """
-Distance graphs: called with ``(features, **options)``, features (N, D) with unit rows; returns a scipy CSR matrix
-(N, N), float32, that stores every pair nearer than a bound.
+Distances named in ``ISE.PSEUDO_LABEL.DISTANCE``. Classes whose ``from_config(cfg)`` gives the keyword arguments that they are
+built with. Called with ``(features, neighbors)``, features (N, D) with unit rows, neighbors as a search below gives them;
+return an object with ``within(max_distance)``, the graph (scipy CSR, N x N, float32) of every pair at most so far apart, and
+``of_rows(rows)``, the distances (S, N), float32, of some rows to all.
 """
 
 NEIGHBOR_SEARCH = Registry("NEIGHBOR_SEARCH")
 NEIGHBOR_SEARCH.__doc__ = """
-k-nearest-neighbour searches: called with ``(features, k, **options)``, features (N, D) with unit rows; return
-``(similarities, indices)``, float32 and int64, both (N, k), most similar first, each row's own index first. One that takes
-``shared=True`` is called by all processes together; others by the first one alone.
+k-nearest-neighbour searches named in ``ISE.PSEUDO_LABEL.SEARCH``. Functions called with ``(features, k)``, features (N, D)
+with unit rows; return ``(similarities, indices)``, float32 and int64, both (N, k), most similar first, each row's own index
+first. One with the attribute ``shared = True`` is called by all processes together, with ``shared=True``; any other by the
+first process alone.
 """
 
 HOOK = Registry("HOOK")
@@ -47,22 +53,30 @@ def registered(registry, name: str, key: str):
 
     Args:
         registry: the table.
-        name: what the config says.
+        name: what the config says; with a dot it is ``module.Class``, imported from wherever Python finds it.
         key: where the config says it, for the message.
 
     Raises:
-        UsageError: nothing of that name is registered; the message lists what is.
+        UsageError: nothing of that name is registered (the message lists what is, and what may be meant), or a dotted name
+            cannot be imported.
     """
+    if "." in name:
+        return _imported(name, key)
     known = registry._obj_map  # the one attribute that fvcore's and fastreid's tables share
-    module, _, attribute = name.rpartition(".")
-    if module:
-        try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"{key}: {name} cannot be imported ({error}); check the name, and PYTHONPATH") from error
     if name not in known:
-        raise UsageError(f"{key}: nothing named {name!r} is registered; known are: {', '.join(sorted(known))}")
+        similar = get_close_matches(name, known, n=2)
+        meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
+        raise UsageError(f"{key}: nothing named {name!r} is registered; known are: {', '.join(sorted(known))}{meant}")
     return known[name]
+
+
+def _imported(name: str, key: str):
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:  # a module of the user's own may fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"{key}: {name} cannot be imported ({reason}); check the name, and PYTHONPATH") from error
 
 
 def build(registry, name: str, key: str, cfg):

@@ -1,13 +1,17 @@
 """Clustering algorithms for sparse distance graphs, registered by name."""
 
+from typing import Union
+
 import numpy as np
 from numba import njit
 from scipy.sparse import csr_matrix
 
 from ..neighbors._checks import integer, unit_interval
 from ..registry import CLUSTERER
+from .eps import LARGEST_EPS, choose_eps
+from .quality import OUTLIER
 
-OUTLIER = -1
+AUTO = "auto"
 
 
 @CLUSTERER.register()
@@ -19,44 +23,47 @@ class DBSCAN:
     cluster that reaches it.
 
     Args:
-        eps: largest distance of two neighbours, in [0, 1]. Larger values give fewer, larger clusters.
+        eps: largest distance of two neighbours, in [0, 1]. Larger values give fewer, larger clusters. "auto" chooses it from
+            the graph (:func:`.eps.choose_eps`), at every clustering anew.
         min_samples: neighbours, itself included, that make a row a core point, at least 1. Larger values give more
             outliers.
 
+    Attributes:
+        max_distance: how far the graph must reach.
+        eps_: the distance that the last labels were made with.
+        reason_: why that one, as text; None where eps was given.
+
     Raises:
-        ValueError: eps outside [0, 1], min_samples < 1.
+        ValueError: eps neither "auto" nor in [0, 1], min_samples < 1.
     """
 
-    def __init__(self, eps: float = 0.6, min_samples: int = 4):
-        self.eps = self.eps_ = eps if eps == "auto" else unit_interval(eps, "eps")
+    def __init__(self, eps: Union[float, str] = 0.6, min_samples: int = 4):
+        self.eps = eps if eps == AUTO else unit_interval(eps, "eps")
+        self.max_distance = LARGEST_EPS if eps == AUTO else self.eps
         self.min_samples = integer(min_samples, "min_samples")
         if self.min_samples < 1:
             raise ValueError(f"min_samples must be at least 1, got {self.min_samples}")
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg) -> dict:
+        """eps and min_samples as ``ISE.PSEUDO_LABEL`` has them."""
         return {"eps": cfg.ISE.PSEUDO_LABEL.EPS, "min_samples": cfg.ISE.PSEUDO_LABEL.MIN_SAMPLES}
-
-    @property
-    def max_distance(self):
-        return 0.8 if self.eps == "auto" else self.eps
 
     def fit_predict(self, graph: csr_matrix) -> np.ndarray:
         """Cluster the rows of a symmetric graph.
 
         Args:
-            graph: (N, N) CSR that stores every pair at distance <= eps, the diagonal among them. Entries beyond eps
-                are ignored.
+            graph: (N, N) CSR that stores every pair at distance <= ``max_distance``, the diagonal among them. Entries beyond
+                eps are ignored.
 
         Returns:
             (N,) int64, 0..M-1, -1 for outliers.
         """
         if graph.shape[0] != graph.shape[1]:
             raise ValueError(f"graph must be square, got shape {graph.shape}")
-        if self.eps == "auto":
-            from .eps import choose_eps
-
-            self.eps_, self.reason_, _ = choose_eps(graph, self.min_samples)
+        self.eps_, self.reason_ = self.eps, None
+        if self.eps == AUTO:
+            self.eps_, self.reason_, _ = choose_eps(graph, self.min_samples, type(self))
         near = graph.data <= self.eps_
         return _grow_clusters(graph.indptr, graph.indices, near, self.min_samples)
 

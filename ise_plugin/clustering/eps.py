@@ -4,10 +4,8 @@ from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.metrics import adjusted_rand_score
 
-from .clusterers import DBSCAN, OUTLIER
-from .jaccard import kth_neighbor_distances
+from .quality import OUTLIER, stability
 
 # Distance between two candidates. On drawn persons, with steps of half this size, the choice stays within two steps.
 STEP = 0.05
@@ -50,7 +48,7 @@ class EpsChoice(NamedTuple):
     candidates: list
 
 
-def choose_eps(graph: csr_matrix, min_samples: int = 4, clusterer: Callable = DBSCAN) -> EpsChoice:
+def choose_eps(graph: csr_matrix, min_samples: int, clusterer: Callable) -> EpsChoice:
     """The eps whose labelling changes least from one candidate to the next and leaves the fewest outliers.
 
     The distances of all images to their neighbour number ``min_samples - 1`` bound the range of candidates. Each is
@@ -61,7 +59,7 @@ def choose_eps(graph: csr_matrix, min_samples: int = 4, clusterer: Callable = DB
     Args:
         graph: (N, N) symmetric distance graph that stores the diagonal and every pair at distance <= LARGEST_EPS.
         min_samples: of the clusterer, at least 1.
-        clusterer: called with ``(eps=..., min_samples=...)``, as :class:`DBSCAN`.
+        clusterer: called with ``(eps=..., min_samples=...)``, as :class:`.clusterers.DBSCAN`.
 
     Raises:
         ValueError: min_samples < 1.
@@ -82,6 +80,28 @@ def choose_eps(graph: csr_matrix, min_samples: int = 4, clusterer: Callable = DB
     return EpsChoice(best.eps, reason, candidates)
 
 
+def kth_neighbor_distances(graph: csr_matrix, k: int) -> np.ndarray:
+    """Distance of every row to its k-th nearest other row.
+
+    Its quantiles show which ``eps`` would make how many rows core points of DBSCAN.
+
+    Args:
+        graph: symmetric distance graph with the diagonal stored, as :func:`.jaccard.jaccard_graph` gives.
+        k: at least 1; the row itself does not count.
+
+    Returns:
+        (N,) float32; 1.0 where the graph stores fewer than k other rows.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    found = np.ones(graph.shape[0], dtype=np.float32)
+    lengths = np.diff(graph.indptr)
+    for row in np.flatnonzero(lengths > k):
+        # The row's own zero is one of the k + 1 smallest.
+        found[row] = np.partition(graph.data[graph.indptr[row] : graph.indptr[row + 1]], k)[k]
+    return found
+
+
 def _grid(low: float, high: float) -> list[float]:
     """Multiples of STEP that enclose [low, high], and one more at either end, within (0, LARGEST_EPS]."""
     last = round(LARGEST_EPS / STEP)
@@ -92,18 +112,10 @@ def _grid(low: float, high: float) -> list[float]:
 
 def _judged(grid: Sequence[float], labels: Sequence[np.ndarray]) -> list[Candidate]:
     """All but the two at the ends, which serve for comparison only."""
-    alone = [_outliers_alone(each) for each in labels]
-    agreement = [adjusted_rand_score(one, other) for one, other in zip(alone, alone[1:])]
+    agreement = [stability(one, other) for one, other in zip(labels, labels[1:])]
     return [_candidate(grid[i], labels[i], min(agreement[i - 1], agreement[i])) for i in range(1, len(grid) - 1)]
 
 
 def _candidate(eps: float, labels: np.ndarray, stability: float) -> Candidate:
     sizes = np.bincount(labels[labels != OUTLIER], minlength=1) / len(labels)
     return Candidate(eps, int(labels.max()) + 1, float(sizes.sum()), float(sizes.max()), float(stability))
-
-
-def _outliers_alone(labels: np.ndarray) -> np.ndarray:
-    outliers = labels == OUTLIER
-    alone = labels.copy()
-    alone[outliers] = labels.max() + 1 + np.arange(outliers.sum())
-    return alone

@@ -32,19 +32,84 @@ class SparseRows(NamedTuple):
 
 @DISTANCE.register()
 class Jaccard:
-    def __init__(self, k1=30, k2=6):
+    """The k-reciprocal Jaccard distance, from the nearest neighbours of all rows.
+
+    Args:
+        k1: size of a neighbourhood, the row itself included, at least 1. Larger values join more.
+        k2: neighbours whose weights are averaged (local query expansion), at least 1; 1 switches it off. A value
+            above k1 means k1.
+    """
+
+    def __init__(self, k1: int = 30, k2: int = 6):
         self.k1, self.k2 = k1, k2
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg) -> dict:
+        """k1 and k2 as ``ISE.PSEUDO_LABEL`` has them."""
         return {"k1": cfg.ISE.PSEUDO_LABEL.K1, "k2": cfg.ISE.PSEUDO_LABEL.K2}
 
-    def __call__(self, features, neighbors):
-        self.features, self.neighbors = features, neighbors
-        return self
+    def __call__(self, features: Features, neighbors: Neighbors) -> "JaccardDistances":
+        """Makes the neighbourhood weights, from which all distances follow.
 
-    def within(self, d):
-        return jaccard_graph(self.features, self.k1, self.k2, d, neighbors=self.neighbors)
+        Args:
+            features: (N, D) unit rows, numpy or torch, on any device.
+            neighbors: similarities and indices, (N, k) with k >= k1, as a registered search gives them.
+
+        Raises:
+            ValueError: features that are no finite unit rows, k1 outside [1, N), k2 < 1, fewer than k1 neighbours. A single
+            row is allowed with any k1.
+        """
+        rows = unit_rows(features)
+        k1, k2 = neighbor_counts(len(rows), self.k1, self.k2)
+        similarities, ranks = neighbors
+        if ranks.shape[1] < k1:
+            raise ValueError(f"neighbors must hold k1 = {k1} of every row, got {ranks.shape[1]}")
+        ranks = np.ascontiguousarray(ranks[:, :k1], dtype=np.int32)
+        similarities = np.ascontiguousarray(similarities[:, :k1], dtype=np.float32)
+        weights = expanded_neighborhoods(rows, similarities, ranks, min(int(np.around(k1 / 2)) + 1, k1))
+        weights.values[:] = 2 - 2 * weights.values  # squared Euclidean distance of unit rows
+        return JaccardDistances(neighborhood_weights(weights, ranks, k2))
+
+
+class JaccardDistances:
+    """The distances of all pairs of N rows, kept as the weights of their neighbourhoods: N x N numbers are never made.
+
+    Args:
+        weights: (N, N), the weights of every row's neighbourhood.
+    """
+
+    def __init__(self, weights: SparseRows):
+        self.weights = weights
+
+    def within(self, max_distance: float, show_progress: Optional[bool] = None) -> csr_matrix:
+        """The graph of all pairs at most so far apart.
+
+        Args:
+            max_distance: in [0, 1]. Memory grows with the number of pairs kept; 1 keeps all N * N of them.
+            show_progress: True or False overrules the look at the terminal.
+
+        Returns:
+            csr_matrix (N, N), float32, symmetric, column indices sorted, with the zero diagonal stored. The values do not
+            depend on the number of threads.
+
+        Raises:
+            ValueError: max_distance outside [0, 1].
+        """
+        if unit_interval(max_distance, "max_distance") == 1.0:
+            return _all_pairs(self.weights, show_progress)
+        return _symmetric(*_near_pairs(self.weights, max_distance, show_progress))
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The distances of some rows ``rows`` (S,) to all rows: (S, N) float32 in [0, 1], equal to those of the graph."""
+        starts, columns, values = self.weights
+        some = _allocate(np.diff(starts)[rows])
+        entries = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
+        some.columns[:], some.values[:] = columns[entries], values[entries]
+        distances = np.zeros((len(rows), len(starts) - 1), np.float32)
+        by_column, _ = transposed(self.weights)
+        each_row_block(len(rows), kernels.mix_distances, *some, *by_column, 0, np.float32(1), distances)
+        distances[np.arange(len(rows)), rows] = 0
+        return distances
 
 
 def jaccard_graph(
@@ -83,8 +148,7 @@ def jaccard_graph(
     max_distance = unit_interval(max_distance, "max_distance")
     if neighbors is None:
         neighbors = NEIGHBOR_SEARCH.get(search)(rows, k1, show_progress=show_progress, **search_options)
-    similarities, ranks = neighbors
-    return graph_of_neighbors(rows, similarities, ranks, k2, max_distance, show_progress)
+    return Jaccard(k1, k2)(rows, neighbors).within(max_distance, show_progress)
 
 
 def jaccard_distance(
@@ -101,53 +165,6 @@ def jaccard_distance(
         ValueError: as :func:`jaccard_graph`.
     """
     return jaccard_graph(features, k1, k2, 1.0, search, **search_options).toarray()
-
-
-def kth_neighbor_distances(graph: csr_matrix, k: int) -> np.ndarray:
-    """Distance of every row to its k-th nearest other row.
-
-    Its quantiles show which ``eps`` would make how many rows core points of DBSCAN.
-
-    Args:
-        graph: symmetric distance graph with the diagonal stored, as :func:`jaccard_graph` gives.
-        k: at least 1; the row itself does not count.
-
-    Returns:
-        (N,) float32; 1.0 where the graph stores fewer than k other rows.
-    """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    found = np.ones(graph.shape[0], dtype=np.float32)
-    lengths = np.diff(graph.indptr)
-    for row in np.flatnonzero(lengths > k):
-        # The row's own zero is one of the k + 1 smallest.
-        found[row] = np.partition(graph.data[graph.indptr[row] : graph.indptr[row + 1]], k)[k]
-    return found
-
-
-def graph_of_neighbors(
-    rows: torch.Tensor,
-    similarities: np.ndarray,
-    ranks: np.ndarray,
-    k2: int,
-    max_distance: float,
-    show_progress: Optional[bool] = None,
-) -> csr_matrix:
-    """The distance graph of given neighbour lists (all the work that follows the search).
-
-    Args:
-        rows: (N, D) float32 unit rows.
-        similarities, ranks: (N, k1), each row's own index first.
-    """
-    ranks = np.ascontiguousarray(ranks, dtype=np.int32)
-    similarities = np.ascontiguousarray(similarities, dtype=np.float32)
-    half = min(int(np.around(ranks.shape[1] / 2)) + 1, ranks.shape[1])
-    weights = expanded_neighborhoods(rows, similarities, ranks, half)
-    weights.values[:] = 2 - 2 * weights.values  # squared Euclidean distance of unit rows
-    weights = neighborhood_weights(weights, ranks, k2)
-    if max_distance >= 1.0:
-        return _all_pairs(weights, show_progress)
-    return pairs_within(weights, max_distance, show_progress)
 
 
 def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, half: int) -> SparseRows:
@@ -206,8 +223,8 @@ def transposed(weights: SparseRows) -> tuple[SparseRows, np.ndarray]:
     return by_column, places
 
 
-def pairs_within(weights: SparseRows, max_distance: float, show_progress: Optional[bool] = None) -> csr_matrix:
-    """The graph of all pairs at distance <= max_distance < 1."""
+def _near_pairs(weights: SparseRows, max_distance: float, show_progress: Optional[bool]) -> tuple:
+    """The pairs i < j at distance <= max_distance < 1: blocks of rows, pairs per row, columns and distances per block."""
     num_rows = len(weights.starts) - 1
     by_column, places = transposed(weights)
     counts = np.zeros(num_rows, dtype=np.int64)
@@ -216,12 +233,10 @@ def pairs_within(weights: SparseRows, max_distance: float, show_progress: Option
         return kernels.near_pairs(first, last, *weights, *by_column, places, np.float32(max_distance), counts)
 
     blocks = blocks_of(num_rows, _ROWS_PER_TASK)
-    pieces = for_each_block(work, blocks, "Jaccard distances", show_progress)
-    del work, by_column, places
-    return _symmetric(num_rows, blocks, counts, pieces)
+    return blocks, counts, for_each_block(work, blocks, "Jaccard distances", show_progress)
 
 
-def _symmetric(num_rows: int, blocks: list, counts: np.ndarray, pieces: list) -> csr_matrix:
+def _symmetric(blocks: list, counts: np.ndarray, pieces: list) -> csr_matrix:
     """Upper triangle in pieces -> full matrix with its diagonal; pieces are freed as they are used."""
     lengths = counts + 1
     for (first, last), (columns, _) in zip(blocks, pieces):
@@ -232,22 +247,23 @@ def _symmetric(num_rows: int, blocks: list, counts: np.ndarray, pieces: list) ->
         columns, distances = pieces[number]
         pieces[number] = None
         kernels.mirror_piece(first, last, counts, columns, distances, cursor, full.columns, full.values)
-    return _csr(full, num_rows)
+    return _csr(full)
 
 
 def _all_pairs(weights: SparseRows, show_progress: Optional[bool]) -> csr_matrix:
     """Every pair stored, those that share nothing at distance one."""
-    near = pairs_within(weights, np.nextafter(np.float32(1.0), np.float32(0.0)), show_progress)
+    near = _symmetric(*_near_pairs(weights, np.nextafter(np.float32(1.0), np.float32(0.0)), show_progress))
     num_rows = near.shape[0]
     dense = np.ones((num_rows, num_rows), dtype=np.float32)
     dense[np.repeat(np.arange(num_rows), np.diff(near.indptr)), near.indices] = near.data
     starts = np.arange(num_rows + 1, dtype=np.int64) * num_rows
-    return _csr(SparseRows(starts, np.tile(np.arange(num_rows, dtype=np.int32), num_rows), dense.ravel()), num_rows)
+    return _csr(SparseRows(starts, np.tile(np.arange(num_rows, dtype=np.int32), num_rows), dense.ravel()))
 
 
-def _csr(rows: SparseRows, num_rows: int) -> csr_matrix:
+def _csr(rows: SparseRows) -> csr_matrix:
     # scipy wants both index arrays of one type; 32 bits serve as long as the number of entries fits.
     index_type = np.int32 if len(rows.columns) <= np.iinfo(np.int32).max else np.int64
+    num_rows = len(rows.starts) - 1
     graph = csr_matrix((num_rows, num_rows), dtype=np.float32)
     graph.data, graph.indices, graph.indptr = (
         rows.values,

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..clustering import rerank_distance
 from ..errors import UsageError
+from ..neighbors.indexes import SEED, build_flat, build_hnsw, build_ivf, set_effort
 from ..utils.files import replaced_folder, shown
 from .embeddings import Embeddings
 
@@ -24,10 +25,6 @@ _OWN_NAMES = {_INDEX_NAME, _NAMES_NAME, _ABOUT_NAME}
 _MARK = {"format": "ise_plugin search index", "version": 1}
 _CLASSES = {"exact": faiss.IndexFlat, "ivf": faiss.IndexIVFFlat, "hnsw": faiss.IndexHNSWFlat}
 _ABOUT_TYPES = {"kind": str, "effort": int, "recall": float, "fingerprint": str, "run": str}
-_SEED = 1234
-# Rows per cell that the cells are trained on; faiss's own recommendation for a cheap training.
-_TRAINING_ROWS_PER_CELL = 64
-_LINKS, _CONSTRUCTION_EFFORT = 32, 80
 # The search effort is raised until so many sampled rows find so many of their true neighbours.
 _SAMPLE, _NEIGHBORS = 500, 10
 # k-reciprocal re-ranking (Zhong et al., CVPR 2017): neighbours, local expansion, share of the original distance.
@@ -97,7 +94,7 @@ class SearchIndex:
             raise UsageError("queries hold values that are no finite numbers; the network's weights are damaged")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        _set_effort(self._index, self.effort)
+        set_effort(self._index, self.effort)
         count = min(max(k, candidates) if rerank else k, len(self))
         similarities, indices = self._index.search(queries, count)
         return [
@@ -231,7 +228,7 @@ def build_index(embeddings: Embeddings, kind: str = "auto", recall: float = 0.97
         raise UsageError(f"--recall must be greater than 0 and at most 1, not {recall}")
     if kind == "auto":
         kind = "exact" if len(vectors) <= EXACT_LIMIT else "ivf"
-    index = {"exact": _flat, "ivf": _ivf, "hnsw": _hnsw}[kind](vectors)
+    index = {"exact": build_flat, "ivf": build_ivf, "hnsw": build_hnsw}[kind](vectors)
     effort, found = (0, 1.0) if kind == "exact" else _tune(index, vectors, recall)
     logger.info(
         f"Index: {kind}, {len(vectors)} vectors, recall {found:.3f} of the {_NEIGHBORS} nearest, effort {effort}"
@@ -246,40 +243,14 @@ def build_index(embeddings: Embeddings, kind: str = "auto", recall: float = 0.97
     return SearchIndex(index, embeddings.paths, about)
 
 
-def _flat(vectors: np.ndarray) -> faiss.Index:
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    return index
-
-
-def _ivf(vectors: np.ndarray) -> faiss.Index:
-    width, cells = vectors.shape[1], min(len(vectors), max(1, round(4 * len(vectors) ** 0.5)))
-    # without a quantiser of its own faiss (from Python) would free this one too early
-    quantizer = faiss.IndexFlatIP(width)
-    index = faiss.IndexIVFFlat(quantizer, width, cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.min_points_per_centroid = _SEED, 1
-    chosen = np.random.default_rng(_SEED).permutation(len(vectors))[: cells * _TRAINING_ROWS_PER_CELL]
-    index.train(vectors[np.sort(chosen)])
-    index.add(vectors)
-    index.make_direct_map()  # re-ranking asks for vectors by their number
-    return index
-
-
-def _hnsw(vectors: np.ndarray) -> faiss.Index:
-    index = faiss.IndexHNSWFlat(vectors.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = _CONSTRUCTION_EFFORT
-    index.add(vectors)
-    return index
-
-
 def _tune(index: faiss.Index, vectors: np.ndarray, recall: float) -> tuple[int, float]:
     """The smallest effort, in steps of two to the half, that reaches the recall; the most there is where none does."""
-    rows = np.sort(np.random.default_rng(_SEED).permutation(len(vectors))[:_SAMPLE])
-    truth = _others(_flat(vectors), vectors, rows)
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(vectors))[:_SAMPLE])
+    truth = _others(build_flat(vectors), vectors, rows)
     effort, most = 4.0, getattr(index, "nlist", len(vectors))
     while True:
         steps = min(round(effort), most)
-        _set_effort(index, steps)
+        set_effort(index, steps)
         found = recall_of(_others(index, vectors, rows), truth)
         if found >= recall or steps == most:
             return steps, found
@@ -296,13 +267,6 @@ def recall_of(found: Sequence[set], truth: Sequence[set]) -> float:
     """Mean share of the true neighbours that were found; 1 where there are none to find."""
     shares = [len(a & b) / len(b) for a, b in zip(found, truth) if b]
     return float(np.mean(shares)) if shares else 1.0
-
-
-def _set_effort(index: faiss.Index, effort: int) -> None:
-    if hasattr(index, "nprobe"):
-        index.nprobe = effort
-    elif hasattr(index, "hnsw"):
-        index.hnsw.efSearch = effort
 
 
 def _reason(error: Exception) -> str:

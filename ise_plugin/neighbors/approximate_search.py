@@ -2,7 +2,6 @@
 
 from typing import Optional
 
-import faiss
 import numpy as np
 
 from ..registry import NEIGHBOR_SEARCH
@@ -11,12 +10,7 @@ from ..utils.parallel import blocks_of, progress_bar
 from ._all_pairs import search_some_rows
 from ._checks import Features, integer, neighbor_count, unit_rows
 from .exact_search import Neighbors, float32_product
-
-# Queries handed to faiss at once: enough to keep every thread busy, few enough for the bar to move.
-_QUERIES_AT_ONCE = 16384
-# faiss trains its coarse cells on a sample; this many rows per cell are its own recommendation for a cheap training.
-_TRAINING_ROWS_PER_CELL = 64
-_SEED = 1234
+from .indexes import ROWS_AT_ONCE, build_hnsw, build_ivf, default_cells, set_effort
 
 
 @NEIGHBOR_SEARCH.register()
@@ -46,22 +40,13 @@ def ivf(
     """
     rows = unit_rows(features)
     k = neighbor_count(k, len(rows))
-    num_cells = min(len(rows), round(4 * len(rows) ** 0.5)) if num_cells is None else integer(num_cells, "num_cells")
+    num_cells = default_cells(len(rows)) if num_cells is None else integer(num_cells, "num_cells")
     if not 1 <= num_cells <= len(rows):
         raise ValueError(f"num_cells must lie in [1, {len(rows)}] for {len(rows)} rows, got {num_cells}")
     if integer(num_probes, "num_probes") < 1:
         raise ValueError(f"num_probes must be at least 1, got {num_probes}")
     vectors = rows.cpu().numpy()
-    index = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], num_cells, faiss.METRIC_INNER_PRODUCT
-    )
-    index.cp.seed = _SEED
-    index.cp.min_points_per_centroid = 1  # small sets are allowed; they need no warning
-    index.nprobe = min(num_probes, num_cells)
-    chosen = np.random.default_rng(_SEED).permutation(len(vectors))[: num_cells * _TRAINING_ROWS_PER_CELL]
-    index = _on_gpus(index)
-    index.train(vectors[np.sort(chosen)])
-    index.add(vectors)
+    index = build_ivf(vectors, num_cells, num_probes, on_gpus=True)
     return _query(index, vectors, k, show_progress)
 
 
@@ -103,28 +88,16 @@ def hnsw(
         if integer(value, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     vectors = rows.cpu().numpy()
-    index = faiss.IndexHNSWFlat(vectors.shape[1], num_links, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = construction_effort
-    index.hnsw.efSearch = max(search_effort, k)
-    with progress_bar(len(vectors), "building the HNSW graph", show=show_progress) as bar:
-        for start, stop in blocks_of(len(vectors), _QUERIES_AT_ONCE):
-            index.add(vectors[start:stop])
-            bar.update(stop - start)
+    index = build_hnsw(vectors, num_links, construction_effort, show_progress)
+    set_effort(index, max(search_effort, k))
     return _query(index, vectors, k, show_progress)
 
 
-def _on_gpus(index: faiss.Index) -> faiss.Index:
-    if getattr(faiss, "get_num_gpus", int)() == 0:
-        return index
-    log_once(f"Neighbour search: faiss on {faiss.get_num_gpus()} GPU(s).")
-    return faiss.index_cpu_to_all_gpus(index)
-
-
-def _query(index: faiss.Index, vectors: np.ndarray, k: int, show_progress: Optional[bool]) -> Neighbors:
+def _query(index, vectors: np.ndarray, k: int, show_progress: Optional[bool]) -> Neighbors:
     similarities = np.empty((len(vectors), k), dtype=np.float32)
     indices = np.empty((len(vectors), k), dtype=np.int64)
     with progress_bar(len(vectors), "neighbour search", show=show_progress) as bar:
-        for start, stop in blocks_of(len(vectors), _QUERIES_AT_ONCE):
+        for start, stop in blocks_of(len(vectors), ROWS_AT_ONCE):
             found = index.search(vectors[start:stop], k)
             similarities[start:stop], indices[start:stop] = found
             _move_own_index_first(similarities[start:stop], indices[start:stop], start)

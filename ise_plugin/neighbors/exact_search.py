@@ -59,6 +59,8 @@ def exact(
     )
 
 
+exact.shared = True  # all processes may call it together
+
 _PRECISIONS = ("auto", "float32", "bfloat16")
 # Below this size the search is over before the candidates' second scoring can pay.
 _FEW_ROWS = 2048

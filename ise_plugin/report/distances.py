@@ -4,7 +4,7 @@ from typing import Optional
 
 import numpy as np
 
-from ..clustering.quality import sampled_distances
+from ..clustering import Jaccard
 from ..registry import NEIGHBOR_SEARCH
 
 # Rows whose distances to all images are counted; each has a few hundred below one.
@@ -30,8 +30,9 @@ def distance_histogram(
     """
     count = len(features)
     rows = np.sort(np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False))
-    neighbors = NEIGHBOR_SEARCH.get(search)(features, min(k1, count - 1), show_progress=False)
-    distances = sampled_distances(features, rows, neighbors, k2)
+    k1 = min(k1, count - 1)
+    neighbors = NEIGHBOR_SEARCH.get(search)(features, k1, show_progress=False)
+    distances = Jaccard(k1, k2)(features, neighbors).of_rows(rows)
     counted = distances < 1
     counted[np.arange(len(rows)), rows] = False
     edges = np.linspace(0, 1, _BINS + 1)

@@ -149,7 +149,7 @@ class RunReport(HookBase):
 
     @_harmless
     def _measure(self, labelling: Labelling) -> None:
-        found = quality.structure_quality(labelling.features, labelling.labels, labelling.previous)
+        found = quality.structure_quality(labelling.labels, labelling.similarities, labelling.previous)
         del found["clusters"]  # logged by the hook that labels
         if self._identities is not None:
             found.update(quality.identity_quality(labelling.labels, self._identities))
@@ -214,7 +214,7 @@ class RunReport(HookBase):
 
     @_harmless
     def _keep_sheets(self, labelling: Labelling) -> None:
-        similarities, _ = quality.similarity_to_centroids(labelling.features, labelling.labels)
+        similarities = labelling.similarities.own[labelling.labels >= 0]
         sheets = sheets_of(self.trainer.images.paths, labelling.labels, self._identities, similarities)
         self._write(run_files.SHEETS, sheets)
 

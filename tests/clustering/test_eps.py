@@ -7,7 +7,8 @@ from sklearn.cluster import DBSCAN as DenseDBSCAN
 from sklearn.metrics import adjusted_rand_score
 
 from ise_plugin.clustering import DBSCAN, jaccard_graph
-from ise_plugin.clustering.eps import LARGEST_EPS, STEP, choose_eps
+from ise_plugin.clustering import eps as choice_of_eps
+from ise_plugin.clustering.eps import LARGEST_EPS, STEP
 
 
 def people(count, images, spread, seed, dim=32):
@@ -17,6 +18,10 @@ def people(count, images, spread, seed, dim=32):
     rows = np.repeat(centers / np.linalg.norm(centers, axis=1, keepdims=True), images, axis=0)
     rows = rows + spread * random.standard_normal(rows.shape)
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), np.repeat(np.arange(count), images)
+
+
+def choose_eps(graph, min_samples=4):
+    return choice_of_eps.choose_eps(graph, min_samples, DBSCAN)
 
 
 def graph_of(rows, k1=15):

@@ -4,15 +4,13 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from clustering.references import random_embeddings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 from sklearn.cluster import DBSCAN as DenseDBSCAN
 
-from ise_plugin.clustering import jaccard_distance, quality
-from ise_plugin.registry import NEIGHBOR_SEARCH
+from ise_plugin.clustering import quality, similarity_to_centroids
 
 # Identity a: 3 images in cluster 0, 1 in cluster 1. b: 1 in cluster 0, 2 in cluster 1. c: 2 in cluster 2, 1 outlier.
 LABELS = np.array([0, 0, 0, 1, 0, 1, 1, 2, 2, -1])
@@ -106,62 +104,34 @@ def test_stability_sees_images_that_leave_a_cluster_but_not_new_numbers():
     assert quality.stability(left, labels) == pytest.approx(expected) and expected < 1
 
 
-def test_similarities_to_centroids_computed_by_hand():
-    # two clusters in the plane: centroids at 0 and 90 degrees; the fourth image is an outlier
-    angles = np.radians([-10, 10, 90, 45])
-    features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    own, other = quality.similarity_to_centroids(features, np.array([5, 5, 7, -1]))
-    assert own == pytest.approx(np.cos(np.radians([10, 10, 0])), abs=1e-6)
-    assert other == pytest.approx(np.cos(np.radians([100, 80, 90])), abs=1e-6)
-
-
-def test_similarities_do_not_depend_on_the_size_of_a_block(monkeypatch):
-    features, labels = random_embeddings(50, 8), np.random.default_rng(0).integers(-1, 6, 50)
-    whole = quality.similarity_to_centroids(features, labels)
-    monkeypatch.setattr(quality, "_ROWS_PER_BLOCK", 7)
-    parts = quality.similarity_to_centroids(torch.from_numpy(features), labels)
-    np.testing.assert_allclose(whole, parts, atol=1e-6)
-
-
-def test_silhouette_equals_scikit_learns_and_samples_when_there_are_many():
-    features = random_embeddings(300, 16, noise=0.5)
-    labels = np.random.default_rng(1).integers(-1, 10, 300)
-    labels[labels >= 0] = np.arange(300)[labels >= 0] // 30
-    kept = labels >= 0
-    expected = metrics.silhouette_score(features[kept], labels[kept], metric="cosine")
-    assert quality.silhouette(features, labels) == pytest.approx(expected, abs=1e-5)
-    sampled = quality.silhouette(features, labels, sample=150)
-    assert sampled == quality.silhouette(features, labels, sample=150)
-    assert sampled != quality.silhouette(features, labels, sample=150, seed=1)
-    assert abs(sampled - expected) < 0.1
-
-
-def test_sampled_distances_are_rows_of_the_dense_matrix():
-    features = random_embeddings(200, 16, noise=0.8)
-    rows = np.array([3, 199, 42, 0])
-    neighbors = NEIGHBOR_SEARCH.get("exact")(features, 12)
-    for k2 in (1, 4, 6):
-        expected = jaccard_distance(features, k1=12, k2=k2)
-        ours = quality.sampled_distances(features, rows, neighbors, *([k2] if k2 != 6 else []))  # 6 is the default
-        np.testing.assert_allclose(ours, expected[rows], atol=1e-5)
-        assert (ours < 1).mean() > 0.05  # the test would see nothing if no two images shared a neighbour
-
-
 NO_CLUSTER, ONE_CLUSTER = np.full(6, -1), np.zeros(6, np.int64)
+
+
+def structure_of(features, labels, previous=None):
+    return quality.structure_quality(labels, similarity_to_centroids(features, labels), previous)
 
 
 def test_what_is_not_defined_is_left_out():
     features, identities = random_embeddings(6, 4), np.arange(6) // 2
     assert quality.identity_quality(NO_CLUSTER, identities) == {}
-    assert quality.structure_quality(features, NO_CLUSTER) == {"clusters": 0, "outlier_share": 1}
-    assert quality.structure_quality(features, NO_CLUSTER, NO_CLUSTER)["stability"] == 1
-    one = quality.structure_quality(features, ONE_CLUSTER)
+    assert structure_of(features, NO_CLUSTER) == {"clusters": 0, "outlier_share": 1}
+    assert structure_of(features, NO_CLUSTER, NO_CLUSTER)["stability"] == 1
+    one = structure_of(features, ONE_CLUSTER)
     assert one["clusters"] == 1 and one["largest_share"] == 1 and one["median_size"] == 6
     assert not {"silhouette", "similarity_to_nearest_other", "stability"} & set(one)
     assert "pieces_per_split_identity" not in quality.identity_quality(ONE_CLUSTER, identities)
     assert quality.identity_quality(ONE_CLUSTER, identities)["minority_images"] == pytest.approx(4 / 6)
-    alone = quality.structure_quality(features, np.arange(6))
-    assert "silhouette" not in alone and alone["similarity_inside"] == pytest.approx(1)
+    alone = structure_of(features, np.arange(6))
+    assert alone["silhouette"] == pytest.approx(1) and alone["similarity_inside"] == pytest.approx(1)
+
+
+def test_means_are_those_of_the_clustered_images():
+    features, labels = random_embeddings(60, 8, noise=0.5), np.arange(60) % 5 - 1
+    found, similarities = structure_of(features, labels), similarity_to_centroids(features, labels)
+    kept = labels >= 0
+    assert found["similarity_inside"] == pytest.approx(similarities.own[kept].mean())
+    assert found["similarity_to_nearest_other"] == pytest.approx(similarities.other[kept].mean())
+    assert found["silhouette"] == pytest.approx(similarities.silhouette[kept].mean())
 
 
 def test_perfect_labels_are_perfect_in_every_measure():
@@ -170,7 +140,7 @@ def test_perfect_labels_are_perfect_in_every_measure():
     found = quality.identity_quality(labels, np.arange(12) // 3)
     perfect = {"split_identities": 0, "mixed_clusters": 0, "minority_images": 0}
     assert found == pytest.approx({name: perfect.get(name, 1) for name in found})
-    assert quality.structure_quality(features, labels)["silhouette"] > 0.9
+    assert structure_of(features, labels)["silhouette"] > 0.9
 
 
 @pytest.mark.parametrize("labels, identities", [([0, 1], [0]), ([[0, 1]], [[0, 1]])])

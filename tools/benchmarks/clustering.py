@@ -27,7 +27,7 @@ from sklearn.cluster import DBSCAN as DenseDBSCAN
 from sklearn.metrics import adjusted_rand_score
 from tabulate import tabulate
 
-from ise_plugin.clustering import DBSCAN, generate_pseudo_labels, jaccard
+from ise_plugin.clustering import DBSCAN, Jaccard, generate_pseudo_labels
 from ise_plugin.registry import NEIGHBOR_SEARCH
 
 # Spread of an image around its identity and of a camera around zero, in units of the spread of identities.
@@ -63,7 +63,7 @@ def stages(rows: torch.Tensor, search: Callable) -> tuple[dict[str, float], np.n
     marks = [time.perf_counter()]
     similarities, ranks = search(rows, K1)
     marks.append(time.perf_counter())
-    graph = jaccard.graph_of_neighbors(rows, similarities, ranks, K2, EPS)
+    graph = Jaccard(K1, K2)(rows, (similarities, ranks)).within(EPS)
     marks.append(time.perf_counter())
     labels = DBSCAN(EPS, MIN_SAMPLES).fit_predict(graph)
     marks.append(time.perf_counter())
