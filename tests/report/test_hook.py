@@ -13,7 +13,7 @@ from fastreid.utils.env import seed_all_rng
 from helpers import CONFIGS
 
 import ise_plugin.report.hook as module
-from ise_plugin.clustering import quality
+from ise_plugin.clustering import quality, similarity_to_centroids
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.checkpointing import load_checkpoint_file
@@ -70,7 +70,8 @@ def test_quality_of_every_labelling_is_in_the_log(finished_run):
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     for entry, labelling in zip(history, labellings):
         expected = quality.identity_quality(labelling.labels, identities)
-        expected |= quality.structure_quality(labelling.features, labelling.labels, labelling.previous)
+        similarities = similarity_to_centroids(labelling.features, labelling.labels)
+        expected |= quality.structure_quality(labelling.labels, similarities, labelling.previous)
         assert entry["clusters"] == expected.pop("clusters") and len(expected) >= 17
         assert {name: entry[f"labels/{name}"] for name in expected} == pytest.approx(expected)
     assert "labels/stability" not in history[0] and "labels/stability" in history[1]
