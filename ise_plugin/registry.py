@@ -6,6 +6,7 @@ the kinds of component that fastreid has no registry for.
 
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 from fvcore.common.registry import Registry
 
@@ -48,7 +49,7 @@ Training hooks named in ``ISE.HOOKS`` and ``ISE.PSEUDO_LABEL.HOOK``: classes ove
 """
 
 
-def registered(registry, name: str, key: str):
+def registered(registry: Any, name: str, key: str) -> Any:
     """The component of that name in one of the tables above or in one of fastreid's.
 
     Args:
@@ -70,7 +71,7 @@ def registered(registry, name: str, key: str):
     return known[name]
 
 
-def _imported(name: str, key: str):
+def _imported(name: str, key: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(import_module(module), attribute)
@@ -79,7 +80,7 @@ def _imported(name: str, key: str):
         raise UsageError(f"{key}: {name} cannot be imported ({reason}); check the name, and PYTHONPATH") from error
 
 
-def build(registry, name: str, key: str, cfg):
+def build(registry: Any, name: str, key: str, cfg: Any) -> Any:
     """The registered component of that name, built from the configuration.
 
     A class with ``from_config(cfg)`` is called with the keyword arguments that this returns; None means that there is nothing

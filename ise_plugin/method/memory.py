@@ -59,6 +59,8 @@ class ClusterMemory(nn.Module):
         memory.update(features, labels)
     """
 
+    centroids: Tensor
+
     def __init__(self, centroids: Tensor, momentum: float = 0.2, update: str = "hard", persistent: bool = True):
         super().__init__()
         if centroids.ndim != 2 or len(centroids) == 0:

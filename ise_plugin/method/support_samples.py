@@ -26,13 +26,12 @@ def progressive_degree(
     Raises:
         ValueError: some progress lies outside [0, 1].
     """
-    if isinstance(progress, Tensor):
-        inside, logarithm = bool(((progress >= 0) & (progress <= 1)).all()), torch.log
-    else:
-        inside, logarithm = bool(np.all((np.asarray(progress) >= 0) & (np.asarray(progress) <= 1))), np.log
-    if not inside:
+    points = progress if isinstance(progress, Tensor) else np.asarray(progress)
+    if not bool(((points >= 0) & (points <= 1)).all()):
         raise ValueError(f"progress must be in [0, 1], not {progress}")
-    degree = base * logarithm((math.e - 1) * progress + 1)
+    if isinstance(progress, Tensor):
+        return base * torch.log((math.e - 1) * progress + 1)
+    degree = base * np.log((math.e - 1) * progress + 1)
     return float(degree) if isinstance(progress, (int, float)) else degree
 
 

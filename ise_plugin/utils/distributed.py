@@ -59,8 +59,8 @@ def gather_rows(rows: Tensor, counts: Optional[Sequence[int]] = None) -> Tensor:
     if world_size() == 1:
         return rows
     if counts is None:
-        shapes = _all_gather(torch.tensor(rows.shape, device=rows.device))
-        shapes = [[int(size) for size in shape] for shape in shapes]
+        gathered = _all_gather(torch.tensor(rows.shape, device=rows.device))
+        shapes = [[int(size) for size in shape] for shape in gathered]
         counts = [shape[0] for shape in shapes]
         if len(rows) == 0:
             rows = rows.new_empty(0, *max(shapes)[1:])
