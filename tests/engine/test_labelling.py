@@ -174,3 +174,11 @@ def test_a_labelling_carries_what_was_computed_for_it(trainer, monkeypatch):
 def test_a_labelling_without_clusters_has_no_centroids():
     labelling = Labelling(blobs(4, 4, 0.0), np.full(4, -1))
     assert (labelling.clusters, labelling.outliers, labelling.centroids.shape) == (0, 4, (0, 32))
+
+
+def test_embeddings_stay_on_the_device_they_were_made_on():
+    class Somewhere(torch.nn.Module):
+        def forward(self, batch):
+            return torch.empty(batch, 8, device="meta")
+
+    assert extract_embeddings(Somewhere(), [3, 2]).device.type == "meta"
