@@ -1,4 +1,4 @@
-"""What the processes of the tests of several processes do. Started by spawn, so it must be importable."""
+"""What the processes of the tests of several processes do. Started in other interpreters, so it must be importable."""
 
 import ise_plugin  # noqa: F401  isort:skip
 

@@ -1,7 +1,11 @@
 """Paths and small helpers that several tests share."""
 
+import multiprocessing
+import multiprocessing.forkserver
+import os
 from pathlib import Path
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,6 +44,19 @@ BACKBONES = [
     ("effnet", "b0", 1280, {}),
     ("vit", "small", 768, {"STRIDE_SIZE": (16, 16)}),
 ]
+
+
+def forkserver():
+    """A context whose processes start with everything imported: a server does that once for all tests.
+
+    They have the environment that the server was started in, not that of the test.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["distributed_workers", "reliability_runs"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]))
+        multiprocessing.forkserver.ensure_running()
+    return context
 
 
 def backbone_cfg(name, depth, channels, keys):

@@ -14,7 +14,7 @@ import ise_plugin  # noqa: F401  isort:skip
 import torch
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.env import seed_all_rng
-from helpers import CONFIGS, REPOSITORY
+from helpers import CONFIGS, forkserver
 
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
@@ -58,7 +58,7 @@ class Moments:
         self._around(os, "fsync", "write")
         self._around(os, "replace", "write")
         self._around(pseudo_labels, "extract_embeddings", "label")
-        self._around(pseudo_labels, "jaccard_graph", "label")
+        self._around(pseudo_labels.DBSCANPseudoLabelHook, "_cluster", "label")
         self._around(pseudo_labels, "cluster_centroids", "label")
         self._around(pseudo_labels.DBSCANPseudoLabelHook, "_relabel", "label")
         self._around(ISETrainer, "run_step", "step")
@@ -119,7 +119,8 @@ class NoteUsage(HookBase):
             file.write(json.dumps(usage) + "\n")
 
 
-def _train(folder: str, resume: bool, kill_at, options: tuple, measure: bool) -> None:
+def _train(datasets: str, folder: str, resume: bool, kill_at, options: tuple, measure: bool) -> None:
+    os.environ["FASTREID_DATASETS"] = datasets
     sink = open(f"{folder}.log", "a")
     os.dup2(sink.fileno(), 1)
     os.dup2(sink.fileno(), 2)
@@ -142,7 +143,7 @@ def _train(folder: str, resume: bool, kill_at, options: tuple, measure: bool) ->
 
 
 class Runs:
-    """Starts tiny runs; importing the libraries is done once for all of them.
+    """Starts tiny runs.
 
     Args:
         datasets: folder with the tiny data set.
@@ -150,16 +151,14 @@ class Runs:
     """
 
     def __init__(self, datasets, folder):
-        os.environ["FASTREID_DATASETS"] = str(datasets)
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["reliability_runs"])
+        self.datasets = str(datasets)
+        self._context = forkserver()
         self.folder = Path(folder)
 
     def start(self, name: str, resume: bool = False, kill_at=None, options: tuple = (), measure: bool = False):
         """A process that trains."""
         process = self._context.Process(
-            target=_train, args=(str(self.folder / name), resume, kill_at, options, measure)
+            target=_train, args=(self.datasets, str(self.folder / name), resume, kill_at, options, measure)
         )
         process.start()
         return process

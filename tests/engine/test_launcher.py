@@ -6,7 +6,7 @@ import threading
 import distributed_workers as workers
 import pytest
 import torch
-from helpers import HANG
+from helpers import HANG, forkserver
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ise_plugin.engine.launcher import launch
@@ -17,6 +17,16 @@ from ise_plugin.errors import UsageError
 def two_devices(monkeypatch):
     """This process believes in two GPUs and starts two processes, which find none and take gloo."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.fixture
+def quick_start(two_devices, monkeypatch):
+    """The processes need not import anything, so that they meet within a moment of one another."""
+    forkserver()
+    start = torch.multiprocessing.start_processes
+    monkeypatch.setattr(
+        torch.multiprocessing, "start_processes", lambda *a, **k: start(*a, **{**k, "start_method": "forkserver"})
+    )
 
 
 def started(main, timeout, args=()):
@@ -42,19 +52,19 @@ def test_processes_meet_and_end(two_devices, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
 
 
-def test_first_error_is_the_one_that_is_shown(two_devices):
+def test_first_error_is_the_one_that_is_shown(quick_start):
     (error,) = started(workers.fail, HANG)
     assert isinstance(error, ProcessRaisedException) and "UsageError: process 1 has no images" in str(error)
 
 
-def test_killed_process_is_named(two_devices):
+def test_killed_process_is_named(quick_start):
     (error,) = started(workers.die, HANG)
     said = isinstance(error, ProcessExitedException) and "SIGKILL" in str(error)
     assert said or "ProcessLost: process 0 lost contact" in str(error)  # whoever is noticed first
 
 
-def test_process_that_hangs_ends_the_run_after_the_timeout(two_devices):
-    (error,) = started(workers.hang, 15)  # seconds within which slow processes have to meet, too
+def test_process_that_hangs_ends_the_run_after_the_timeout(quick_start):
+    (error,) = started(workers.hang, 5)
     assert "ProcessLost: process 0 lost contact" in str(error) and "ISE.PROCESS_TIMEOUT" in str(error)
 
 

@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from helpers import HANG
+from helpers import HANG, forkserver
 
 from ise_plugin.neighbors import _all_pairs as _exact
 from ise_plugin.neighbors import exact_search as neighbors
 from ise_plugin.utils import distributed
 
 
-@pytest.fixture(scope="module", params=[2, 3, 4], ids=lambda world: f"{world} processes")
+@pytest.fixture(scope="module", params=[2, 3], ids=lambda world: f"{world} processes")
 def outcomes(request, tmp_path_factory):
     """What every function of distributed_workers gave in every process: {name: [of process 0, of process 1, ...]}."""
     world, store = request.param, tmp_path_factory.mktemp("store") / "file"
-    with mp.get_context("spawn").Manager() as manager:
+    with forkserver().Manager() as manager:
         results = manager.dict()
         context = mp.start_processes(
-            workers.start, (world, store, results), nprocs=world, join=False, start_method="spawn"
+            workers.start, (world, store, results), nprocs=world, join=False, start_method="forkserver"
         )
         deadline = time.monotonic() + HANG
         while not context.join(timeout=5):  # true once all have ended; raises what any of them raised
