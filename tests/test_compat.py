@@ -247,7 +247,6 @@ except ImportError as error:
 @pytest.mark.parametrize(
     "import_lines",
     [
-        "from torch._six import string_classes\nfrom collections import Mapping\n",  # the package index
         "from torch._six import container_abcs, string_classes, int_classes\nfrom collections.abc import Mapping\n",  # older
         "string_classes = (str, bytes)\nfrom collections.abc import Mapping\n",  # mended by its user
     ],
