@@ -1,10 +1,10 @@
-"""Mends the faults of stock fastreid 1.4.0 that keep it from running on today's Python and PyTorch.
+"""Repairs the faults of stock fastreid 1.4.0 that keep it from running on today's Python and PyTorch.
 
-This is the one place that assigns into foreign modules. Every patch is a function that names the fault it mends
-and does nothing where the fault is absent; :func:`prepare` runs them all, in an order that matters: some must
-happen before fastreid is imported, the others change fastreid once it is there. Faults that a subclass can avoid
-(data loaders, launcher, checkpoint files, evaluator) are not patched but avoided, in ``ise_plugin.engine`` and
-``ise_plugin.data``.
+This is the one place that assigns into foreign modules. Every patch is a function that names the fault it repairs and
+does nothing where the fault is absent. :func:`prepare_import` runs those that must happen before fastreid is imported,
+:func:`prepare` those as well that change fastreid once it is there; :mod:`ise_plugin._imports` calls both. Faults that
+a subclass can avoid (data loaders, launcher, checkpoint files, evaluator) are not patched but avoided, in
+``ise_plugin.engine`` and ``ise_plugin.data``.
 """
 
 import collections
@@ -20,9 +20,8 @@ import warnings
 
 import torch
 
+from ._imports import INSTALL_COMMAND, fastreid_is_installed
 from .utils.weights import fetch_weights, load_checkpoint_file
-
-INSTALL_COMMAND = "pip install --no-deps fastreid==1.4.0"
 
 # What torchvision/_meta_registrations.py refers to whether or not its compiled extension was loaded.
 _TORCHVISION_SCHEMAS = {
@@ -32,13 +31,8 @@ _TORCHVISION_SCHEMAS = {
 _torchvision_fragments = []  # a library that is garbage-collected takes its schemas along
 
 
-def fastreid_is_installed() -> bool:
-    """Whether fastreid can be found, without importing it."""
-    return importlib.util.find_spec("fastreid") is not None
-
-
-def prepare() -> None:
-    """Makes ``import fastreid`` work and mends what would fail later. Safe to call more than once.
+def prepare_import() -> None:
+    """Makes ``import fastreid`` work. Safe to call more than once.
 
     Raises:
         ImportError: fastreid is not installed; the message says which command installs it.
@@ -49,6 +43,11 @@ def prepare() -> None:
     supply_torch_six()
     pass_over_missing_extensions()
     declare_torchvision_operators()
+
+
+def prepare() -> None:
+    """:func:`prepare_import`, imports fastreid and repairs what would fail later. Safe to call more than once."""
+    prepare_import()
     switch_off_contiguous_parameters()
     resolve_regnet_configs()
     translate_random_affine()

@@ -1,15 +1,14 @@
-"""Images, samplers and loaders that run on any device; importing this package registers the data sets."""
+"""Images, samplers and loaders that run on any device. What is asked for is imported then: reading needs no fastreid."""
 
-from . import datasets  # noqa: F401  (registers the data sets)
-from .image_sets import TrainingImages, read_evaluation_images, read_training_images
-from .loaders import TrainingLoader, build_test_loader
-from .samplers import CrossCameraBatchSampler
+from .._imports import lazy
 
-__all__ = [
-    "CrossCameraBatchSampler",
-    "TrainingImages",
-    "TrainingLoader",
-    "build_test_loader",
-    "read_evaluation_images",
-    "read_training_images",
-]
+_EXPORTS = {
+    "CrossCameraBatchSampler": "samplers",
+    "TrainingImages": "image_sets",
+    "TrainingLoader": "loaders",
+    "build_test_loader": "loaders",
+    "read_evaluation_images": "image_sets",
+    "read_training_images": "image_sets",
+}
+__all__ = list(_EXPORTS)
+__getattr__ = lazy(__name__, _EXPORTS)

@@ -11,9 +11,9 @@ from typing import Callable, Optional
 
 import numpy as np
 import torch
-import torchvision.transforms as T
 from fastreid.data.transforms import ToTensor
 from PIL import Image
+from torchvision import transforms as T  # after fastreid, with which torchvision becomes importable (compat)
 
 logger = logging.getLogger("fastreid.ise.augmentation")
 

@@ -11,9 +11,9 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
-from ..engine.checkpointing import load_checkpoint_file
 from ..errors import UsageError
 from ..registry import registered
+from ..utils.weights import load_checkpoint_file
 
 logger = logging.getLogger("fastreid.ise.models")
 
