@@ -18,14 +18,13 @@ from ..data.reading import MIN_SIDE, Problem, UnreadableImage, decode_rgb, read_
 from ..engine.checkpointing import ISECheckpointer
 from ..engine.start import resolve_device
 from ..errors import UsageError
-from ..identities.choice import CHOSEN_NAME
 from ..modeling.build import build_model
 from ..utils.files import shown
 from ..utils.parallel import num_threads
 from ..utils.weights import first_not_finite
 
 # Weights of a run, the first that is there: chosen without labels, else the last.
-_WEIGHTS_NAMES = (CHOSEN_NAME, "model_final.pth")
+_WEIGHTS_NAMES = ("model_chosen.pth", "model_final.pth")
 # Images in a batch: large enough that starting it costs nothing, small enough for the caches of a CPU.
 BATCH_SIZE = 64
 _DIGEST_SIZE = 8
