@@ -65,7 +65,8 @@ def registered(registry: Any, name: str, key: str) -> Any:
         return _imported(name, key)
     known = registry._obj_map  # the one attribute that fvcore's and fastreid's tables share
     if name not in known:
-        similar = get_close_matches(name, known, n=2)
+        spelled = {each.lower(): each for each in known}
+        similar = [spelled[each] for each in get_close_matches(name.lower(), spelled, n=2)]
         meant = f"; did you mean {' or '.join(similar)}?" if similar else ""
         raise UsageError(f"{key}: nothing named {name!r} is registered; known are: {', '.join(sorted(known))}{meant}")
     return known[name]

@@ -24,7 +24,7 @@ from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.errors import UsageError
 from ise_plugin.method import memory
 from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
-from ise_plugin.neighbors import _all_pairs as _exact
+from ise_plugin.neighbors import all_pairs
 from ise_plugin.neighbors import exact_search as neighbors
 from ise_plugin.neighbors.exact_search import exact
 from ise_plugin.utils.distributed import (
@@ -194,7 +194,7 @@ SEARCHES = [("float32", 6), ("bfloat16", 6), ("float32", 300)]
 
 
 def searches(rank, world):
-    _exact._LARGEST_BLOCK = 128  # a few hundred rows cross several blocks
+    all_pairs._LARGEST_BLOCK = 128  # a few hundred rows cross several blocks
     few = search_rows()[:3]  # more processes than blocks, and than rows
     found = [exact(search_rows(), k, precision, shared=True) for precision, k in SEARCHES]
     on_device = neighbors._search_on_device(search_rows(), 5, shared=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..method import cluster_centroids
-from ..neighbors._checks import Features, unit_rows
+from ..neighbors.checks import Features, unit_rows
 
 # Similarities held at once, in elements (128 MiB of float32).
 _BLOCK_ELEMENTS = 1 << 25

@@ -5,6 +5,7 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from ..neighbors.checks import at_least
 from .quality import OUTLIER, stability
 
 # Distance between two candidates. On drawn persons, with steps of half this size, the choice stays within two steps.
@@ -64,16 +65,15 @@ def choose_eps(graph: csr_matrix, min_samples: int, clusterer: Callable) -> EpsC
     Raises:
         ValueError: min_samples < 1.
     """
-    if min_samples < 1:
-        raise ValueError(f"min_samples must be at least 1, got {min_samples}")
-    low, high = np.quantile(kth_neighbor_distances(graph, max(1, min_samples - 1)), _CORE_QUANTILES)
+    others = max(1, at_least(1, min_samples, "min_samples") - 1)
+    low, high = np.quantile(kth_neighbor_distances(graph, others), _CORE_QUANTILES)
     grid = _grid(low, high)
     labels = [clusterer(eps=eps, min_samples=min_samples).fit_predict(graph) for eps in grid]
     candidates = _judged(grid, labels)
     best = max(candidates, key=lambda c: (c.score, -c.eps))
     reason = (
         f"of {len(candidates)} candidates from {candidates[0].eps:.2f} to {candidates[-1].eps:.2f} (where 10 % to 99 % of the "
-        f"images have {max(1, min_samples - 1)} neighbours) its labelling is the most stable with the fewest outliers: "
+        f"images have {others} neighbours) its labelling is the most stable with the fewest outliers: "
         f"{best.clusters} clusters, {best.clustered:.0%} of the images in them, adjusted Rand index {best.stability:.2f} "
         f"to the labellings one step of {STEP} away"
     )
@@ -92,8 +92,7 @@ def kth_neighbor_distances(graph: csr_matrix, k: int) -> np.ndarray:
     Returns:
         (N,) float32; 1.0 where the graph stores fewer than k other rows.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    k = at_least(1, k, "k")
     found = np.ones(graph.shape[0], dtype=np.float32)
     lengths = np.diff(graph.indptr)
     for row in np.flatnonzero(lengths > k):

@@ -6,28 +6,22 @@ vectors share a column, so nothing of size N x N is ever made: each row's weight
 the pairs within the asked distance are kept.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, Callable
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 
-from ..neighbors._checks import Features, neighbor_counts, unit_interval, unit_rows
-from ..neighbors.exact_search import Neighbors
+from ..neighbors import Neighbors
+from ..neighbors.checks import Features, neighbor_counts, unit_interval, unit_rows
 from ..registry import DISTANCE, NEIGHBOR_SEARCH
 from ..utils.parallel import blocks_of, for_each_block
-from . import _jaccard_kernels as kernels
+from . import _kernels as kernels
 
 # Rows per task: small enough to share the work evenly, large enough that a task's scratch arrays cost nothing.
 _ROWS_PER_TASK = 1024
-
-
-class SparseRows(NamedTuple):
-    """Sparse rows: ``columns`` and ``values`` of row i lie at ``starts[i]:starts[i + 1]``, columns ascending."""
-
-    starts: np.ndarray  # (N + 1,) int64
-    columns: np.ndarray  # (nnz,) int32
-    values: np.ndarray  # (nnz,) float32
+# Similarities computed at once on an accelerator.
+_PAIRS_AT_ONCE = 1 << 16
 
 
 @DISTANCE.register()
@@ -44,7 +38,7 @@ class Jaccard:
         self.k1, self.k2 = k1, k2
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: Any) -> dict:
         """k1 and k2 as ``ISE.PSEUDO_LABEL`` has them."""
         return {"k1": cfg.ISE.PSEUDO_LABEL.K1, "k2": cfg.ISE.PSEUDO_LABEL.K2}
 
@@ -64,29 +58,26 @@ class Jaccard:
         similarities, ranks = neighbors
         if ranks.shape[1] < k1:
             raise ValueError(f"neighbors must hold k1 = {k1} of every row, got {ranks.shape[1]}")
-        ranks = np.ascontiguousarray(ranks[:, :k1], dtype=np.int32)
-        similarities = np.ascontiguousarray(similarities[:, :k1], dtype=np.float32)
-        weights = expanded_neighborhoods(rows, similarities, ranks, min(int(np.around(k1 / 2)) + 1, k1))
-        weights.values[:] = 2 - 2 * weights.values  # squared Euclidean distance of unit rows
+        weights = expanded_neighborhoods(rows, similarities[:, :k1], ranks[:, :k1], half_size(k1))
+        weights.data[:] = 2 - 2 * weights.data  # squared Euclidean distance of unit rows
         return JaccardDistances(neighborhood_weights(weights, ranks, k2))
 
 
 class JaccardDistances:
-    """The distances of all pairs of N rows, kept as the weights of their neighbourhoods: N x N numbers are never made.
+    """The distances of all pairs of N rows, kept as the weights of their neighbourhoods.
 
     Args:
-        weights: (N, N), the weights of every row's neighbourhood.
+        weights: (N, N) float32, the weights of every row's neighbourhood, columns ascending.
     """
 
-    def __init__(self, weights: SparseRows):
+    def __init__(self, weights: csr_matrix):
         self.weights = weights
 
-    def within(self, max_distance: float, show_progress: Optional[bool] = None) -> csr_matrix:
+    def within(self, max_distance: float) -> csr_matrix:
         """The graph of all pairs at most so far apart.
 
         Args:
             max_distance: in [0, 1]. Memory grows with the number of pairs kept; 1 keeps all N * N of them.
-            show_progress: True or False overrules the look at the terminal.
 
         Returns:
             csr_matrix (N, N), float32, symmetric, column indices sorted, with the zero diagonal stored. The values do not
@@ -95,19 +86,22 @@ class JaccardDistances:
         Raises:
             ValueError: max_distance outside [0, 1].
         """
+        count = self.weights.shape[0]
         if unit_interval(max_distance, "max_distance") == 1.0:
-            return _all_pairs(self.weights, show_progress)
-        return _symmetric(*_near_pairs(self.weights, max_distance, show_progress))
+            columns = np.tile(np.arange(count, dtype=np.int32), count)
+            return _sparse_rows(np.full(count, count), columns, self.of_rows(np.arange(count)).ravel())
+        return _symmetric(self._near_pairs(max_distance))
+
+    def _near_pairs(self, max_distance: float) -> csr_matrix:
+        """The upper triangle of the graph, for max_distance < 1."""
+        arrays = *arrays_of(self.weights), *arrays_of(self.weights.tocsc())
+        return _rows_of_blocks(self.weights.shape[0], kernels.near_pairs, *arrays, np.float32(max_distance))
 
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
-        """The distances of some rows ``rows`` (S,) to all rows: (S, N) float32 in [0, 1], equal to those of the graph."""
-        starts, columns, values = self.weights
-        some = _allocate(np.diff(starts)[rows])
-        entries = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows])
-        some.columns[:], some.values[:] = columns[entries], values[entries]
-        distances = np.zeros((len(rows), len(starts) - 1), np.float32)
-        by_column, _ = transposed(self.weights)
-        each_row_block(len(rows), kernels.mix_distances, *some, *by_column, 0, np.float32(1), distances)
+        """The distances of the rows ``rows`` (S,) to all rows: (S, N) float32 in [0, 1], equal to those of the graph."""
+        distances = np.zeros((len(rows), self.weights.shape[0]), np.float32)
+        arrays = *arrays_of(self.weights[rows]), *arrays_of(self.weights.tocsc())
+        each_row_block(len(rows), kernels.add_distances, *arrays, 0, np.float32(1), distances)
         distances[np.arange(len(rows)), rows] = 0
         return distances
 
@@ -118,190 +112,133 @@ def jaccard_graph(
     k2: int = 6,
     max_distance: float = 0.6,
     search: str = "exact",
-    show_progress: Optional[bool] = None,
-    neighbors: Optional[Neighbors] = None,
-    **search_options,
+    **search_options: Any,
 ) -> csr_matrix:
     """Every pair of rows whose k-reciprocal Jaccard distance is at most ``max_distance``.
 
     Args:
         features: (N, D) unit rows, numpy or torch, float32, float16 or bfloat16, on any device.
-        k1: size of a neighbourhood, the row itself included, 1 <= k1 < N. Larger values join more.
-        k2: neighbours whose weights are averaged (local query expansion), at least 1; 1 switches it off. A value
-            above k1 means k1.
+        k1, k2: see :class:`Jaccard`; 1 <= k1 < N.
         max_distance: in [0, 1]. Memory grows with the number of pairs kept; 1 keeps all N * N of them.
         search: name of a registered neighbour search: ``"exact"``, ``"ivf"``, ``"hnsw"``.
-        show_progress: True or False overrules the look at the terminal.
-        neighbors: what a search for k1 neighbours of these rows gave before; nothing is searched then.
         search_options: passed on to the neighbour search.
 
     Returns:
-        csr_matrix (N, N), float32, symmetric, column indices sorted, with the zero diagonal stored. The values do not
-        depend on the number of threads.
+        as :meth:`JaccardDistances.within`.
 
     Raises:
         ValueError: features that are no finite unit rows, k1 outside [1, N), k2 < 1, max_distance outside [0, 1].
         A single row is allowed with any k1.
     """
-    rows = unit_rows(features)
-    k1, k2 = neighbor_counts(len(rows), k1, k2)
     max_distance = unit_interval(max_distance, "max_distance")
-    if neighbors is None:
-        neighbors = NEIGHBOR_SEARCH.get(search)(rows, k1, show_progress=show_progress, **search_options)
-    return Jaccard(k1, k2)(rows, neighbors).within(max_distance, show_progress)
+    return _distances(features, k1, k2, search, search_options).within(max_distance)
 
 
 def jaccard_distance(
-    features: Features, k1: int = 30, k2: int = 6, search: str = "exact", **search_options
+    features: Features, k1: int = 30, k2: int = 6, search: str = "exact", **search_options: Any
 ) -> np.ndarray:
     """The k-reciprocal Jaccard distance of all pairs, for small N.
 
-    The arguments are those of :func:`jaccard_graph`.
+    The arguments and errors are those of :func:`jaccard_graph`.
 
     Returns:
         (N, N) float32, symmetric, in [0, 1], zero diagonal.
-
-    Raises:
-        ValueError: as :func:`jaccard_graph`.
     """
-    return jaccard_graph(features, k1, k2, 1.0, search, **search_options).toarray()
+    distances = _distances(features, k1, k2, search, search_options)
+    return distances.of_rows(np.arange(distances.weights.shape[0]))
 
 
-def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, half: int) -> SparseRows:
+def _distances(features: Features, k1: int, k2: int, search: str, options: dict) -> JaccardDistances:
+    rows = unit_rows(features)
+    k1, k2 = neighbor_counts(len(rows), k1, k2)
+    return Jaccard(k1, k2)(rows, NEIGHBOR_SEARCH.get(search)(rows, k1, **options))
+
+
+def half_size(k1: int) -> int:
+    """Neighbours that count for the sets which expand a neighbourhood of k1."""
+    return min(int(np.around(k1 / 2)) + 1, k1)
+
+
+def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, half: int) -> csr_matrix:
     """Every row's expanded k-reciprocal neighbourhood, with the similarities as values.
 
     Args:
         rows: (N, D) float32, whose inner products are the similarities.
         similarities, ranks: (N, k) neighbours, each row's own index first.
         half: neighbours that count for the sets which expand a neighbourhood, at most k.
+
+    Returns:
+        (N, N) float32, columns ascending.
     """
-    num_rows, k = ranks.shape
-    mutual = np.empty((num_rows, k), dtype=np.bool_)
-    half_mutual = np.empty((num_rows, half), dtype=np.bool_)
-    each_row_block(num_rows, kernels.mark_reciprocal, ranks, k, mutual)
-    each_row_block(num_rows, kernels.mark_reciprocal, ranks, half, half_mutual)
-    counts = np.empty(num_rows, dtype=np.int64)
-    each_row_block(num_rows, kernels.count_expanded, ranks, mutual, half_mutual, half, counts)
-    expanded = _allocate(counts)
-    each_row_block(num_rows, kernels.fill_expanded, ranks, mutual, half_mutual, half, expanded.starts, expanded.columns)
-    each_row_block(
-        num_rows, kernels.known_similarities, expanded.starts, expanded.columns, ranks, similarities, expanded.values
-    )
-    _fill_missing_similarities(rows, expanded)
+    similarities, ranks = np.ascontiguousarray(similarities, np.float32), np.ascontiguousarray(ranks, np.int32)
+    mutual, half_mutual = np.empty(ranks.shape, np.bool_), np.empty((len(ranks), half), np.bool_)
+    for marks in (mutual, half_mutual):
+        each_row_block(len(ranks), kernels.mark_reciprocal, ranks, marks.shape[1], marks)
+    expanded = _rows_of_blocks(len(ranks), kernels.expanded_neighborhoods, ranks, similarities, mutual, half_mutual)
+    if rows.device.type == "cpu":
+        starts, columns, values = arrays_of(expanded)
+        each_row_block(len(ranks), kernels.missing_similarities, starts, columns, rows.numpy(), values)
+    else:
+        _fill_on_device(rows, expanded)
     return expanded
 
 
-def neighborhood_weights(distances: SparseRows, ranks: np.ndarray, k2: int) -> SparseRows:
+def _fill_on_device(rows: torch.Tensor, expanded: csr_matrix) -> None:
+    missing = np.flatnonzero(np.isnan(expanded.data))
+    owners = np.searchsorted(expanded.indptr, missing, side="right") - 1
+    for start, stop in blocks_of(len(missing), _PAIRS_AT_ONCE):
+        entries = missing[start:stop]
+        pairs = owners[start:stop], expanded.indices[entries]
+        a, b = (rows[torch.from_numpy(index.astype(np.int64)).to(rows.device)] for index in pairs)
+        expanded.data[entries] = (a * b).sum(dim=1).cpu().numpy()
+
+
+def neighborhood_weights(distances: csr_matrix, ranks: np.ndarray, k2: int) -> csr_matrix:
     """Softmax of minus the distances over every neighbourhood, averaged over each row's first k2 neighbours.
 
-    Overwrites ``distances.values``.
+    Overwrites the values of ``distances``.
     """
-    num_rows = len(ranks)
-    each_row_block(num_rows, kernels.softmax_rows, distances.starts, distances.values)
+    each_row_block(len(ranks), kernels.softmax_rows, distances.indptr, distances.data)
     if k2 == 1:
         return distances
-    counts = np.empty(num_rows, dtype=np.int64)
-    each_row_block(num_rows, kernels.count_mean_of_neighbors, ranks, k2, distances.starts, distances.columns, counts)
-    mean = _allocate(counts)
-    each_row_block(
-        num_rows,
-        kernels.fill_mean_of_neighbors,
-        ranks,
-        k2,
-        *distances,
-        *mean,
-    )
-    return mean
+    ranks = np.ascontiguousarray(ranks[:, :k2], dtype=np.int32)
+    return _rows_of_blocks(len(ranks), kernels.mean_of_neighbors, ranks, k2, *arrays_of(distances))
 
 
-def transposed(weights: SparseRows) -> tuple[SparseRows, np.ndarray]:
-    """The matrix by columns, and for every entry where it went."""
-    num_rows = len(weights.starts) - 1
-    by_column = _allocate(np.zeros(num_rows, dtype=np.int64), size=len(weights.columns))
-    places = np.empty(len(weights.columns), dtype=np.int64)
-    kernels.transpose(num_rows, *weights, *by_column, places)
-    return by_column, places
+def arrays_of(matrix: csr_matrix | csc_matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where each row (or column) begins, and the indices and values of the entries, as the kernels take them."""
+    return matrix.indptr, matrix.indices, matrix.data
 
 
-def _near_pairs(weights: SparseRows, max_distance: float, show_progress: Optional[bool]) -> tuple:
-    """The pairs i < j at distance <= max_distance < 1: blocks of rows, pairs per row, columns and distances per block."""
-    num_rows = len(weights.starts) - 1
-    by_column, places = transposed(weights)
+def each_row_block(num_rows: int, kernel: Callable, *arguments: Any) -> list:
+    """Calls a kernel for all blocks of rows, in threads; what it returns for each."""
+    work = lambda first, last: kernel(first, last, *arguments)
+    return for_each_block(work, blocks_of(num_rows, _ROWS_PER_TASK), kernel.__name__.replace("_", " "))
+
+
+def _rows_of_blocks(num_rows: int, kernel: Callable, *arguments: Any) -> csr_matrix:
+    """(N, N), from a kernel that returns the columns and values of a block and fills ``counts``."""
     counts = np.zeros(num_rows, dtype=np.int64)
-
-    def work(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        return kernels.near_pairs(first, last, *weights, *by_column, places, np.float32(max_distance), counts)
-
-    blocks = blocks_of(num_rows, _ROWS_PER_TASK)
-    return blocks, counts, for_each_block(work, blocks, "Jaccard distances", show_progress)
+    columns, values = zip(*each_row_block(num_rows, kernel, counts, *arguments))
+    return _sparse_rows(counts, np.concatenate(columns), np.concatenate(values))
 
 
-def _symmetric(blocks: list, counts: np.ndarray, pieces: list) -> csr_matrix:
-    """Upper triangle in pieces -> full matrix with its diagonal; pieces are freed as they are used."""
-    lengths = counts + 1
-    for (first, last), (columns, _) in zip(blocks, pieces):
-        kernels.count_mirrored(first, last, columns, lengths)
-    full = _allocate(lengths)
-    cursor = full.starts[:-1].copy()
-    for number, (first, last) in enumerate(blocks):
-        columns, distances = pieces[number]
-        pieces[number] = None
-        kernels.mirror_piece(first, last, counts, columns, distances, cursor, full.columns, full.values)
-    return _csr(full)
+def _symmetric(upper: csr_matrix) -> csr_matrix:
+    """The full matrix with its zero diagonal, from the triangle above it."""
+    counts = np.diff(upper.indptr)
+    lengths = counts + 1 + np.bincount(upper.indices, minlength=len(counts))
+    starts = np.cumsum(lengths) - lengths
+    columns, values = np.empty(lengths.sum(), np.int32), np.empty(lengths.sum(), np.float32)
+    kernels.mirrored(counts, upper.indices, upper.data, starts, columns, values)
+    return _sparse_rows(lengths, columns, values)
 
 
-def _all_pairs(weights: SparseRows, show_progress: Optional[bool]) -> csr_matrix:
-    """Every pair stored, those that share nothing at distance one."""
-    near = _symmetric(*_near_pairs(weights, np.nextafter(np.float32(1.0), np.float32(0.0)), show_progress))
-    num_rows = near.shape[0]
-    dense = np.ones((num_rows, num_rows), dtype=np.float32)
-    dense[np.repeat(np.arange(num_rows), np.diff(near.indptr)), near.indices] = near.data
-    starts = np.arange(num_rows + 1, dtype=np.int64) * num_rows
-    return _csr(SparseRows(starts, np.tile(np.arange(num_rows, dtype=np.int32), num_rows), dense.ravel()))
-
-
-def _csr(rows: SparseRows) -> csr_matrix:
-    # scipy wants both index arrays of one type; 32 bits serve as long as the number of entries fits.
-    index_type = np.int32 if len(rows.columns) <= np.iinfo(np.int32).max else np.int64
-    num_rows = len(rows.starts) - 1
-    graph = csr_matrix((num_rows, num_rows), dtype=np.float32)
-    graph.data, graph.indices, graph.indptr = (
-        rows.values,
-        rows.columns.astype(index_type, copy=False),
-        rows.starts.astype(index_type),
-    )
-    graph.has_sorted_indices = True
-    graph.has_canonical_format = True
-    return graph
-
-
-def _fill_missing_similarities(rows: torch.Tensor, weights: SparseRows) -> None:
-    num_rows = len(weights.starts) - 1
-    if rows.device.type == "cpu":
-        each_row_block(
-            num_rows, kernels.missing_similarities, weights.starts, weights.columns, rows.numpy(), weights.values
-        )
-        return
-    missing = np.flatnonzero(np.isnan(weights.values))
-    owners = np.searchsorted(weights.starts, missing, side="right") - 1
-    for start in range(0, len(missing), 1 << 16):
-        part = slice(start, start + (1 << 16))
-        a = rows[torch.from_numpy(owners[part]).to(rows.device)]
-        b = rows[torch.from_numpy(weights.columns[missing[part]].astype(np.int64)).to(rows.device)]
-        weights.values[missing[part]] = (a * b).sum(dim=1).cpu().numpy()
-
-
-def _allocate(counts: np.ndarray, size: Optional[int] = None) -> SparseRows:
-    starts = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=starts[1:])
-    size = int(starts[-1]) if size is None else size
-    return SparseRows(starts, np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32))
-
-
-def each_row_block(num_rows: int, kernel, *arguments) -> None:
-    for_each_block(
-        lambda first, last: kernel(first, last, *arguments),
-        blocks_of(num_rows, _ROWS_PER_TASK),
-        kernel.__name__,
-        show_progress=False,
-    )
+def _sparse_rows(counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> csr_matrix:
+    """(N, N) with so many entries in every row, columns ascending."""
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    # scipy wants both index arrays of one type; 32 bits serve as long as the number of entries fits
+    index_type = np.int32 if starts[-1] <= np.iinfo(np.int32).max else np.int64
+    parts = values, columns.astype(index_type, copy=False), starts.astype(index_type)
+    matrix = csr_matrix(parts, shape=(len(counts), len(counts)))
+    matrix.has_sorted_indices = matrix.has_canonical_format = True
+    return matrix

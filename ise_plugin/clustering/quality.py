@@ -5,9 +5,8 @@ Without, they look at sizes, at the labelling before, and at the embeddings. Whe
 scikit-learn's. A measure that is not defined (no clusters, one cluster) is NaN; the two functions that gather
 measures, :func:`identity_quality` and :func:`structure_quality`, leave it out.
 
-Outliers (label -1) belong to no cluster. ``outliers`` says what becomes of them in a comparison: ``"ignore"`` leaves them
-out, as training does (read the result together with the share of outliers); ``"singletons"`` makes each a cluster of its
-own, so that an image which joins or leaves a cluster counts as a change.
+Outliers (label -1) belong to no cluster: a comparison leaves them out, as training does (read the result together with
+the share of outliers). Where each shall count as a cluster of its own, compare :func:`outliers_alone` of the labels.
 """
 
 import math
@@ -20,7 +19,6 @@ from .centroids import CentroidSimilarities
 
 # The label of an image that belongs to no cluster.
 OUTLIER = -1
-_OUTLIER_RULES = ("ignore", "singletons")
 
 
 class SubClusterError(NamedTuple):
@@ -53,7 +51,7 @@ class BCubed(NamedTuple):
     f: float
 
 
-def adjusted_rand_index(labels: np.ndarray, identities: np.ndarray, outliers: str = "ignore") -> float:
+def adjusted_rand_index(labels: np.ndarray, identities: np.ndarray) -> float:
     """Agreement over pairs of images, corrected for chance: 1 for equal partitions, about 0 for independent ones.
 
     Source: Hubert and Arabie, "Comparing partitions", Journal of Classification 1985; scikit-learn.
@@ -61,60 +59,47 @@ def adjusted_rand_index(labels: np.ndarray, identities: np.ndarray, outliers: st
     Args:
         labels: (N,), integer cluster numbers, -1 for outliers.
         identities: (N,), the other labelling: integers or text.
-        outliers: ``"ignore"`` or ``"singletons"``, see the module.
 
     Raises:
-        ValueError: the two differ in shape, or an unknown rule for outliers.
+        ValueError: the two differ in shape.
     """
     from sklearn import metrics
 
-    labels, identities = _comparable(labels, identities, outliers)
+    labels, identities = _comparable(labels, identities)
     return float(metrics.adjusted_rand_score(identities, labels)) if len(labels) else math.nan
 
 
-def normalized_mutual_information(labels: np.ndarray, identities: np.ndarray, outliers: str = "ignore") -> float:
-    """Mutual information over the arithmetic mean of both entropies, in [0, 1]. Equals the V-measure.
-
-    Source: Strehl and Ghosh, JMLR 2002 (who take the geometric mean); scikit-learn. Arguments as for
-    :func:`adjusted_rand_index`.
-    """
-    from sklearn import metrics
-
-    labels, identities = _comparable(labels, identities, outliers)
-    return float(metrics.normalized_mutual_info_score(identities, labels)) if len(labels) else math.nan
-
-
-def v_measure(labels: np.ndarray, identities: np.ndarray, outliers: str = "ignore") -> VMeasure:
-    """Homogeneity, completeness and their harmonic mean.
+def v_measure(labels: np.ndarray, identities: np.ndarray) -> VMeasure:
+    """Homogeneity, completeness and their harmonic mean, which is the mutual information over the mean of both entropies.
 
     Source: Rosenberg and Hirschberg, EMNLP 2007; scikit-learn. Arguments as for :func:`adjusted_rand_index`.
     """
     from sklearn import metrics
 
-    labels, identities = _comparable(labels, identities, outliers)
+    labels, identities = _comparable(labels, identities)
     if not len(labels):
         return VMeasure(math.nan, math.nan, math.nan)
     return VMeasure(*map(float, metrics.homogeneity_completeness_v_measure(identities, labels)))
 
 
-def purity(labels: np.ndarray, identities: np.ndarray, outliers: str = "ignore") -> float:
+def purity(labels: np.ndarray, identities: np.ndarray) -> float:
     """Share of images that belong to the most frequent identity of their cluster, in (0, 1].
 
     Source: Manning, Raghavan, Schuetze, "Introduction to Information Retrieval", section 16.3. It says nothing of split
     identities: one cluster per image is pure. Arguments as for :func:`adjusted_rand_index`.
     """
-    counts = _contingency(labels, identities, outliers)
+    counts = _contingency(labels, identities)
     return math.nan if counts is None else float(counts.max(axis=0).sum() / counts.sum())
 
 
-def b_cubed(labels: np.ndarray, identities: np.ndarray, outliers: str = "ignore") -> BCubed:
+def b_cubed(labels: np.ndarray, identities: np.ndarray) -> BCubed:
     """Of an image's cluster, the share that has its identity (precision); of its identity, the share in its cluster
     (recall); the image itself counts. Both are means over images.
 
     Source: Bagga and Baldwin, "Entity-based cross-document coreferencing using the vector space model", COLING-ACL 1998.
     Arguments as for :func:`adjusted_rand_index`.
     """
-    counts = _contingency(labels, identities, outliers)
+    counts = _contingency(labels, identities)
     if counts is None:
         return BCubed(math.nan, math.nan, math.nan)
     identity, cluster, images = counts.row, counts.col, counts.data
@@ -178,7 +163,7 @@ def identity_quality(labels: np.ndarray, identities: np.ndarray) -> dict:
     v, cubed = v_measure(labels, identities), b_cubed(labels, identities)
     return _defined(
         ari=adjusted_rand_index(labels, identities),
-        nmi=normalized_mutual_information(labels, identities),
+        nmi=v.v_measure,  # normalised by the arithmetic mean, mutual information is the same
         v_measure=v.v_measure,
         homogeneity=v.homogeneity,
         completeness=v.completeness,
@@ -217,25 +202,22 @@ def structure_quality(
     )
 
 
-def _comparable(labels: np.ndarray, identities: np.ndarray, outliers: str) -> tuple[np.ndarray, np.ndarray]:
+def _comparable(labels: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both of the images that have a cluster, identities as numbers."""
     labels, identities = np.asarray(labels), np.asarray(identities)
     if labels.ndim != 1 or labels.shape != identities.shape:
         raise ValueError(
             f"labels and identities must be two rows of one length, got {labels.shape}, {identities.shape}"
         )
-    if outliers not in _OUTLIER_RULES:
-        raise ValueError(f"outliers must be one of {_OUTLIER_RULES}, got {outliers!r}")
     identities = np.unique(identities, return_inverse=True)[1]
-    if outliers == "singletons":
-        return outliers_alone(labels), identities
     return labels[labels != OUTLIER], identities[labels != OUTLIER]
 
 
-def _contingency(labels: np.ndarray, identities: np.ndarray, outliers: str = "ignore") -> Optional[coo_matrix]:
+def _contingency(labels: np.ndarray, identities: np.ndarray) -> Optional[coo_matrix]:
     """(identities, clusters) the images that each identity has in each cluster; None where no image has a cluster."""
     from sklearn.metrics.cluster import contingency_matrix
 
-    labels, identities = _comparable(labels, identities, outliers)
+    labels, identities = _comparable(labels, identities)
     return contingency_matrix(identities, labels, sparse=True).tocoo() if len(labels) else None
 
 

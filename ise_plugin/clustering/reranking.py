@@ -6,17 +6,16 @@ neighbourhood has k1 members besides the image itself, the weights come from squ
 one of the row, and the result is mixed with those distances.
 """
 
-from typing import Optional
-
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 
-from ..neighbors._all_pairs import search_all_pairs
-from ..neighbors._checks import Features, integer, unit_interval
+from ..neighbors.all_pairs import search_all_pairs
+from ..neighbors.checks import Features, at_least, unit_interval
 from ..neighbors.exact_search import exact, float32_product
 from ..utils.parallel import blocks_of, for_each_block
-from . import _jaccard_kernels as kernels
-from .jaccard import SparseRows, expanded_neighborhoods, neighborhood_weights, transposed
+from . import _kernels as kernels
+from .jaccard import arrays_of, expanded_neighborhoods, neighborhood_weights
 
 # Queries per task: a task's scratch is one row of the result.
 _QUERIES_PER_TASK = 64
@@ -29,7 +28,6 @@ def rerank_distance(
     k2: int = 6,
     lambda_value: float = 0.3,
     precision: str = "auto",
-    show_progress: Optional[bool] = None,
 ) -> np.ndarray:
     """k-reciprocal re-ranking of cosine distances.
 
@@ -44,7 +42,6 @@ def rerank_distance(
         k2: images whose weights are averaged, the image itself included, at least 1; 1 switches that off.
         lambda_value: share of the original distance, in [0, 1]: 1 leaves only that, 0 only the Jaccard distance.
         precision: of the neighbour search, as for :func:`ise_plugin.neighbors.exact_search.exact`.
-        show_progress: True or False overrules the look at the terminal.
 
     Returns:
         (Q, G) float32.
@@ -58,15 +55,12 @@ def rerank_distance(
         raise ValueError(
             f"gallery_features must have {queries.shape[1]} columns like query_features, got {gallery.shape[1]}"
         )
-    for name, value in (("k1", k1), ("k2", k2)):
-        if integer(value, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    lambda_value = unit_interval(lambda_value, "lambda_value")
+    k1, k2, lambda_value = at_least(1, k1, "k1"), at_least(1, k2, "k2"), unit_interval(lambda_value, "lambda_value")
     images = torch.cat([queries, gallery])
-    farthest = _largest_distances(images, show_progress)
-    weights = _weights(images, farthest, k1, k2, precision, show_progress)
+    farthest = _largest_distances(images)
+    weights = _weights(images, farthest, k1, k2, precision)
     distances = _original_distances(images, len(queries), farthest, lambda_value)
-    _add_jaccard(distances, weights, len(queries), 1.0 - lambda_value, show_progress)
+    _add_jaccard(distances, weights, 1.0 - lambda_value)
     return distances
 
 
@@ -82,7 +76,7 @@ def _normalized(features: Features, name: str) -> torch.Tensor:
     return tensor / lengths
 
 
-def _largest_distances(images: torch.Tensor, show_progress: Optional[bool]) -> np.ndarray:
+def _largest_distances(images: torch.Tensor) -> np.ndarray:
     """The square of each image's largest cosine distance to any image, (N,) float32."""
     product = float32_product()
 
@@ -90,38 +84,31 @@ def _largest_distances(images: torch.Tensor, show_progress: Optional[bool]) -> n
         block = product(a, b)
         return np.negative(block, out=block)
 
-    highest, _ = search_all_pairs(images.numpy(), 1, negated, show_progress).sorted()
+    highest, _ = search_all_pairs(images.numpy(), 1, negated).sorted()
     # Where all images are the same, only rounding is left to divide by.
     return np.maximum(np.square(1 + highest[:, 0]), np.finfo(np.float32).eps)
 
 
-def _weights(
-    images: torch.Tensor, farthest: np.ndarray, k1: int, k2: int, precision: str, show_progress: Optional[bool]
-) -> SparseRows:
+def _weights(images: torch.Tensor, farthest: np.ndarray, k1: int, k2: int, precision: str) -> csr_matrix:
     size = min(k1 + 1, len(images))
-    similarities, ranks = exact(images, size, precision, show_progress)
-    ranks = ranks.astype(np.int32)
-    half = min(int(np.around(k1 / 2)) + 1, size)
-    neighborhoods = expanded_neighborhoods(images, similarities, ranks, half)
-    scale = np.repeat(farthest, np.diff(neighborhoods.starts))
-    neighborhoods.values[:] = np.square(1 - neighborhoods.values) / scale
+    similarities, ranks = exact(images, size, precision)
+    neighborhoods = expanded_neighborhoods(images, similarities, ranks, min(int(np.around(k1 / 2)) + 1, size))
+    scale = np.repeat(farthest, np.diff(neighborhoods.indptr))
+    neighborhoods.data[:] = np.square(1 - neighborhoods.data) / scale
     return neighborhood_weights(neighborhoods, ranks, min(k2, size))
 
 
 def _original_distances(images: torch.Tensor, num_queries: int, farthest: np.ndarray, share: float) -> np.ndarray:
     """``share`` times the squared cosine distance of every query and gallery image over the query's largest one."""
-    distances = torch.empty(num_queries, len(images) - num_queries)
-    torch.mm(images[:num_queries], images[num_queries:].T, out=distances)
+    distances = images[:num_queries] @ images[num_queries:].T
     factors = torch.from_numpy(share / farthest[:num_queries]).to(torch.float32)[:, None]
     return distances.neg_().add_(1).square_().mul_(factors).numpy()
 
 
-def _add_jaccard(
-    distances: np.ndarray, weights: SparseRows, num_queries: int, share: float, show_progress: Optional[bool]
-) -> None:
-    by_column, _ = transposed(weights)
+def _add_jaccard(distances: np.ndarray, weights: csr_matrix, share: float) -> None:
+    arrays = *arrays_of(weights), *arrays_of(weights.tocsc()), len(distances), np.float32(share), distances
 
     def work(first: int, last: int) -> None:
-        kernels.mix_distances(first, last, *weights, *by_column, num_queries, np.float32(share), distances)
+        kernels.add_distances(first, last, *arrays)
 
-    for_each_block(work, blocks_of(num_queries, _QUERIES_PER_TASK), "re-ranking", show_progress)
+    for_each_block(work, blocks_of(len(distances), _QUERIES_PER_TASK), "re-ranking")

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from ..clustering.clusterers import OUTLIER
+from ..clustering import OUTLIER
 from ..errors import UsageError
 from ..utils.files import UnwritableFile, shown, write_atomically
 from .contact_sheets import write_contact_sheets

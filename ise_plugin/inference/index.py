@@ -108,7 +108,7 @@ class SearchIndex:
         order = np.arange(len(indices))
         if rerank and len(indices) > 1:
             vectors = self._index.reconstruct_batch(indices)
-            distances = rerank_distance(query[None], vectors, _K1, _K2, _LAMBDA, show_progress=False)[0]
+            distances = rerank_distance(query[None], vectors, _K1, _K2, _LAMBDA)[0]
             order = np.argsort(distances, kind="stable")
         return [Match(rank + 1, self.paths[indices[i]], float(similarities[i])) for rank, i in enumerate(order[:k])]
 

@@ -16,11 +16,11 @@ from typing import Optional
 
 import numpy as np
 import torch
-from numba import njit
 
 from ..utils.distributed import shard
 from ..utils.parallel import blocks_of, for_each_block
-from ._all_pairs import gathered, search_all_pairs
+from . import kernels
+from .all_pairs import gathered, search_all_pairs
 
 _UNIT_ROUNDOFF = 2.0**-24
 # The residuals are themselves computed in float32.
@@ -84,7 +84,6 @@ def search_with_candidates(
     rounded: RoundedRows,
     keep: int,
     candidates: int,
-    show_progress: Optional[bool] = None,
     shared: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best ``keep`` other rows of every row; ``shared``: all processes call this together, and each does a part.
@@ -93,7 +92,7 @@ def search_with_candidates(
         similarities (N, keep) float32, indices (N, keep) int32, best first, ties by index; and proven (N,) bool: rows
         where it is False have to be searched otherwise.
     """
-    buffers = search_all_pairs(rounded.rows.view(torch.int16).numpy(), candidates, _multiply, show_progress, shared)
+    buffers = search_all_pairs(rounded.rows.view(torch.int16).numpy(), candidates, _multiply, shared)
     scores, columns = buffers.sorted()
     mine = shard(len(rows)) if shared else range(len(rows))
     similarities = np.empty((len(rows), keep), dtype=np.float32)
@@ -103,11 +102,11 @@ def search_with_candidates(
 
     def work(first: int, last: int) -> None:
         first, last = first + mine.start, last + mine.start
-        _score_again(
+        kernels.score_again(
             first, last, features, scores, columns, buffers.filled, rounded.slopes, similarities, indices, proven
         )
 
-    for_each_block(work, blocks_of(len(mine), _ROWS_PER_TASK), "scoring candidates in float32", show_progress)
+    for_each_block(work, blocks_of(len(mine), _ROWS_PER_TASK), "scoring candidates in float32")
     return gathered(similarities, shared), gathered(indices, shared), gathered(proven, shared)
 
 
@@ -115,69 +114,3 @@ def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Bits of bfloat16 in, bits of bfloat16 out."""
     a, b = (torch.from_numpy(bits).view(torch.bfloat16) for bits in (a, b))
     return torch.nn.functional.linear(a, b).view(torch.int16).numpy()
-
-
-@njit(nogil=True, cache=True)
-def _rounding_of_score(score):
-    """Half the distance between bfloat16 numbers (8 significant bits) of that size."""
-    power_of_two = np.int32(np.float32(score).view(np.int32) & np.int32(0x7F800000)).view(np.float32)
-    return power_of_two * np.float32(2.0**-8)
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-def dot(a, b):
-    """Inner product, as four running sums over the quarters: the compiler makes vectors of them, of one sum it does not.
-
-    The order of summation is fixed, so the result depends on nothing but the two rows.
-    """
-    quarter = a.size // 4
-    first, second, third, fourth = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
-    for d in range(quarter):
-        first += a[d] * b[d]
-        second += a[quarter + d] * b[quarter + d]
-        third += a[2 * quarter + d] * b[2 * quarter + d]
-        fourth += a[3 * quarter + d] * b[3 * quarter + d]
-    for d in range(4 * quarter, a.size):
-        first += a[d] * b[d]
-    return (first + second) + (third + fourth)
-
-
-@njit(nogil=True, cache=True)
-def _score_again(first, last, features, scores, columns, filled, slopes, similarities, indices, proven):
-    keep = similarities.shape[1]
-    for row in range(first, last):
-        proven[row] = filled[row] == features.shape[0] - 1
-        count = 0
-        for position in range(filled[row]):
-            score = scores[row, position]
-            highest = score + slopes[row] + _rounding_of_score(score)
-            if count == keep and highest < similarities[row, keep - 1]:
-                proven[row] = True
-                break
-            column = columns[row, position]
-            similarity = dot(features[row], features[column])
-            count = _insert(similarity, column, similarities[row], indices[row], count)
-        if not proven[row]:
-            # All were scored; those that never became candidates score no better than the last one.
-            score = scores[row, filled[row] - 1]
-            proven[row] = score + slopes[row] + _rounding_of_score(score) < similarities[row, keep - 1]
-
-
-@njit(nogil=True, cache=True)
-def _insert(similarity, column, similarities, indices, count):
-    """Insert into a list of at most its size that is sorted best first, ties by index; gives its new length."""
-    if count == similarities.size:
-        worst = count - 1
-        if similarity < similarities[worst] or (similarity == similarities[worst] and column > indices[worst]):
-            return count
-        count -= 1
-    place = count
-    while place > 0 and (
-        similarities[place - 1] < similarity or (similarities[place - 1] == similarity and indices[place - 1] > column)
-    ):
-        similarities[place] = similarities[place - 1]
-        indices[place] = indices[place - 1]
-        place -= 1
-    similarities[place] = similarity
-    indices[place] = column
-    return count + 1

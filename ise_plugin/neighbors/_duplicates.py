@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
-from numba import njit
 
 from ..utils.parallel import blocks_of, for_each_block
+from . import kernels
 
 _ROWS_PER_TASK = 1024
-# FNV-1a, a hash of bytes, here fed with 32 bits at a time; equal hashes are compared in full afterwards.
-_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
-_FNV_PRIME = np.uint64(0x100000001B3)
 
 
 @dataclass
@@ -33,10 +30,9 @@ def find_copies(rows: np.ndarray) -> Optional[Copies]:
     hashes = np.empty(len(rows), dtype=np.uint64)
     bits = rows.view(np.uint32)
     for_each_block(
-        lambda first, last: _hash_rows(first, last, bits, hashes),
+        lambda first, last: kernels.hash_rows(first, last, bits, hashes),
         blocks_of(len(rows), _ROWS_PER_TASK),
         "looking for copies",
-        show_progress=False,
     )
     _, firsts, group = np.unique(hashes, return_index=True, return_inverse=True)
     if len(firsts) == len(rows):
@@ -72,31 +68,9 @@ def spread_over_copies(
     indices = np.empty((len(copies.group), keep), dtype=np.int32)
 
     def work(first: int, last: int) -> None:
-        _spread(first, last, copies.group, copies.starts, copies.members, own, similarities, groups, found, indices)
+        kernels.spread(
+            first, last, copies.group, copies.starts, copies.members, own, similarities, groups, found, indices
+        )
 
-    for_each_block(work, blocks_of(len(found), _ROWS_PER_TASK), "copies", show_progress=False)
+    for_each_block(work, blocks_of(len(found), _ROWS_PER_TASK), "copies")
     return found, indices
-
-
-@njit(nogil=True, cache=True)
-def _hash_rows(first, last, bits, hashes):
-    for row in range(first, last):
-        value = _FNV_OFFSET
-        for column in range(bits.shape[1]):
-            value = (value ^ np.uint64(bits[row, column])) * _FNV_PRIME
-        hashes[row] = value
-
-
-@njit(nogil=True, cache=True)
-def _spread(first, last, group, starts, members, own, similarities, groups, found, indices):
-    keep = found.shape[1]
-    for row in range(first, last):
-        count = 0
-        for position in range(-1, groups.shape[1]):
-            here = group[row] if position < 0 else groups[group[row], position]
-            similarity = own[here] if position < 0 else similarities[group[row], position]
-            for place in range(starts[here], starts[here + 1]):
-                if members[place] != row and count < keep:
-                    indices[row, count] = members[place]
-                    found[row, count] = similarity
-                    count += 1

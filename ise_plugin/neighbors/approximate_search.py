@@ -1,26 +1,20 @@
 """Approximate k-nearest-neighbour searches through faiss, for sets too large to compare all pairs of."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
 from ..registry import NEIGHBOR_SEARCH
 from ..utils.logs import log_once
 from ..utils.parallel import blocks_of, progress_bar
-from ._all_pairs import search_some_rows
-from ._checks import Features, integer, neighbor_count, unit_rows
+from .all_pairs import search_some_rows
+from .checks import Features, at_least, integer, neighbor_count, unit_rows
 from .exact_search import Neighbors, float32_product
 from .indexes import ROWS_AT_ONCE, build_hnsw, build_ivf, default_cells, set_effort
 
 
 @NEIGHBOR_SEARCH.register()
-def ivf(
-    features: Features,
-    k: int,
-    num_cells: Optional[int] = None,
-    num_probes: int = 32,
-    show_progress: Optional[bool] = None,
-) -> Neighbors:
+def ivf(features: Features, k: int, num_cells: Optional[int] = None, num_probes: int = 32) -> Neighbors:
     """Inverted file: compare each row only with the rows in the cells nearest to it.
 
     Runs on all GPUs where a GPU build of faiss finds some. The same rows give the same result.
@@ -30,7 +24,6 @@ def ivf(
         k: neighbours per row, the row itself included, 1 <= k <= N.
         num_cells: cells of the coarse quantiser, 1..N; default 4 * sqrt(N). More cells: faster, lower recall.
         num_probes: cells searched per row, at least 1. Larger values: slower, higher recall.
-        show_progress: True or False overrules the look at the terminal.
 
     Returns:
         as :func:`ise_plugin.neighbors.exact_search.exact`, with some of the true neighbours missing.
@@ -43,21 +36,14 @@ def ivf(
     num_cells = default_cells(len(rows)) if num_cells is None else integer(num_cells, "num_cells")
     if not 1 <= num_cells <= len(rows):
         raise ValueError(f"num_cells must lie in [1, {len(rows)}] for {len(rows)} rows, got {num_cells}")
-    if integer(num_probes, "num_probes") < 1:
-        raise ValueError(f"num_probes must be at least 1, got {num_probes}")
     vectors = rows.cpu().numpy()
-    index = build_ivf(vectors, num_cells, num_probes, on_gpus=True)
-    return _query(index, vectors, k, show_progress)
+    index = build_ivf(vectors, num_cells, at_least(1, num_probes, "num_probes"), on_gpus=True)
+    return _query(index, vectors, k)
 
 
 @NEIGHBOR_SEARCH.register()
 def hnsw(
-    features: Features,
-    k: int,
-    num_links: int = 32,
-    construction_effort: int = 80,
-    search_effort: int = 128,
-    show_progress: Optional[bool] = None,
+    features: Features, k: int, num_links: int = 32, construction_effort: int = 80, search_effort: int = 128
 ) -> Neighbors:
     """Navigable small-world graph (Malkov and Yashunin, 2018): walk from row to row towards the query.
 
@@ -70,7 +56,6 @@ def hnsw(
         construction_effort: rows looked at to place one, at least 1. Larger values: slower building, higher recall.
         search_effort: rows looked at per query, at least 1 (k is the least that is used). Larger values: slower, higher
             recall.
-        show_progress: True or False overrules the look at the terminal.
 
     Returns:
         as :func:`ise_plugin.neighbors.exact_search.exact`, with some of the true neighbours missing.
@@ -80,56 +65,44 @@ def hnsw(
     """
     rows = unit_rows(features)
     k = neighbor_count(k, len(rows))
-    for name, value, least in (
-        ("num_links", num_links, 2),
-        ("construction_effort", construction_effort, 1),
-        ("search_effort", search_effort, 1),
-    ):
-        if integer(value, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    links, search_effort = at_least(2, num_links, "num_links"), at_least(1, search_effort, "search_effort")
     vectors = rows.cpu().numpy()
-    index = build_hnsw(vectors, num_links, construction_effort, show_progress)
+    index = build_hnsw(vectors, links, at_least(1, construction_effort, "construction_effort"))
     set_effort(index, max(search_effort, k))
-    return _query(index, vectors, k, show_progress)
+    return _query(index, vectors, k)
 
 
-def _query(index, vectors: np.ndarray, k: int, show_progress: Optional[bool]) -> Neighbors:
+def _query(index: Any, vectors: np.ndarray, k: int) -> Neighbors:
     similarities = np.empty((len(vectors), k), dtype=np.float32)
     indices = np.empty((len(vectors), k), dtype=np.int64)
-    with progress_bar(len(vectors), "neighbour search", show=show_progress) as bar:
+    with progress_bar(len(vectors), "neighbour search") as bar:
         for start, stop in blocks_of(len(vectors), ROWS_AT_ONCE):
-            found = index.search(vectors[start:stop], k)
-            similarities[start:stop], indices[start:stop] = found
+            similarities[start:stop], indices[start:stop] = index.search(vectors[start:stop], k)
             _move_own_index_first(similarities[start:stop], indices[start:stop], start)
             bar.update(stop - start)
-    _complete(vectors, similarities, indices, show_progress)
+    _complete(vectors, similarities, indices)
     return similarities, indices
 
 
 def _move_own_index_first(similarities: np.ndarray, indices: np.ndarray, start: int) -> None:
-    """Shift what stands before a row's own index (the last entry where it is missing) and put it first."""
+    """Put every row's own index first; a row that did not meet itself gives up its last neighbour."""
     own = np.arange(start, start + len(indices))
-    found = indices == own[:, None]
-    place = np.where(found.any(axis=1), found.argmax(axis=1), indices.shape[1] - 1)
-    for row in np.flatnonzero((place > 0) | ~found.any(axis=1)):
-        last = place[row]
-        indices[row, 1 : last + 1] = indices[row, :last].copy()
-        similarities[row, 1 : last + 1] = similarities[row, :last].copy()
-        indices[row, 0], similarities[row, 0] = own[row], 1.0
+    late = np.flatnonzero(indices[:, 0] != own)
+    itself = indices[late] == own[late, None]
+    itself[~itself.any(axis=1), -1] = True
+    order = np.argsort(~itself, axis=1, kind="stable")
+    for found in (indices, similarities):
+        found[late] = np.take_along_axis(found[late], order, axis=1)
+    indices[late, 0], similarities[late, 0] = own[late], 1.0
 
 
-def _complete(
-    vectors: np.ndarray, similarities: np.ndarray, indices: np.ndarray, show_progress: Optional[bool]
-) -> None:
+def _complete(vectors: np.ndarray, similarities: np.ndarray, indices: np.ndarray) -> None:
     """faiss writes -1 where it met fewer than k rows; search those rows exactly."""
     short = np.flatnonzero((indices < 0).any(axis=1))
     if len(short) == 0:
         return
-    log_once(
-        f"Neighbour search: exact for {len(short)} of {len(vectors)} rows, for which the approximate search met "
-        "too few others."
-    )
+    log_once(f"Neighbour search: exact for {len(short)} of {len(vectors)} rows, which met too few others.")
     keep = indices.shape[1] - 1
-    buffers = search_some_rows(vectors, short, keep, float32_product(), show_progress)
+    buffers = search_some_rows(vectors, short, keep, float32_product())
     similarities[short, 1:], indices[short, 1:] = buffers.sorted()
     similarities[short, 0], indices[short, 0] = 1.0, short

@@ -1,7 +1,7 @@
 """k-nearest-neighbour searches for unit rows, registered by name."""
 
 from functools import partial
-from typing import Callable, Optional
+from typing import Callable
 
 import numpy as np
 import torch
@@ -9,18 +9,16 @@ import torch
 from ..registry import NEIGHBOR_SEARCH
 from ..utils.distributed import computed_once, gather_rows, shard
 from ..utils.logs import log_once
-from ._all_pairs import Multiply, gathered, search_all_pairs, search_some_rows
 from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
-from ._checks import Features, neighbor_count, unit_rows
 from ._duplicates import find_copies, spread_over_copies
+from .all_pairs import Multiply, gathered, search_all_pairs, search_some_rows
+from .checks import Features, neighbor_count, unit_rows
 
 Neighbors = tuple[np.ndarray, np.ndarray]  # similarities and indices, (N, k)
 
 
 @NEIGHBOR_SEARCH.register()
-def exact(
-    features: Features, k: int, precision: str = "auto", show_progress: Optional[bool] = None, shared: bool = False
-) -> Neighbors:
+def exact(features: Features, k: int, precision: str = "auto", shared: bool = False) -> Neighbors:
     """The k most similar rows of every row, by comparing all pairs.
 
     Args:
@@ -30,7 +28,6 @@ def exact(
             float32 and proves for every row that none was missed; rows without a proof are searched in float32. Either
             way the neighbours are the same, up to pairs whose similarities differ by less than float32's own rounding.
             ``"auto"`` takes bfloat16 on CPUs with bfloat16 dot products. On an accelerator, always float32.
-        show_progress: True or False overrules the look at the terminal.
         shared: all processes of a torch.distributed run call this with the same rows, share the work, and get the same result,
             which is that of one process to the bit.
 
@@ -48,10 +45,10 @@ def exact(
     own = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
     copies = find_copies(rows.cpu().numpy())
     if copies is None:
-        found = _search_others(rows, k - 1, precision, show_progress, shared)
+        found = _search_others(rows, k - 1, precision, shared)
     else:
         distinct = rows[torch.from_numpy(copies.firsts).to(rows.device)]
-        others = _search_others(distinct, min(k, len(distinct)) - 1, precision, show_progress, shared)
+        others = _search_others(distinct, min(k, len(distinct)) - 1, precision, shared)
         found = spread_over_copies(copies, own[copies.firsts], *others, k - 1)
     return (
         np.concatenate([own[:, None], found[0]], axis=1),
@@ -69,9 +66,7 @@ _FEW_ROWS = 2048
 _UNPROVEN_SHARE = 0.4
 
 
-def _search_others(
-    rows: torch.Tensor, keep: int, precision: str, show_progress: Optional[bool], shared: bool
-) -> Neighbors:
+def _search_others(rows: torch.Tensor, keep: int, precision: str, shared: bool) -> Neighbors:
     """The ``keep`` most similar other rows of every row: similarities and int32 indices, (N, keep)."""
     if keep == 0:
         return np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int32)
@@ -79,7 +74,7 @@ def _search_others(
         return _search_on_device(rows, keep, shared)
     if precision == "auto":
         precision = _decided(lambda: _best_precision(len(rows)), shared)
-    return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, show_progress, shared)
+    return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, shared)
 
 
 def _decided(choose: Callable, shared: bool):
@@ -100,15 +95,15 @@ def _best_precision(num_rows: int) -> str:
     return "float32"
 
 
-def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool], shared: bool) -> Neighbors:
+def _search_bfloat16(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
     rounded = round_rows(rows)
     candidates = _decided(partial(candidates_needed, rounded, keep), shared)
     if candidates is None:
         log_once(
             "Neighbour search: float32, because these embeddings lie too close together to be told apart in bfloat16."
         )
-        return _search_float32(rows, keep, show_progress, shared)
-    similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, show_progress, shared)
+        return _search_float32(rows, keep, shared)
+    similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, shared)
     del rounded
     unproven = np.flatnonzero(~proven)
     if len(unproven) > _UNPROVEN_SHARE * len(rows):
@@ -116,19 +111,19 @@ def _search_bfloat16(rows: torch.Tensor, keep: int, show_progress: Optional[bool
             "Neighbour search: float32 for all rows, because bfloat16 candidates could not be proven complete "
             f"for {len(unproven)} of {len(rows)} rows."
         )
-        return _search_float32(rows, keep, show_progress, shared)
+        return _search_float32(rows, keep, shared)
     if len(unproven):
         log_once(
             f"Neighbour search: float32 for {len(unproven)} of {len(rows)} rows, whose bfloat16 candidates could "
             "not be proven complete."
         )
-        buffers = search_some_rows(rows.numpy(), unproven, keep, float32_product(), show_progress)
+        buffers = search_some_rows(rows.numpy(), unproven, keep, float32_product())
         similarities[unproven], indices[unproven] = buffers.sorted()
     return similarities, indices
 
 
-def _search_float32(rows: torch.Tensor, keep: int, show_progress: Optional[bool], shared: bool) -> Neighbors:
-    similarities, indices = search_all_pairs(rows.numpy(), keep, float32_product(), show_progress, shared).sorted()
+def _search_float32(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
+    similarities, indices = search_all_pairs(rows.numpy(), keep, float32_product(), shared).sorted()
     return gathered(similarities, shared), gathered(indices, shared)
 
 

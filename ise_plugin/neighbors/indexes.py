@@ -62,22 +62,19 @@ def build_ivf(
     return index
 
 
-def build_hnsw(
-    vectors: np.ndarray, num_links: int = 32, construction_effort: int = 80, show_progress: Optional[bool] = None
-) -> "faiss.Index":
+def build_hnsw(vectors: np.ndarray, num_links: int = 32, construction_effort: int = 80) -> "faiss.Index":
     """A navigable small-world graph (Malkov and Yashunin, 2018). Threads build it together, so it differs a little each time.
 
     Args:
         vectors: (N, D) float32.
         num_links: links per row, at least 2.
         construction_effort: rows looked at to place one, at least 1.
-        show_progress: True or False overrules the look at the terminal.
     """
     import faiss
 
     index = faiss.IndexHNSWFlat(vectors.shape[1], num_links, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = construction_effort
-    with progress_bar(len(vectors), "building the HNSW graph", show=show_progress) as bar:
+    with progress_bar(len(vectors), "building the HNSW graph") as bar:
         for start, stop in blocks_of(len(vectors), ROWS_AT_ONCE):
             index.add(vectors[start:stop])
             bar.update(stop - start)

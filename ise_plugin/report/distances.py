@@ -31,7 +31,7 @@ def distance_histogram(
     count = len(features)
     rows = np.sort(np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False))
     k1 = min(k1, count - 1)
-    neighbors = NEIGHBOR_SEARCH.get(search)(features, k1, show_progress=False)
+    neighbors = NEIGHBOR_SEARCH.get(search)(features, k1)
     distances = Jaccard(k1, k2)(features, neighbors).of_rows(rows)
     counted = distances < 1
     counted[np.arange(len(rows)), rows] = False

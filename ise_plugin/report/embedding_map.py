@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from sklearn.manifold import TSNE
 
-from ..clustering.clusterers import OUTLIER
+from ..clustering import OUTLIER
 from ..errors import UsageError
 from ..method import cluster_centroids, generate_support_samples
 

@@ -4,7 +4,7 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 
-from ..clustering.clusterers import OUTLIER
+from ..clustering import OUTLIER
 from .pictures import picture
 
 ROWS = 3

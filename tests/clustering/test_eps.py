@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from clustering.references import random_embeddings
 from scipy.sparse import csr_matrix
 from sklearn.cluster import DBSCAN as DenseDBSCAN
 from sklearn.metrics import adjusted_rand_score
 
-from ise_plugin.clustering import DBSCAN, jaccard_graph
+from ise_plugin.clustering import DBSCAN, jaccard_distance, jaccard_graph, kth_neighbor_distances
 from ise_plugin.clustering import eps as choice_of_eps
 from ise_plugin.clustering.eps import LARGEST_EPS, STEP
 
@@ -112,3 +113,15 @@ def test_candidates_reach_from_where_few_images_are_core_points_to_where_nearly_
     first, last = max(2, np.floor(low / STEP)), np.ceil(high / STEP)
     assert last * STEP < LARGEST_EPS
     assert np.allclose(tried, STEP * np.arange(first, last + 1))
+
+
+def test_kth_neighbor_distances():
+    features = random_embeddings(80, 8)
+    dense = jaccard_distance(features, 10, 3)
+    graph = jaccard_graph(features, 10, 3, max_distance=0.5)
+    for k in (1, 3, 15):
+        expected = np.sort(dense, axis=1)[:, k]
+        expected[expected > 0.5] = 1
+        np.testing.assert_array_equal(kth_neighbor_distances(graph, k), expected)
+    with pytest.raises(ValueError, match="k must.*got 0"):
+        kth_neighbor_distances(graph, 0)

@@ -1,5 +1,6 @@
 import importlib.util
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from clustering.references import random_embeddings, reference_distance, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ise_plugin.clustering import jaccard, jaccard_distance, jaccard_graph, kth_neighbor_distances
+from ise_plugin.clustering import jaccard, jaccard_distance, jaccard_graph
+from ise_plugin.registry import DISTANCE, NEIGHBOR_SEARCH
 
 FASTREID = importlib.util.find_spec("fastreid") is not None
 
@@ -121,16 +123,45 @@ def test_memory_is_bounded_by_the_kept_pairs():
     assert peak < 4 * size * size / 2
 
 
-def test_kth_neighbor_distances():
-    features = random_embeddings(80, 8)
-    dense = jaccard_distance(features, 10, 3)
-    graph = jaccard_graph(features, 10, 3, max_distance=0.5)
-    for k in (1, 3, 15):
-        expected = np.sort(dense, axis=1)[:, k]
-        expected[expected > 0.5] = 1
-        np.testing.assert_array_equal(kth_neighbor_distances(graph, k), expected)
-    with pytest.raises(ValueError, match="k must.*got 0"):
-        kth_neighbor_distances(graph, 0)
+def test_rows_of_the_distances_are_those_of_the_graph():
+    """Of a graph that leaves most pairs out, bit for bit."""
+    features = random_embeddings(150, 16, noise=0.8)
+    for k2 in (1, 4):
+        distances = jaccard.Jaccard(12, k2)(features, NEIGHBOR_SEARCH.get("exact")(features, 15))
+        rows, graph = np.array([3, 149, 42, 0]), distances.within(0.7)
+        found = distances.of_rows(rows)
+        assert found.dtype == np.float32 and found.shape == (4, 150)
+        np.testing.assert_allclose(found, reference_distance(features, 12, k2)[rows], atol=1e-5)
+        stored = np.asarray((graph[rows] != 0).todense())
+        np.testing.assert_array_equal(np.asarray(graph[rows].todense())[stored], found[stored])
+        np.testing.assert_array_equal(distances.within(1.0).toarray()[rows], found)
+
+
+def test_the_distance_of_the_config():
+    assert DISTANCE.get("Jaccard") is jaccard.Jaccard
+    cfg = SimpleNamespace(ISE=SimpleNamespace(PSEUDO_LABEL=SimpleNamespace(K1=9, K2=3)))
+    assert jaccard.Jaccard.from_config(cfg) == {"k1": 9, "k2": 3}
+    features = random_embeddings(60, 8)
+    distances = jaccard.Jaccard(9, 3)(features, NEIGHBOR_SEARCH.get("exact")(features, 9))
+    np.testing.assert_array_equal(distances.within(1.0).toarray(), jaccard_distance(features, 9, 3))
+
+
+def test_too_few_neighbours_are_refused():
+    features = random_embeddings(60, 8)
+    with pytest.raises(ValueError, match="neighbors must hold k1 = 10.*got 8"):
+        jaccard.Jaccard(10)(features, NEIGHBOR_SEARCH.get("exact")(features, 8))
+
+
+def test_similarities_are_computed_elsewhere_as_on_the_cpu():
+    """Those that no search returned, with the code for accelerators, here on the CPU."""
+    features = random_embeddings(80, 8, noise=2)
+    similarities, ranks = NEIGHBOR_SEARCH.get("exact")(features, 6)
+    rows = torch.from_numpy(features)
+    expected = jaccard.expanded_neighborhoods(rows, similarities, ranks, 4)
+    filled = expected.copy()
+    filled.data[::3] = np.nan
+    jaccard._fill_on_device(rows, filled)
+    np.testing.assert_allclose(filled.data, expected.data, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pytest
 import torch
 from clustering.references import random_embeddings, reference_ranks, unit
 
-from ise_plugin.neighbors import _bfloat16
+from ise_plugin.neighbors import _bfloat16, all_pairs, kernels
 from ise_plugin.neighbors import exact_search as neighbors
-from ise_plugin.neighbors._all_pairs import block_size, search_all_pairs
+from ise_plugin.neighbors.all_pairs import block_size, search_all_pairs
 from ise_plugin.registry import NEIGHBOR_SEARCH
 
 EXACT = [("exact", {"precision": "float32"}), ("exact", {"precision": "bfloat16"})]
@@ -20,9 +20,7 @@ def search(name, features, k, **options):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks so small that a few hundred rows cross several of them."""
-    from ise_plugin.neighbors import _all_pairs as _exact
-
-    monkeypatch.setattr(_exact, "_LARGEST_BLOCK", 128)
+    monkeypatch.setattr(all_pairs, "_LARGEST_BLOCK", 128)
 
 
 @pytest.mark.parametrize("name, options", EXACT)
@@ -106,7 +104,7 @@ class TestProof:
         rounded = _bfloat16.round_rows(features)
         scores = torch.nn.functional.linear(rounded.rows, rounded.rows).float().numpy()
         true = features.double().numpy() @ features.double().numpy().T
-        spacing = np.vectorize(_bfloat16._rounding_of_score)(scores)
+        spacing = np.vectorize(kernels.rounding_of_score)(scores)
         error = np.abs(true - scores)
         assert (error <= rounded.slopes[:, None] + spacing).all()
         assert error.max() > 0.1 * (rounded.slopes[:, None] + spacing).min()  # and it is no empty bound

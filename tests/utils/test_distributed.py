@@ -9,7 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from helpers import HANG, forkserver
 
-from ise_plugin.neighbors import _all_pairs as _exact
+from ise_plugin.neighbors import all_pairs
 from ise_plugin.neighbors import exact_search as neighbors
 from ise_plugin.utils import distributed
 
@@ -95,7 +95,7 @@ def test_normalised_steps_do_not_depend_on_the_number_of_processes(outcomes, cas
 
 
 def test_shared_search_is_that_of_one_process_to_the_bit(outcomes, monkeypatch):
-    monkeypatch.setattr(_exact, "_LARGEST_BLOCK", 128)
+    monkeypatch.setattr(all_pairs, "_LARGEST_BLOCK", 128)
     expected = [neighbors.exact(workers.search_rows(), k, precision) for precision, k in workers.SEARCHES]
     expected.append(neighbors.exact(workers.search_rows()[:3], 2))
     expected.append(neighbors._search_on_device(workers.search_rows(), 5, shared=False))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Share of small changes to method/ and clustering/ that their tests notice: mutation_score.py --mutants 200"""
+"""Share of small changes to method/, neighbors/ and clustering/ that their tests notice: mutation_score.py --mutants 200"""
 
 import argparse
 import ast
@@ -15,7 +15,8 @@ REPOSITORY = Path(__file__).parents[2]
 # package -> its tests; the later ones are tried where the first notice nothing
 TESTS = {
     "method": [["tests/method"]],
-    "clustering": [["tests/clustering"], ["tests/test_distributed.py", "-k", "search"]],
+    "neighbors": [["tests/neighbors"], ["tests/utils/test_distributed.py", "-k", "search"], ["tests/clustering"]],
+    "clustering": [["tests/clustering"]],
 }
 # changes of one operator or constant; each other kind of operator gets the first that differs
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}

@@ -58,11 +58,7 @@ def neighbor_counts(num_rows: int, k1: int, k2: int) -> tuple[int, int]:
     Raises:
         ValueError: k1 < 1, k1 >= N (unless N = 1), k2 < 1.
     """
-    k1, k2 = integer(k1, "k1"), integer(k2, "k2")
-    if k1 < 1:
-        raise ValueError(f"k1 must be at least 1, got {k1}")
-    if k2 < 1:
-        raise ValueError(f"k2 must be at least 1, got {k2}")
+    k1, k2 = at_least(1, k1, "k1"), at_least(1, k2, "k2")
     if num_rows == 1:
         return 1, 1
     if k1 >= num_rows:
@@ -88,6 +84,18 @@ def integer(value: int, name: str) -> int:
         return operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be an integer, got {value!r}") from None
+
+
+def at_least(least: int, value: int, name: str) -> int:
+    """Check that ``value`` is an integer and no less than ``least``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    value = integer(value, name)
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
 
 
 def unit_interval(value: float, name: str) -> float:

@@ -1,12 +1,26 @@
-"""Keep the best-scoring columns of every row while score blocks stream by.
+"""Compiled loops of the neighbour searches: candidates kept while score blocks stream by, scoring again, copies of rows.
 
 A row keeps a buffer of twice as many candidates as it needs. A new score enters only if it beats the row's threshold,
 the worst score kept at the last clean-up, so after the first blocks almost every score is refused by one vectorised
 comparison. Blocks must arrive so that each row sees its columns in ascending order; then refusing equal scores is
 exactly "the lower index wins a tie".
 
-Score blocks are float32, or int16 holding the bits of bfloat16 (numba knows no bfloat16). Bits of non-negative
-floats order like integers, which the gate uses.
+Every kernel works on the rows ``first..last`` and writes to nothing else. For n rows asked for among N, ``keep`` candidates:
+
+=====================  =============  =======  =========================================================================
+array                  shape          dtype    content
+=====================  =============  =======  =========================================================================
+block                  (b, b)         float32  products of rows and columns; or int16, the bits of bfloat16 (unknown to
+                                               numba): those of non-negative floats order like integers, as the gate uses
+scores, columns        (n, 2 * keep)  float32  buffers of candidates; columns int32
+filled, thresholds     (n,)           int32    candidates in each buffer; the score that a new one has to beat (float32)
+own                    (n,)           int64    the column that is the row itself and therefore no candidate
+features               (N, D)         float32  the rows
+similarities, indices  (N, k)         float32  the outcome, best first, ties by index; indices int32
+slopes, proven         (N,)           float32  bound of a score's error; whether no neighbour can be missing (bool)
+group                  (N,)           int64    copies of one row form a group: 0..U-1
+starts, members        (U + 1,)       int64    where the members of a group begin; rows by group (N,)
+=====================  =============  =======  =========================================================================
 """
 
 import numpy as np
@@ -171,3 +185,98 @@ def sort_buffers(first, last, keep, scores, columns, filled):
         order = np.argsort(-scores[row, :count], kind="mergesort")
         scores[row, :count] = scores[row, :count][order]
         columns[row, :count] = columns[row, :count][order]
+
+
+@njit(nogil=True, cache=True)
+def rounding_of_score(score):
+    """Half the distance between bfloat16 numbers (8 significant bits) of that size."""
+    power_of_two = np.int32(np.float32(score).view(np.int32) & np.int32(0x7F800000)).view(np.float32)
+    return power_of_two * np.float32(2.0**-8)
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def dot(a, b):
+    """Inner product, as four running sums over the quarters: the compiler makes vectors of them, of one sum it does not.
+
+    The order of summation is fixed, so the result depends on nothing but the two rows.
+    """
+    quarter = a.size // 4
+    first, second, third, fourth = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    for d in range(quarter):
+        first += a[d] * b[d]
+        second += a[quarter + d] * b[quarter + d]
+        third += a[2 * quarter + d] * b[2 * quarter + d]
+        fourth += a[3 * quarter + d] * b[3 * quarter + d]
+    for d in range(4 * quarter, a.size):
+        first += a[d] * b[d]
+    return (first + second) + (third + fourth)
+
+
+@njit(nogil=True, cache=True)
+def score_again(first, last, features, scores, columns, filled, slopes, similarities, indices, proven):
+    keep = similarities.shape[1]
+    for row in range(first, last):
+        proven[row] = filled[row] == features.shape[0] - 1
+        count = 0
+        for position in range(filled[row]):
+            score = scores[row, position]
+            highest = score + slopes[row] + rounding_of_score(score)
+            if count == keep and highest < similarities[row, keep - 1]:
+                proven[row] = True
+                break
+            column = columns[row, position]
+            similarity = dot(features[row], features[column])
+            count = _insert(similarity, column, similarities[row], indices[row], count)
+        if not proven[row]:
+            # All were scored; those that never became candidates score no better than the last one.
+            score = scores[row, filled[row] - 1]
+            proven[row] = score + slopes[row] + rounding_of_score(score) < similarities[row, keep - 1]
+
+
+@njit(nogil=True, cache=True)
+def _insert(similarity, column, similarities, indices, count):
+    """Insert into a list of at most its size that is sorted best first, ties by index; gives its new length."""
+    if count == similarities.size:
+        worst = count - 1
+        if similarity < similarities[worst] or (similarity == similarities[worst] and column > indices[worst]):
+            return count
+        count -= 1
+    place = count
+    while place > 0 and (
+        similarities[place - 1] < similarity or (similarities[place - 1] == similarity and indices[place - 1] > column)
+    ):
+        similarities[place] = similarities[place - 1]
+        indices[place] = indices[place - 1]
+        place -= 1
+    similarities[place] = similarity
+    indices[place] = column
+    return count + 1
+
+
+# FNV-1a, a hash of bytes, here fed with 32 bits at a time; equal hashes are compared in full afterwards.
+_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+
+
+@njit(nogil=True, cache=True)
+def hash_rows(first, last, bits, hashes):
+    for row in range(first, last):
+        value = _FNV_OFFSET
+        for column in range(bits.shape[1]):
+            value = (value ^ np.uint64(bits[row, column])) * _FNV_PRIME
+        hashes[row] = value
+
+
+@njit(nogil=True, cache=True)
+def spread(first, last, group, starts, members, own, similarities, groups, found, indices):
+    keep = found.shape[1]
+    for row in range(first, last):
+        count = 0
+        for position in range(-1, groups.shape[1]):
+            here = group[row] if position < 0 else groups[group[row], position]
+            similarity = own[here] if position < 0 else similarities[group[row], position]
+            for place in range(starts[here], starts[here + 1]):
+                if members[place] != row and count < keep:
+                    indices[row, count] = members[place]
+                    found[row, count] = similarity
+                    count += 1

@@ -6,14 +6,14 @@ so that one piece of memory serves all products and every row is multiplied in t
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Optional
+from typing import Callable
 
 import numpy as np
 import torch
 
 from ..utils.distributed import gather_parts, gather_rows, rank, shard, shards, world_size
 from ..utils.parallel import Block, blocks_of, for_each_block, num_threads, progress_bar
-from ._selection import CHUNK, offer_columns, offer_rows, sort_buffers
+from .kernels import CHUNK, offer_columns, offer_rows, sort_buffers
 
 # Rows per block: large enough for the matrix product to run at full speed, small enough for its result to stay in the
 # last-level cache; a multiple of the columns that the selection tests at once.
@@ -62,7 +62,7 @@ class CandidateBuffers:
         def work(start: int, stop: int) -> None:
             sort_buffers(start, stop, self.keep, self.scores, self.columns, self.filled)
 
-        for_each_block(work, blocks_of(len(self.filled), _LARGEST_BLOCK), "sorting neighbours", show_progress=False)
+        for_each_block(work, blocks_of(len(self.filled), _LARGEST_BLOCK), "sorting neighbours")
         return self.scores[:, : self.keep], self.columns[:, : self.keep]
 
 
@@ -72,9 +72,7 @@ def block_size(num_rows: int) -> int:
     return -(-num_rows // (count * CHUNK)) * CHUNK
 
 
-def search_all_pairs(
-    rows: np.ndarray, keep: int, multiply: Multiply, show_progress: Optional[bool] = None, shared: bool = False
-) -> CandidateBuffers:
+def search_all_pairs(rows: np.ndarray, keep: int, multiply: Multiply, shared: bool = False) -> CandidateBuffers:
     """The best ``keep`` other rows of every row, each pair multiplied once.
 
     Args:
@@ -89,7 +87,7 @@ def search_all_pairs(
         pairs = pairs[rank() :: world_size()]  # in the same order: buffers want ascending columns
     with (
         ThreadPoolExecutor(num_threads()) as pool,
-        progress_bar(len(pairs), "neighbour search", "blocks", show_progress) as bar,
+        progress_bar(len(pairs), "neighbour search", "blocks") as bar,
     ):
         for i, j in pairs:
             buffers.offer(pool, multiply(operands[i], operands[j]), blocks[i], blocks[j], mirror=i != j)
@@ -130,16 +128,14 @@ def gathered(values: np.ndarray, shared: bool) -> np.ndarray:
     return gather_rows(torch.from_numpy(np.ascontiguousarray(values[mine.start : mine.stop]))).numpy()
 
 
-def search_some_rows(
-    rows: np.ndarray, which: np.ndarray, keep: int, multiply: Multiply, show_progress: Optional[bool] = None
-) -> CandidateBuffers:
+def search_some_rows(rows: np.ndarray, which: np.ndarray, keep: int, multiply: Multiply) -> CandidateBuffers:
     """The best ``keep`` other rows of the rows ``which`` (n,) only: what ``search_all_pairs`` gives for those."""
     operands, blocks = _equal_blocks(rows, block_size(len(rows)))
     buffers = CandidateBuffers(which, keep)
     size = block_size(len(which))
     with (
         ThreadPoolExecutor(num_threads()) as pool,
-        progress_bar(len(which), "neighbour search of the rest", show=show_progress) as bar,
+        progress_bar(len(which), "neighbour search of the rest") as bar,
     ):
         for start, stop in blocks_of(len(which), size):
             queries = _padded(rows[which[start:stop]], size)
