@@ -1,5 +1,6 @@
 """Paths and small helpers that several tests share."""
 
+import importlib.util
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -72,6 +73,14 @@ def backbone_cfg(name, depth, channels, keys):
         cfg.MODEL.BACKBONE[key] = value
     cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [128, 64]
     return cfg
+
+
+def load_tool(name):
+    """The module tools/NAME.py, as it is where a user starts it."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Reads(TorchDispatchMode):

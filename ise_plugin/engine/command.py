@@ -1,5 +1,6 @@
-"""The command ``tools/train_net.py``: fastreid's arguments, one line for what the user can mend."""
+"""The command ``tools/train_net.py``: fastreid's arguments, one line for what the user can put right."""
 
+import argparse
 import errno
 import json
 import logging
@@ -7,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from typing import Callable, Optional, Sequence
 
 import torch.multiprocessing as mp
 from fastreid.engine import default_argument_parser
@@ -15,15 +17,12 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..config import load_cfg
 from ..errors import ProcessLost, UsageError
-from ..modeling.build import build_model
 from ..utils.files import write_atomically
 from .checkpointing import ISECheckpointer
 from .console import RESULT
 from .interruption import Interrupted
 from .launcher import launch
 from .results import Results
-from .start import setup
-from .trainer import ISETrainer
 
 logger = logging.getLogger("fastreid.ise")
 
@@ -33,28 +32,45 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 _LOST = 1
 
 
-def main(argv=None) -> int:
-    """Runs the command; returns its exit code: 0, 2 for what the user can mend, 128 + its number for a signal, else 1 (a process
-    is lost, say)."""
+def argument_parser() -> argparse.ArgumentParser:
+    """fastreid's arguments, and how much of a run is said."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate Implicit Sample Extension with fastreid."
     parser.add_argument(
         "--traceback", action="store_true", help="show the traceback of errors that are usually one line"
     )
     loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument(
-        "-q", "--quiet", dest="verbosity", action="store_const", const="quiet", help="warnings and results alone"
-    )
-    loudness.add_argument(
-        "-v",
-        "--verbose",
-        dest="verbosity",
-        action="store_const",
-        const="verbose",
-        help="environment and network as well",
-    )
+    for option, what in (("quiet", "warnings and results alone"), ("verbose", "environment and network as well")):
+        names = f"-{option[0]}", f"--{option}"
+        loudness.add_argument(*names, dest="verbosity", action="store_const", const=option, help=what)
     parser.set_defaults(verbosity="normal")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    """Options may come before, between and after the KEY VALUE pairs of ``opts``; a value may start with a dash."""
+    args, pairs = parser.parse_args(argv), []
+    while args.opts:
+        if args.opts[0].startswith("-"):
+            args = parser.parse_args(args.opts, args)
+        pairs += args.opts[:2]
+        args.opts = args.opts[2:]
+    args.opts = pairs
+    return args
+
+
+def run(parser: argparse.ArgumentParser, main: Callable, argv: Optional[Sequence[str]] = None) -> int:
+    """Runs ``main(args)`` in every process of a run, and turns what the user can put right into one line on standard error.
+
+    Args:
+        parser: :func:`argument_parser`, with whatever further arguments ``main`` reads.
+        main: trains or evaluates; the table of :class:`Results` that it returns is logged. Picklable for several processes.
+        argv: words of the command line; None: those that the program was started with.
+
+    Returns:
+        The exit code: 0, 2 for what the user can put right, 128 + its number for a signal, else 1 (a process is lost, say).
+    """
+    args = parse_arguments(parser, argv)
     machine = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     try:
         timeout = load_cfg(args.config_file, args.opts).ISE.PROCESS_TIMEOUT
@@ -62,11 +78,11 @@ def main(argv=None) -> int:
         # before the processes of torchrun know of one another each would say it
         return _failed(error, args.traceback, silent=os.environ.get("LOCAL_RANK", "0") != "0")
     try:
-        launch(run, *machine, args=(args,), timeout=timeout)
+        launch(_one_process, *machine, args=(main, args), timeout=timeout)
     except Interrupted as interrupted:
         print(str(interrupted), file=sys.stderr)
         return interrupted.exit_code
-    except KeyboardInterrupt:  # before training has begun, or behind it
+    except KeyboardInterrupt:  # before training has begun, or after it
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except (UsageError, FloatingPointError, ProcessLost, ProcessRaisedException, ProcessExitedException) as error:
@@ -76,6 +92,52 @@ def main(argv=None) -> int:
             raise
         return _unforeseen(error)
     return 0
+
+
+def evaluate(cfg, trainer_class: type) -> dict:
+    """Evaluates ``MODEL.WEIGHTS`` on the test sets and writes ``OUTPUT_DIR/evaluation.json``; the first process returns it.
+
+    Args:
+        cfg: frozen configuration.
+        trainer_class: :class:`ise_plugin.engine.ISETrainer` or a subclass; its ``build_model`` and ``test`` are taken.
+
+    Raises:
+        UsageError: no weights or no test set are given.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UsageError("--eval-only needs weights; add: MODEL.WEIGHTS path/to/model_final.pth")
+    if not cfg.DATASETS.TESTS:
+        raise UsageError("--eval-only needs a test set; add: DATASETS.TESTS \"('Market1501',)\"")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False  # the checkpoint holds all of them
+    model = trainer_class.build_model(cfg)
+    ISECheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    metrics = trainer_class.test(cfg, model)
+    if not comm.is_main_process():
+        return {}
+    results = Results(cfg.OUTPUT_DIR)
+    results.record(metrics, metric=0.0, epoch=0)
+    results.best = None
+    path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
+    write_atomically(path, (json.dumps(results.final, indent=2) + "\n").encode())
+    _log_table(results, path)
+    return results.final
+
+
+def _one_process(main: Callable, args: argparse.Namespace) -> None:
+    try:
+        results = main(args)
+    except Interrupted as interrupted:
+        if mp.parent_process() is None:
+            raise
+        sys.exit(interrupted.exit_code)  # one of several that another process has started
+    if isinstance(results, Results):
+        _log_table(results, results.path)
+
+
+def _log_table(results: Results, path: str) -> None:
+    logger.log(RESULT, f"Results, also in {path}:\n{results.table()}")
 
 
 def _failed(error: Exception, with_traceback: bool, silent: bool = False) -> int:
@@ -92,84 +154,12 @@ def _failed(error: Exception, with_traceback: bool, silent: bool = False) -> int
     return _LOST if lost else UsageError.EXIT_CODE
 
 
-def run(args) -> None:
-    """One process of a run: evaluation alone, or training."""
-    cfg = setup(args)
-    if args.eval_only:
-        evaluate(cfg)
-        return
-    trainer = _set_up(cfg)
-    trainer.config_file = args.config_file
-    trainer.resume_or_load(resume=args.resume or _restarted(cfg.OUTPUT_DIR, args.resume))
-    try:
-        results = trainer.train()
-    except Interrupted as interrupted:
-        if mp.parent_process() is None:
-            raise
-        sys.exit(interrupted.exit_code)  # one of several that another process has started
-    logger.log(RESULT, f"Results, also in {os.path.join(cfg.OUTPUT_DIR, 'results.json')}:\n{results.table()}")
-
-
-def _set_up(cfg) -> ISETrainer:
-    try:
-        return ISETrainer(cfg)
-    except (UsageError, OSError, MemoryError):
-        raise
-    except Exception as error:  # fastreid's components raise all kinds for values that they do not know
-        if comm.get_world_size() > 1:  # or another process is gone
-            raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(f"no run can be set up with this configuration ({reason}); --traceback shows where") from error
-
-
-def _restarted(output_dir: str, resume: bool) -> bool:
-    """Whether torchrun has started this run again (``--max-restarts``). The first attempt makes sure that a second one does not
-    take an older run's checkpoint for its own."""
-    attempt, restarts = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
-    pointer = os.path.join(output_dir, "last_checkpoint")
-    if attempt > 0:
-        logger.info(f"torchrun started the run again (attempt {attempt + 1}): going on from the last checkpoint")
-    elif restarts and not resume and comm.is_main_process() and os.path.exists(pointer):
-        logger.warning(f"{pointer} is of an older run, and --resume was not asked for: removed")
-        os.remove(pointer)
-    return attempt > 0
-
-
-def evaluate(cfg) -> dict:
-    """Evaluates ``MODEL.WEIGHTS`` on the test sets and writes ``OUTPUT_DIR/evaluation.json``; the first process returns it.
-
-    Raises:
-        UsageError: no weights or no test set are given.
-    """
-    if not cfg.MODEL.WEIGHTS:
-        raise UsageError("--eval-only needs weights; add: MODEL.WEIGHTS path/to/model_final.pth")
-    if not cfg.DATASETS.TESTS:
-        raise UsageError("--eval-only needs a test set; add: DATASETS.TESTS \"('Market1501',)\"")
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN = False  # the checkpoint holds all of them
-    model = build_model(cfg)
-    ISECheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
-    metrics = ISETrainer.test(cfg, model)
-    if not comm.is_main_process():
-        return {}
-    results = Results(cfg.OUTPUT_DIR)
-    results.record(metrics, metric=0.0, epoch=0)
-    results.best = None
-    path = os.path.join(cfg.OUTPUT_DIR, "evaluation.json")
-    write_atomically(path, (json.dumps(results.final, indent=2) + "\n").encode())
-    logger.log(RESULT, f"Results, also in {path}:\n{results.table()}")
-    return results.final
-
-
 def _unforeseen(error: Exception) -> int:
     """One line for what no other part of the program has put into words; the exit code."""
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        print(
-            f"error: {error.filename or 'a file of the run'} cannot be written ({error.strerror}); "
-            f"make room in OUTPUT_DIR and go on with --resume, older checkpoints are intact",
-            file=sys.stderr,
-        )
+        what = f"{error.filename or 'a file of the run'} cannot be written ({error.strerror})"
+        advice = "make room in OUTPUT_DIR and go on with --resume, older checkpoints are intact"
+        print(f"error: {what}; {advice}", file=sys.stderr)
         return UsageError.EXIT_CODE
     logger.debug("Unforeseen:", exc_info=error)  # into log.txt
     reason = " ".join(str(error).split())

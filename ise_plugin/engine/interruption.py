@@ -100,6 +100,5 @@ class Interruption:
             Interrupted: what was done is saved.
         """
         if self.granted:
-            raise Interrupted(
-                signal.SIGTERM if self.signal is None else self.signal
-            )  # without one: another process has it
+            comm.synchronize()  # whoever watches the processes ends all when the first one ends, and one may be saving still
+            raise Interrupted(self.signal or signal.SIGTERM)  # without one: another process has it

@@ -1,17 +1,25 @@
-"""Starts the processes of a run. fastreid's own launcher insists on CUDA."""
+"""Starts the processes of a run (fastreid's own launcher insists on CUDA), and says what becomes of them."""
 
 import datetime
+import logging
 import os
 import socket
 import time
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from fastreid.engine.hooks import HookBase
+from fastreid.utils import comm
 
 from ..compat import tell_local_process_group
 from ..errors import ProcessLost, UsageError
 from ..utils import distributed
+from ..utils.logs import kept_warnings
+
+logger = logging.getLogger("fastreid.ise.processes")
 
 # After the first error: how long the other processes may take to end by themselves before they are ended. Unit: seconds.
 _GRACE = 5.0
@@ -19,14 +27,14 @@ _FAILED = 1
 
 
 def launch(
-    main,
+    main: Callable,
     num_gpus: int = 1,
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
     args: tuple = (),
     timeout: float = 1800.0,
-):
+) -> Any:
     """Runs ``main(*args)`` in every process of the run.
 
     Under ``torchrun`` this process is one of several already: on CUDA machines each takes a GPU, elsewhere they train on
@@ -50,7 +58,7 @@ def launch(
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         world, rank, local_rank = (int(os.environ[name]) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
-        with _Process("env://", world, rank, local_rank, timeout):
+        with _process_group("env://", world, rank, local_rank, timeout):
             return main(*args)
     if num_gpus < 1 or num_machines < 1:
         raise UsageError(f"--num-gpus and --num-machines must be at least 1, not {num_gpus} and {num_machines}")
@@ -73,10 +81,53 @@ def launch(
         pass
 
 
+def restarted(output_dir: str, resume: bool) -> bool:
+    """Whether torchrun has started this run again (``--max-restarts``).
+
+    The first attempt makes sure that a second one does not take an older run's checkpoint for its own.
+    """
+    attempt, restarts = _attempt(), int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    pointer = os.path.join(output_dir, "last_checkpoint")
+    if attempt > 0:
+        logger.info(f"torchrun started the run again (attempt {attempt + 1}): going on from the last checkpoint")
+    elif restarts and not resume and comm.is_main_process() and os.path.exists(pointer):
+        logger.warning(f"{pointer} is of an older run, and --resume was not asked for: removed")
+        os.remove(pointer)
+    return attempt > 0
+
+
+class TellWarnings(HookBase):
+    """After every epoch the first process logs what the others have warned of and it has not."""
+
+    def __init__(self):
+        self._known: set = set()
+        logging.getLogger("fastreid").addHandler(kept_warnings)
+
+    def after_epoch(self) -> None:
+        gathered = comm.gather(kept_warnings.take(), group=distributed.host_group)
+        if not gathered:
+            return
+        own, *others = gathered
+        self._known.update(own)
+        for message in dict.fromkeys(message for messages in others for message in messages):
+            if message not in self._known:
+                processes = [str(number) for number, messages in enumerate(others, start=1) if message in messages]
+                logger.warning(f"process {', '.join(processes)}: {message}")
+                self._known.add(message)
+        kept_warnings.take()  # what was logged just now
+
+
 def _spawned(
-    local_rank: int, main, num_gpus: int, num_machines: int, machine_rank: int, url: str, args: tuple, timeout: float
+    local_rank: int,
+    main: Callable,
+    num_gpus: int,
+    num_machines: int,
+    machine_rank: int,
+    url: str,
+    args: tuple,
+    timeout: float,
 ) -> None:
-    with _Process(url, num_gpus * num_machines, machine_rank * num_gpus + local_rank, local_rank, timeout):
+    with _process_group(url, num_gpus * num_machines, machine_rank * num_gpus + local_rank, local_rank, timeout):
         main(*args)
 
 
@@ -86,64 +137,56 @@ def _free_port() -> int:
         return sock.getsockname()[1]
 
 
-class _Process:
+def _attempt() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+@contextmanager
+def _process_group(url: str, world: int, rank: int, local_rank: int, timeout: float) -> Iterator[None]:
     """Membership in the process group, for the time of a run."""
-
-    def __init__(self, url: str, world: int, rank: int, local_rank: int, timeout: float):
-        self._timeout = datetime.timedelta(seconds=timeout)
-        self._url = url
-        self._options = {"world_size": world, "rank": rank, "timeout": self._timeout}
-        self._local_rank = local_rank
-
-    def __enter__(self) -> None:
-        on_cuda = torch.cuda.is_available()
-        if on_cuda:
-            torch.cuda.set_device(self._local_rank)
-        dist.init_process_group("nccl" if on_cuda else "gloo", store=self._store(), **self._options)
-        distributed.timeout = self._timeout
-        if on_cuda:
-            distributed.host_group = dist.new_group(backend="gloo", timeout=self._timeout)
-        tell_local_process_group(_group_of_this_machine(self._local_rank))
-
-    def _store(self) -> dist.Store:
-        """Where the processes meet. After a restart torchrun gives the store of the attempt before, with the addresses of dead
-        processes in it (seen with PyTorch 2.13), so each attempt has names of its own."""
-        options = {name: self._options[name] for name in ("rank", "world_size", "timeout")}
-        store, _, _ = next(dist.rendezvous(self._url, **options))
-        store.set_timeout(self._timeout)
-        return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-
-    def __exit__(self, kind, error, traceback) -> None:
+    distributed.timeout = datetime.timedelta(seconds=timeout)
+    on_cuda = torch.cuda.is_available()
+    if on_cuda:
+        torch.cuda.set_device(local_rank)
+    options = {"rank": rank, "world_size": world, "timeout": distributed.timeout}
+    store, _, _ = next(dist.rendezvous(url, **options))
+    store.set_timeout(distributed.timeout)
+    # After a restart torchrun gives the store of the attempt before, with the addresses of dead processes in it (seen with
+    # PyTorch 2.13), so each attempt has names of its own.
+    store = dist.PrefixStore(f"attempt {_attempt()}", store)
+    dist.init_process_group("nccl" if on_cuda else "gloo", store=store, **options)
+    if on_cuda:
+        distributed.host_group = dist.new_group(backend="gloo", timeout=distributed.timeout)
+    tell_local_process_group(_group_of_this_machine(local_rank))
+    try:
+        yield
+    except Exception as error:
+        _leave_after(error, rank, local_rank)
+        raise
+    else:  # after an error the others may be gone, and waiting for them would hide it
+        dist.destroy_process_group()
+    finally:
         tell_local_process_group(None)
         distributed.host_group = None
-        if kind is None:  # after an error the others may be gone, and waiting for them would hide it
-            dist.destroy_process_group()
-        elif issubclass(kind, Exception):
-            self._end_after(error)
-
-    def _end_after(self, error: Exception) -> None:
-        if not self._fails_first():
-            time.sleep(_GRACE / 2)  # whoever watches shall see the first one end first
-            raise SystemExit(_FAILED)
-        if _is_loss_of_contact(error):
-            reason = " ".join(str(error).split())
-            raise ProcessLost(
-                f"process {self._options['rank']} lost contact with another process ({reason[:200]}); ISE.PROCESS_TIMEOUT is how "
-                "long processes wait for one another; --resume goes on from the last checkpoint"
-            ) from error
-
-    def _fails_first(self) -> bool:
-        try:
-            return dist.distributed_c10d._get_default_store().add("ise/failed processes", 1) == 1
-        except RuntimeError:  # the process that kept the store is gone, and told nobody
-            return self._local_rank == 0
 
 
-def _is_loss_of_contact(error: Exception) -> bool:
-    return isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and "gloo" in str(error)
+def _leave_after(error: Exception, rank: int, local_rank: int) -> None:
+    try:
+        is_first = dist.distributed_c10d._get_default_store().add("ise/failed processes", 1) == 1
+    except RuntimeError:  # the process that kept the store is gone, and told nobody
+        is_first = local_rank == 0
+    if not is_first:
+        time.sleep(_GRACE / 2)  # whoever watches shall see the first one end first
+        raise SystemExit(_FAILED)
+    if isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and "gloo" in str(error):
+        reason = " ".join(str(error).split())[:200]
+        raise ProcessLost(
+            f"process {rank} lost contact with another process ({reason}); ISE.PROCESS_TIMEOUT is how long processes wait "
+            "for one another; --resume goes on from the last checkpoint"
+        ) from error
 
 
-def _group_of_this_machine(local_rank: int):
+def _group_of_this_machine(local_rank: int) -> dist.ProcessGroup:
     """The group that fastreid asks for the local rank; machines may have different numbers of processes."""
     firsts = [None] * dist.get_world_size()
     dist.all_gather_object(firsts, dist.get_rank() - local_rank)

@@ -34,6 +34,11 @@ class Results:
         self.best_metric = -1.0
         self.seconds = 0.0
 
+    @property
+    def path(self) -> str:
+        """Of the file."""
+        return self._path
+
     def record_initial(self, metrics: dict) -> None:
         """Metrics before the first step."""
         self.initial = _selected(metrics)

@@ -4,6 +4,8 @@ import ctypes
 import logging
 import os
 import time
+from contextlib import contextmanager
+from typing import Iterator
 
 import torch
 from fastreid.utils import comm
@@ -13,8 +15,9 @@ from fastreid.utils.logger import setup_logger
 
 from ..config import load_cfg
 from ..errors import UsageError
+from ..utils.files import write_atomically
+from ..utils.logs import kept_warnings
 from .console import set_verbosity
-from .warnings_of_processes import keep_warnings
 
 logger = logging.getLogger("fastreid.ise.setup")
 
@@ -25,10 +28,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 def setup(args):
     """Reads the configuration, opens the log, says what runs where, and seeds every generator.
 
-    Stands in for fastreid's ``default_setup``, which seeds from the clock.
+    Takes the place of fastreid's ``default_setup``, which seeds from the clock.
 
     Args:
-        args: what fastreid's ``default_argument_parser`` returns.
+        args: what :func:`ise_plugin.engine.command.argument_parser` returns.
 
     Returns:
         The frozen configuration, with ``MODEL.DEVICE`` and ``SEED`` resolved.
@@ -44,10 +47,10 @@ def setup(args):
     cfg.freeze()
 
     _make_folder(cfg.OUTPUT_DIR)
-    # the others write nothing; what they warn of is told by the first (engine/warnings_of_processes.py)
+    # the others write nothing; what they warn of is told by the first (launcher.TellWarnings)
     setup_logger(cfg.OUTPUT_DIR if comm.is_main_process() else None, distributed_rank=comm.get_rank())
     if comm.get_world_size() > 1:
-        keep_warnings()
+        logging.getLogger("fastreid").addHandler(kept_warnings)
     set_verbosity(getattr(args, "verbosity", "normal"))
     logger.debug(f"Rank {comm.get_rank()} of {comm.get_world_size()}; environment:\n{collect_env_info()}")
     logger.debug(f"Command line arguments: {args}")
@@ -55,14 +58,31 @@ def setup(args):
     logger.info(f"Seed: {cfg.SEED}" + (" (from the clock)" if asked_seed < 0 else ""))
     if comm.is_main_process():
         path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(cfg.dump())
+        write_atomically(path, cfg.dump().encode())
         logger.info(f"Full config saved to {path}")
     if cfg.MODEL.DEVICE == "cpu" and cfg.ISE.KEEP_FREED_MEMORY:
         keep_freed_memory()
     seed_all_rng(cfg.SEED)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
+
+
+@contextmanager
+def named_setup_errors() -> Iterator[None]:
+    """Turns into one line what fastreid's components raise for values that they do not know, which is errors of all kinds.
+
+    Raises:
+        UsageError: a run cannot be set up. With several processes errors stay as they are: another one may be gone.
+    """
+    try:
+        yield
+    except (UsageError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if comm.get_world_size() > 1:
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UsageError(f"no run can be set up with this configuration ({reason}); --traceback shows where") from error
 
 
 def resolve_device(name: str) -> str:

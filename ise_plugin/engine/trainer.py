@@ -27,11 +27,12 @@ from .collapse import CollapseGuard
 from .console import TrainingProgress, WithProgress
 from .evaluation import PortableReidEvaluator, Retrieval, evaluate_sets
 from .interruption import Interrupted, Interruption
+from .launcher import TellWarnings, restarted
 from .optimizers import build_optimizer
 from .results import Results
 from .resume import set_random_state, take_run_state
+from .start import named_setup_errors
 from .step import TrainingStep
-from .warnings_of_processes import TellWarnings
 
 logger = logging.getLogger("fastreid.ise.trainer")
 
@@ -57,6 +58,7 @@ class ISETrainer(DefaultTrainer):
         trainer.train()
     """
 
+    @named_setup_errors()
     def __init__(self, cfg):
         TrainerBase.__init__(self)  # DefaultTrainer's own needs CUDA and labels
         if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
@@ -153,10 +155,12 @@ class ISETrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Starts from ``MODEL.WEIGHTS``, or with ``resume`` goes on from the last checkpoint of ``OUTPUT_DIR``, if there is one.
+        So does a run that torchrun has started again.
 
         Raises:
             UsageError: see :meth:`ise_plugin.engine.checkpointing.ISECheckpointer.resume_or_load`.
         """
+        resume = resume or restarted(self.cfg.OUTPUT_DIR, resume)
         self.resumed = resume and self.checkpointer.has_checkpoint()
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self.resumed:

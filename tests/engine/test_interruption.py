@@ -1,41 +1,34 @@
 """SIGTERM and SIGINT: the step is finished, the run saved, the code conventional; a second one ends at once."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.env import seed_all_rng
-from helpers import CONFIGS
+from helpers import CONFIGS, HANG, REPOSITORY
 
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
-from ise_plugin.engine import command as cli
 from ise_plugin.engine import interruption as module
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.interruption import STOP, Interrupted, Interruption
 
 
 class SendSignal(HookBase):
-    """Sends this process a signal in the middle of a run."""
+    """Sends this process a signal before a step."""
 
-    def __init__(self, number, moment, iteration):
-        self._number, self._moment, self._iteration = number, moment, iteration
-
-    def _send(self, moment):
-        if (moment, self.trainer.iter) == (self._moment, self._iteration):
-            os.kill(os.getpid(), self._number)
-
-    def before_epoch(self):
-        self._send("epoch")
+    def __init__(self, number, iteration):
+        self._number, self._iteration = number, iteration
 
     def before_step(self):
-        self._send("step")
-
-    def after_epoch(self):
-        self._send("end")
+        if self.trainer.iter == self._iteration:
+            os.kill(os.getpid(), self._number)
 
 
 def trainer_of(folder, *options):
@@ -56,22 +49,15 @@ def whole(datasets_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "number, moment, iteration, checkpoint",
-    [
-        (signal.SIGTERM, "step", 1, "model_0000_000002.pth"),
-        (signal.SIGINT, "step", 7, "model_0001_000004.pth"),
-        (signal.SIGTERM, "epoch", 4, "model_0001_000000.pth"),
-        (signal.SIGINT, "end", 4, "model_0000.pth"),
-    ],
+    "number, iteration, checkpoint",
+    [(signal.SIGTERM, 1, "model_0000_000002.pth"), (signal.SIGINT, 7, "model_0001_000004.pth")],
 )
 def test_a_signal_saves_and_the_resumed_run_ends_as_the_whole_one(
-    whole, tiny_dataset, tmp_path, number, moment, iteration, checkpoint
+    whole, tiny_dataset, tmp_path, number, iteration, checkpoint
 ):
     trainer = trainer_of(tmp_path / "run")
     trainer.resume_or_load(resume=False)
-    hook = SendSignal(number, moment, iteration)
-    trainer.register_hooks([hook])
-    trainer._hooks.insert(0, trainer._hooks.pop())
+    trainer.register_hooks([SendSignal(number, iteration)])
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Interrupted) as caught:
         trainer.train()
@@ -86,13 +72,88 @@ def test_a_signal_saves_and_the_resumed_run_ends_as_the_whole_one(
     assert all(torch.equal(weights[name], whole[name]) for name in whole)
 
 
-def test_the_command_exits_with_the_signals_code(monkeypatch, capfd):
-    def interrupted(*_, **__):
-        raise Interrupted(signal.SIGTERM)
+# a trainer of the user's own, in a copy of tools/train_net.py
+SIGNALLED = '''
+class Signalled(ISETrainer):
+    """Sends its whole process group a signal at the network's second pass of a kind, as a terminal or Slurm would."""
 
-    monkeypatch.setattr(cli, "launch", interrupted)
-    assert cli.main([]) == 143
-    assert "SIGTERM" in capfd.readouterr().err
+    @classmethod
+    def build_model(cls, cfg):
+        model, passes = super().build_model(cfg), []
+        moment, number = os.environ.get("MOMENT", "never 0").split()
+
+        def note(backbone, images):
+            has_trained = "training" in passes
+            passes.append("training" if backbone.training else "evaluation" if has_trained else "extraction")
+            if passes[-1] == moment and passes.count(moment) == 2:
+                os.killpg(0, int(number))
+
+        model.backbone.register_forward_pre_hook(note)
+        return model
+
+
+'''
+OPTIONS = """
+    MODEL.DEVICE cpu ISE.HOOKS () ISE.EVAL_BEFORE_TRAIN False ISE.EXTRACTION.IMS_PER_BATCH 32
+    TEST.IMS_PER_BATCH 32 TEST.EVAL_PERIOD 1 DATALOADER.NUM_WORKERS 2
+""".split()
+
+
+@pytest.fixture(scope="module")
+def command(datasets_folder, tmp_path_factory):
+    """``command(folder, *options, **environment)``: a run with the signalled trainer, in a process group of its own."""
+    lines = (REPOSITORY / "tools/train_net.py").read_text()
+    script = tmp_path_factory.mktemp("script") / "train_net.py"
+    own = lines.replace("ISETrainer(cfg)", "Signalled(cfg)").replace("import sys", "import os\nimport sys")
+    script.write_text(own.replace("def train(", SIGNALLED.lstrip() + "def train("))
+
+    def run(folder, *options, **environment):
+        words = [sys.executable, script, "--config-file", CONFIGS / "ISE/synthetic_tiny.yml"]
+        return subprocess.run(
+            [*words, "OUTPUT_DIR", folder, *OPTIONS, *options],
+            env={**os.environ, "FASTREID_DATASETS": str(datasets_folder), **environment},
+            capture_output=True,
+            text=True,
+            timeout=HANG,
+            start_new_session=True,
+        )
+
+    return run
+
+
+def outcome(folder):
+    """(results without the seconds, weights) of a finished run."""
+    results = json.loads((folder / "results.json").read_text())
+    del results["seconds"]
+    return results, load_checkpoint_file(str(folder / "model_final.pth"))["model"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    result = command(folder)
+    assert result.returncode == 0, result.stderr
+    return outcome(folder)
+
+
+@pytest.mark.parametrize(
+    "moment, number, checkpoint",
+    [
+        ("extraction", signal.SIGINT, "model_0000_000000.pth"),
+        ("training", signal.SIGTERM, "model_0000_000002.pth"),
+        ("evaluation", signal.SIGINT, "model_0000.pth"),
+    ],
+)
+def test_a_signal_to_the_whole_group_leaves_the_workers_and_the_run_goes_on(
+    command, undisturbed, tmp_path, moment, number, checkpoint
+):
+    result = command(tmp_path / "run", MOMENT=f"{moment} {number:d}")
+    assert result.returncode == 128 + number and result.stderr.splitlines()[-1].endswith("go on with --resume")
+    assert (tmp_path / "run/last_checkpoint").read_text() == checkpoint
+    result = command(tmp_path / "run", "--resume")
+    assert result.returncode == 0, result.stderr
+    results, weights = outcome(tmp_path / "run")
+    assert results == undisturbed[0] and all(torch.equal(weights[name], undisturbed[1][name]) for name in weights)
 
 
 def test_a_second_signal_ends_the_process_at_once(monkeypatch):

@@ -5,11 +5,10 @@ import string
 
 import pytest
 import yaml
-from helpers import CONFIGS
+from helpers import CONFIGS, load_tool
 from reliability_runs import times
 
 from ise_plugin.config import get_cfg, load_cfg
-from ise_plugin.engine.command import main
 from ise_plugin.errors import UsageError
 
 CASES = times(500, 10_000)
@@ -133,7 +132,7 @@ def test_a_run_with_an_accepted_configuration_runs_or_is_refused_in_one_line(tin
             load_cfg(arguments[1], arguments[2:])
         except UsageError:
             continue
-        code = main(arguments)
+        code = load_tool("train_net").main(arguments)
         out, err = capfd.readouterr()
         errors = [line for line in err.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in out + err and len(errors) == (code != 0), (key, value, err)

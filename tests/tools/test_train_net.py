@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
-from helpers import CONFIGS, HANG, REPOSITORY
+from helpers import CONFIGS, HANG, REPOSITORY, load_tool
 
 from ise_plugin.engine.checkpointing import load_checkpoint_file
-from ise_plugin.engine.command import main
 
 TOOL = str(REPOSITORY / "tools" / "train_net.py")
+main = load_tool("train_net").main
 
 
 def run(datasets, *arguments, **environment):
