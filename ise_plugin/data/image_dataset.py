@@ -15,7 +15,7 @@ from .augmentation import BatchAugmentation, split_transform
 from .image_cache import ImageCache
 from .reading import UnreadableImage, read_rgb
 from .tolerance import StandIns
-from .worker_files import WorkerFiles
+from .workers import WorkerFiles
 
 
 class ImageDataset(Dataset):

@@ -17,30 +17,7 @@ from .image_cache import ImageCache, open_image_cache
 from .image_dataset import ImageDataset
 from .image_sets import TrainingImages, read_evaluation_images
 from .samplers import CrossCameraBatchSampler, Share
-from .worker_files import WorkerFiles, explain_worker_death
-
-
-class UserErrorLoader(DataLoader):
-    """A loader of data sets that make whole batches, whose workers' :class:`UsageError` arrives as one, without the
-    worker's traceback around its message."""
-
-    def __init__(self, dataset: Dataset, **options):
-        super().__init__(dataset, collate_fn=_as_it_is, **options)
-        dataset.worker_files = WorkerFiles(self.num_workers) if self.num_workers else None
-
-    def __iter__(self) -> Iterator:
-        batches = super().__iter__()
-        while True:
-            try:
-                yield next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                explain_worker_death(error)
-                raise
-            except UsageError as error:
-                # torch repeats the traceback as text and puts the message on the last line
-                raise UsageError(str(error).strip().splitlines()[-1].split("UsageError: ")[-1]) from None
+from .workers import UserErrorLoader
 
 
 class TrainingLoader:
@@ -126,8 +103,8 @@ class _Pass:
     def __iter__(self) -> Iterator[dict]:
         return self._loader.iterate(self.batch_sampler)
 
-    def behind(self, count: int) -> Iterator[dict]:
-        """The batches that follow the first ``count``; those are drawn, but no image of them is read."""
+    def after(self, count: int) -> Iterator[dict]:
+        """The batches after the first ``count``; those are drawn, but no image of them is read."""
         return self._loader.iterate(islice(self.batch_sampler, count, None))
 
 
@@ -205,8 +182,3 @@ def _loading_options(cfg) -> dict:
         "num_workers": min(cfg.DATALOADER.NUM_WORKERS, available_cores()),  # more would only take turns
         "pin_memory": torch.device(cfg.MODEL.DEVICE).type == "cuda",
     }
-
-
-def _as_it_is(batch: dict) -> dict:
-    """The data set makes whole batches."""
-    return batch

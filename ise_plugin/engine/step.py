@@ -76,7 +76,7 @@ class TrainingStep(SimpleTrainer):
     def set_loader(self, loader: Optional[Iterable], done: int = 0) -> None:
         """Takes the batches of the next epoch from ``loader``; those ``done`` before a resume are passed over."""
         self.data_loader = loader
-        self._data_loader_iter = loader.behind(done) if done else iter(loader or ())
+        self._data_loader_iter = loader.after(done) if done else iter(loader or ())
         self._skipped = self._skipped if done else 0
 
     def run_step(self) -> None:

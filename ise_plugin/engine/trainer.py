@@ -15,7 +15,7 @@ from fastreid.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import build_test_loader, read_evaluation_images, read_training_images
-from ..data.worker_files import explain_worker_death
+from ..data.workers import explain_worker_death
 from ..errors import UsageError
 from ..modeling.build import build_model
 from ..modeling.precision import choose_precision, spare_slow_gradients

@@ -5,7 +5,7 @@ import os
 import re
 import zipfile
 from contextlib import suppress
-from typing import Iterator, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
@@ -17,12 +17,11 @@ logger = logging.getLogger("fastreid.ise.search")
 # Images in a part: what an interruption can cost at most.
 PART_SIZE = 2048
 FORMATS = ("npz", "parquet")
-_PART_NAME = re.compile(r"(\d{6,})\.npz")
-# What the npz holds beside "paths", which is for people: array -> type and number of dimensions.
+_PART_NAME = re.compile(r"\d{6,}\.npz")
+# What the npz holds: array -> type and number of dimensions.
 _ARRAYS = {
     "embeddings": (np.float32, 2),
-    "names": (np.uint8, 1),
-    "lengths": (np.int64, 1),
+    "paths": (np.str_, 1),
     "stamps": (np.int64, 2),
     "fingerprint": (np.str_, 0),
     "run": (np.str_, 0),
@@ -139,7 +138,7 @@ class EmbeddingStore:
         self._new = []
 
     def pause(self) -> None:
-        """:meth:`flush`; no empty folder is left behind. For the end of a job, whether it has failed or not."""
+        """:meth:`flush`, and no empty folder stays. For the end of a job, whether it has failed or not."""
         try:
             self.flush()
         finally:
@@ -192,6 +191,7 @@ def _load(path: str) -> Embeddings:
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: np.asarray(archive[name]) for name in _ARRAYS if name in archive}
+                of_earlier_release = "lengths" in archive
     except OSError as error:
         raise _NotEmbeddings(error.strerror or str(error)) from error
     except MemoryError as error:
@@ -201,13 +201,12 @@ def _load(path: str) -> Embeddings:
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         raise _NotEmbeddings("it is damaged, or another program's") from error
     _check(arrays)
-    return Embeddings(
-        [os.fsdecode(name) for name in _split(arrays["names"].tobytes(), arrays["lengths"])],
-        arrays["embeddings"],
-        arrays["stamps"],
-        str(arrays["fingerprint"]),
-        str(arrays["run"]),
-    )
+    if of_earlier_release and np.char.find(arrays["paths"], "\\x").max(initial=-1) >= 0:
+        raise _NotEmbeddings(
+            "it is of an earlier release, with names that are no UTF-8"
+        )  # whose bytes it kept elsewhere
+    vectors, paths, stamps, fingerprint, run = (arrays[name] for name in _ARRAYS)
+    return Embeddings(paths.tolist(), vectors, stamps, str(fingerprint), str(run))
 
 
 def _check(arrays: dict) -> None:
@@ -218,12 +217,9 @@ def _check(arrays: dict) -> None:
         if not np.issubdtype(found.dtype, kind) or found.ndim != dimensions:
             expected = f"{kind.__name__} of {dimensions} dimensions"
             raise _NotEmbeddings(f"its {name} are {found.dtype} of shape {found.shape}, not {expected}")
-    vectors, names, lengths, stamps = (arrays[name] for name in ("embeddings", "names", "lengths", "stamps"))
-    if len(vectors) != len(lengths) or stamps.shape != (len(lengths), 2):
+    vectors, count = arrays["embeddings"], len(arrays["paths"])
+    if len(vectors) != count or arrays["stamps"].shape != (count, 2):
         raise _NotEmbeddings("it has other rows than paths")
-    # the sum alone could be right after an overflow
-    if ((lengths < 0) | (lengths > len(names))).any() or lengths.sum() != len(names):
-        raise _NotEmbeddings("its lengths are not those of its names")
     if vectors.shape[1] == 0:
         raise _NotEmbeddings("its embeddings are empty")
     if not np.isfinite(vectors).all():
@@ -236,7 +232,7 @@ def _part_files(folder: str) -> list[str]:
 
 
 def _next_part(folder: str) -> str:
-    numbers = [int(_PART_NAME.fullmatch(os.path.basename(path))[1]) for path in _part_files(folder)]
+    numbers = [int(os.path.splitext(os.path.basename(path))[0]) for path in _part_files(folder)]
     return os.path.join(folder, f"{max(numbers, default=-1) + 1:06d}.npz")
 
 
@@ -254,23 +250,15 @@ def _remove_if_empty(folder: str) -> None:
 
 
 def _write_npz(path: str, content: Embeddings) -> None:
-    names = [os.fsencode(name) for name in content.paths]  # as bytes: a name may hold anything but zero
     with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
             embeddings=content.vectors,
-            paths=np.array([printable(name) for name in content.paths], dtype=np.str_),
-            names=np.frombuffer(b"".join(names), np.uint8),
-            lengths=np.array([len(name) for name in names], np.int64),
+            paths=np.array(content.paths, np.str_),  # surrogates, for bytes that are no UTF-8, are characters to numpy
             stamps=content.stamps,
             fingerprint=content.fingerprint,
             run=content.run,
         )
-
-
-def _split(text: bytes, lengths: np.ndarray) -> Iterator[bytes]:
-    ends = np.cumsum(lengths)
-    return (text[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist()))
 
 
 def check_parquet() -> None:

@@ -10,7 +10,7 @@ from fastreid.data.transforms import ToTensor
 from PIL import Image
 
 from ise_plugin.data.image_dataset import ImageDataset
-from ise_plugin.data.loaders import UserErrorLoader
+from ise_plugin.data.workers import UserErrorLoader
 from ise_plugin.errors import UsageError
 
 TEST_TRANSFORM = T.Compose([T.Resize([16, 8]), ToTensor()])

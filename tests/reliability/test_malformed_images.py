@@ -12,9 +12,9 @@ from reliability_runs import times
 from ise_plugin import Embedder
 from ise_plugin.config import load_cfg
 from ise_plugin.data.image_dataset import ImageDataset
-from ise_plugin.data.loaders import UserErrorLoader
 from ise_plugin.data.reading import UnreadableImage, decode_rgb
 from ise_plugin.data.tolerance import StandIns
+from ise_plugin.data.workers import UserErrorLoader
 
 CASES = times(250, 5000)
 FORMATS = {"JPEG": {}, "PNG": {}, "WEBP": {}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}}
