@@ -36,9 +36,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """fastreid's arguments, and how much of a run is said."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate Implicit Sample Extension with fastreid."
-    parser.add_argument(
-        "--traceback", action="store_true", help="show the traceback of errors that are usually one line"
-    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error of one line comes from")
     loudness = parser.add_mutually_exclusive_group()
     for option, what in (("quiet", "warnings and results alone"), ("verbose", "environment and network as well")):
         names = f"-{option[0]}", f"--{option}"
@@ -75,8 +73,9 @@ def run(parser: argparse.ArgumentParser, main: Callable, argv: Optional[Sequence
     try:
         timeout = load_cfg(args.config_file, args.opts).ISE.PROCESS_TIMEOUT
     except UsageError as error:
-        # before the processes of torchrun know of one another each would say it
-        return _failed(error, args.traceback, silent=os.environ.get("LOCAL_RANK", "0") != "0")
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of torchrun do not know of one another yet
+            _failed(error, args.traceback)
+        return UsageError.EXIT_CODE
     try:
         launch(_one_process, *machine, args=(main, args), timeout=timeout)
     except Interrupted as interrupted:
@@ -85,12 +84,8 @@ def run(parser: argparse.ArgumentParser, main: Callable, argv: Optional[Sequence
     except KeyboardInterrupt:  # before training has begun, or after it
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (UsageError, FloatingPointError, ProcessLost, ProcessRaisedException, ProcessExitedException) as error:
-        return _failed(error, args.traceback)
     except Exception as error:
-        if args.traceback:
-            raise
-        return _unforeseen(error)
+        return _failed(error, args.traceback)
     return 0
 
 
@@ -140,37 +135,28 @@ def _log_table(results: Results, path: str) -> None:
     logger.log(RESULT, f"Results, also in {path}:\n{results.table()}")
 
 
-def _failed(error: Exception, with_traceback: bool, silent: bool = False) -> int:
-    """Says what is wrong, in one line where that is enough; returns the exit code."""
-    spawned = isinstance(error, ProcessRaisedException)
-    if isinstance(error, ProcessExitedException) and error.exit_code != _LOST:
-        print(f"error: {_describe(error)}", file=sys.stderr)
-        return error.exit_code if error.exit_code > 0 else 128 - error.exit_code  # negative: the number of a signal
-    lost = isinstance(error, (ProcessLost, ProcessExitedException)) or spawned and "ProcessLost: " in str(error)
-    if not silent:
-        if with_traceback or spawned and not lost and "UsageError: " not in str(error):
-            traceback.print_exception(error)
-        print(f"error: {_describe(error)}", file=sys.stderr)
-    return _LOST if lost else UsageError.EXIT_CODE
-
-
-def _unforeseen(error: Exception) -> int:
-    """One line for what no other part of the program has put into words; the exit code."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        what = f"{error.filename or 'a file of the run'} cannot be written ({error.strerror})"
-        advice = "make room in OUTPUT_DIR and go on with --resume, older checkpoints are intact"
-        print(f"error: {what}; {advice}", file=sys.stderr)
-        return UsageError.EXIT_CODE
-    logger.debug("Unforeseen:", exc_info=error)  # into log.txt
-    reason = " ".join(str(error).split())
-    print(f"error: {type(error).__name__}: {reason} (unforeseen; log.txt and --traceback show where)", file=sys.stderr)
-    return 1
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, FloatingPointError):
-        return f"{' '.join(str(error).split())}; try a smaller SOLVER.BASE_LR and --resume"
-    if isinstance(error, ProcessExitedException):
-        return f"{error}; --resume goes on from the last checkpoint"
-    line = str(error).strip().splitlines()[-1]  # a spawned process's error repeats its traceback
-    return line.split("UsageError: ")[-1].split("ProcessLost: ")[-1]
+def _failed(error: Exception, with_traceback: bool) -> int:
+    """Says on standard error what is wrong, in one line where that is enough; returns the exit code."""
+    code, line = UsageError.EXIT_CODE, " ".join(str(error).split())
+    if isinstance(error, ProcessRaisedException):  # its last line is what another process has raised
+        lost = "ProcessLost: " in str(error)
+        code = _LOST if lost else code
+        with_traceback = with_traceback or not lost and "UsageError: " not in str(error)
+        line = str(error).strip().splitlines()[-1].split("UsageError: ")[-1].split("ProcessLost: ")[-1]
+    elif isinstance(error, ProcessExitedException):
+        code = error.exit_code if error.exit_code > 0 else 128 - error.exit_code  # negative: the number of a signal
+        line = f"{line}; --resume goes on from the last checkpoint"
+    elif isinstance(error, ProcessLost):
+        code = _LOST
+    elif isinstance(error, FloatingPointError):
+        line = f"{line}; try a smaller SOLVER.BASE_LR and --resume"
+    elif isinstance(error, OSError) and error.errno in _NO_ROOM:
+        line = f"{error.filename or 'a file of the run'} cannot be written ({error.strerror}); make room in OUTPUT_DIR and go on "
+        line += "with --resume, older checkpoints are intact"
+    elif not isinstance(error, UsageError):
+        logger.debug("Unforeseen:", exc_info=error)  # into log.txt
+        code, line = 1, f"{type(error).__name__}: {line} (unforeseen; log.txt and --traceback show where)"
+    if with_traceback:
+        traceback.print_exception(error)
+    print(f"error: {line}", file=sys.stderr)
+    return code

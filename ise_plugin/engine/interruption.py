@@ -54,19 +54,17 @@ class Interruption:
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
 
     def _take(self, number: int, _frame) -> None:
         if os.getpid() != self._process:  # a loader's worker: the batch it works on is still wanted
             return
-        now = time.monotonic()
-        if self.signal is not None and now - self._when > _ECHO_SECONDS:
-            os._exit(128 + number)
         if self.signal is not None:
+            if time.monotonic() - self._when > _ECHO_SECONDS:
+                os._exit(128 + number)
             return
-        self.signal, self._when = number, now
+        self.signal, self._when = number, time.monotonic()
         logger.warning(f"{signal.Signals(number).name}: saving and stopping; once more ends the run at once")
         if self._may_raise:
             raise Interrupted(number)
@@ -77,9 +75,9 @@ class Interruption:
 
         With several processes it waits as anywhere else: the others would wait for this one for ever.
         """
-        if self.signal is not None and world_size() == 1:
-            raise Interrupted(self.signal)
         self._may_raise = world_size() == 1
+        if self._may_raise and self.signal is not None:
+            raise Interrupted(self.signal)
         try:
             yield
         finally:

@@ -70,13 +70,8 @@ def launch(
         if num_machines > 1:
             raise UsageError(f"--num-machines {num_machines} needs --dist-url tcp://HOST:PORT, an address of machine 0")
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    processes = mp.start_processes(
-        _spawned,
-        args=(main, num_gpus, num_machines, machine_rank, dist_url, args, timeout),
-        nprocs=num_gpus,
-        start_method="spawn",
-        join=False,
-    )
+    own = dist_url, num_gpus * num_machines, num_gpus * machine_rank, timeout, main, args
+    processes = mp.start_processes(_spawned, own, nprocs=num_gpus, start_method="spawn", join=False)
     while not processes.join(grace_period=_GRACE):
         pass
 
@@ -117,17 +112,8 @@ class TellWarnings(HookBase):
         kept_warnings.take()  # what was logged just now
 
 
-def _spawned(
-    local_rank: int,
-    main: Callable,
-    num_gpus: int,
-    num_machines: int,
-    machine_rank: int,
-    url: str,
-    args: tuple,
-    timeout: float,
-) -> None:
-    with _process_group(url, num_gpus * num_machines, machine_rank * num_gpus + local_rank, local_rank, timeout):
+def _spawned(local_rank: int, url: str, world: int, first: int, timeout: float, main: Callable, args: tuple) -> None:
+    with _process_group(url, world, first + local_rank, local_rank, timeout):
         main(*args)
 
 

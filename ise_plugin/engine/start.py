@@ -1,6 +1,5 @@
 """From the command line to a configuration that a run can start with."""
 
-import ctypes
 import logging
 import os
 import time
@@ -17,12 +16,10 @@ from ..config import load_cfg
 from ..errors import UsageError
 from ..utils.files import write_atomically
 from ..utils.logs import kept_warnings
+from ..utils.memory import keep_freed_memory
 from .console import set_verbosity
 
 logger = logging.getLogger("fastreid.ise.setup")
-
-# glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 
 
 def setup(args):
@@ -103,19 +100,6 @@ def resolve_device(name: str) -> str:
             f"MODEL.DEVICE {name!r} cannot be used here; use auto, cpu, or a device this machine has"
         ) from error
     return name
-
-
-def keep_freed_memory() -> bool:
-    """Tells the C library to keep freed memory for the next allocation; returns whether it could be told.
-
-    glibc gives large blocks back to the system at once and fetches them anew, cleared page by page: on the CPU that
-    doubles the time of an extraction, whose activations are the same size for every batch (``docs/benchmarks.md``).
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
 
 
 def _describe(device: str) -> str:

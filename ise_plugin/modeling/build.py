@@ -32,23 +32,22 @@ def build_model(cfg) -> nn.Module:
         UsageError: a component is not registered, the backbone has no such depth, or the pretrained weights are missing,
             cannot be read safely, or are those of another network.
     """
-    for key, name, registry in (
-        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
-        ("MODEL.HEADS.NAME", cfg.MODEL.HEADS.NAME, REID_HEADS_REGISTRY),
-    ):
-        registered(registry, name, key)
-    cfg = _with_weights_path(cfg)
+    registered(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+    registered(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    registered(REID_HEADS_REGISTRY, cfg.MODEL.HEADS.NAME, "MODEL.HEADS.NAME")
+    cfg = cfg.clone()
+    cfg.defrost()
     backbone = cfg.MODEL.BACKBONE
     from_file = backbone.PRETRAIN and backbone.PRETRAIN_PATH
+    if from_file:
+        backbone.PRETRAIN_PATH = resolve_weights_path(backbone.PRETRAIN_PATH)
     # read before fastreid reads it: afterwards nobody would know what was in it and not in the network
     pretrained = load_checkpoint_file(backbone.PRETRAIN_PATH) if from_file else None
     try:
         model = build_fastreid_model(cfg)
     except (KeyError, ValueError) as error:  # stock builders raise either for an unknown depth
-        raise UsageError(
-            f"MODEL.BACKBONE: {backbone.NAME} cannot be built with DEPTH {backbone.DEPTH!r} ({error})"
-        ) from error
+        which = f"{backbone.NAME} cannot be built with DEPTH {backbone.DEPTH!r}"
+        raise UsageError(f"MODEL.BACKBONE: {which} ({error})") from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
@@ -93,16 +92,6 @@ def resolve_weights_path(path: str) -> str:
     return resolved
 
 
-def _with_weights_path(cfg):
-    backbone = cfg.MODEL.BACKBONE
-    if not (backbone.PRETRAIN and backbone.PRETRAIN_PATH):
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN_PATH = resolve_weights_path(backbone.PRETRAIN_PATH)
-    return cfg
-
-
 def _complete_weights(backbone: nn.Module, pretrained, settings) -> None:
     """Loads what fastreid's loader leaves out, and says what stays random.
 
@@ -112,16 +101,14 @@ def _complete_weights(backbone: nn.Module, pretrained, settings) -> None:
     path = settings.PRETRAIN_PATH
     found = dict(_tensors(pretrained))
     theirs, ours = _RENAMED_LAYERS.get(settings.NAME, ("", ""))
-    renamed = {
-        ours + name.removeprefix(theirs): found.pop(name) for name in list(found) if theirs and name.startswith(theirs)
-    }
+    others = [name for name in found if theirs and name.startswith(theirs)]
+    renamed = {ours + name.removeprefix(theirs): found.pop(name) for name in others}
     backbone.load_state_dict(renamed, strict=False)
     names = [name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")]
     missing = [name for name in names if name not in found and name not in renamed]
     if len(missing) == len(names):
-        raise UsageError(
-            f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds no weights of this backbone ({names[0]}, for one, is not in it)"
-        )
+        example = f"{names[0]}, for one, is not in it"
+        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds no weights of this backbone ({example})")
     if missing:
         logger.warning(
             f"{path} lacks {len(missing)} of {len(names)} weights of the backbone, {missing[0]} the first; they start at random"

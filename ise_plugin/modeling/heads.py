@@ -27,7 +27,7 @@ class ClusterMemoryHead(nn.Module):
 
     Args:
         feat_dim: channels of the backbone's feature map.
-        embedding_dim: channels after a 1 x 1 convolution in front of the neck; 0 leaves the convolution out.
+        embedding_dim: channels after a 1 x 1 convolution before the neck; 0 leaves the convolution out.
         pool_type: name of a layer in ``fastreid.layers.pooling``, such as GlobalAvgPool or GeneralizedMeanPooling.
         with_bnneck: whether the neck has a batch norm (its bias is frozen, as in fastreid).
         norm_type: fastreid's name of that norm.
@@ -58,9 +58,7 @@ class ClusterMemoryHead(nn.Module):
             raise UsageError(f"MODEL.HEADS.POOL_LAYER must be one of {', '.join(pooling.__all__)}, not {pool_type!r}")
         self.feat_dim = feat_dim
         self.pool_layer = getattr(pooling, pool_type)()
-        neck = []
-        if embedding_dim > 0:
-            neck.append(nn.Conv2d(feat_dim, embedding_dim, 1, 1, bias=False))
+        neck = [nn.Conv2d(feat_dim, embedding_dim, 1, 1, bias=False)] if embedding_dim > 0 else []
         if with_bnneck:
             neck.append(get_norm(norm_type, embedding_dim or feat_dim, bias_freeze=True))
         self.bottleneck = nn.Sequential(*neck)
@@ -139,12 +137,9 @@ class ClusterMemoryHead(nn.Module):
         known = gather_rows(targets) if whole is None else whole.targets  # on the CPU, as a loader gives them
         features = gather_with_gradient(embeddings, None if whole is None else whole.counts)
         outputs = self._supported(features, known.to(embeddings.device, non_blocking=True))
-        labels = outputs["labels"]
-        repeats = len(outputs["supports"]) // len(labels)
-        self.memory.update(
-            torch.cat([outputs["features"], outputs["supports"]]),
-            torch.cat([known, known.repeat_interleave(repeats)]),
-        )
+        supports = outputs["supports"]
+        of_supports = known.repeat_interleave(len(supports) // len(known))
+        self.memory.update(torch.cat([features, supports]), torch.cat([known, of_supports]))
         return outputs
 
     def _neck(self, features: Tensor) -> Tensor:
@@ -157,17 +152,11 @@ class ClusterMemoryHead(nn.Module):
     def _supported(self, features: Tensor, labels: Tensor) -> dict:
         centroids = self.memory.centroids
         count = self._usable_neighbors(len(centroids))
+        supports, support_labels = features[:0], labels[:0]
         if count:
             supports, support_labels = generate_support_samples(features, labels, centroids, count, self.degree)
-        else:
-            supports, support_labels = features[:0], labels[:0]
-        return {
-            "features": features,
-            "labels": labels,
-            "centroids": centroids,
-            "supports": supports,
-            "support_labels": support_labels,
-        }
+        outputs = {"features": features, "labels": labels, "centroids": centroids}
+        return {**outputs, "supports": supports, "support_labels": support_labels}
 
     def _usable_neighbors(self, clusters: int) -> int:
         usable = min(self.num_neighbors, clusters - 1)

@@ -116,15 +116,11 @@ class ISE(Baseline):
     def _feature_map(self, batched_inputs) -> Iterator[Tensor]:
         """The backbone's output, and inside no mixed precision: pooling, neck, memory and losses are computed in float32."""
         images = self.preprocess_image(batched_inputs)
-        with self._normalized(batched_inputs, len(images)):
+        layout = self.layout_of(batched_inputs, len(images)) if self.training else None
+        with self.normalization.using(layout) if layout else nullcontext():
             feature_map = self.backbone(images)
             with torch.autocast(self.device.type, enabled=False):
                 yield feature_map.float()
-
-    def _normalized(self, batch, images: int):
-        if self.normalization is None or not self.training:
-            return nullcontext()
-        return self.normalization.using(self.layout_of(batch, images))
 
     def layout_of(self, batch: dict, images: int) -> Optional[Layout]:
         """How the images of a batch fall into normalisation groups; None where each batch is one."""

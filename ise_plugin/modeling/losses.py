@@ -46,16 +46,10 @@ class ISELoss(nn.Module):
         """
         features, labels = outputs["features"], outputs["labels"]
         supports, support_labels = outputs["supports"], outputs["support_labels"]
-        losses = {
-            "loss_se": sample_extension_loss(
-                torch.cat([features, supports]),
-                torch.cat([labels, support_labels]),
-                outputs["centroids"],
-                self.temperature,
-            )
-        }
+        extended, extended_labels = torch.cat([features, supports]), torch.cat([labels, support_labels])
+        loss = sample_extension_loss(extended, extended_labels, outputs["centroids"], self.temperature)
+        losses = {"loss_se": loss}
         if self.lp_weight > 0 and len(supports):
-            losses["loss_lp"] = self.lp_weight * label_preserving_loss(
-                features, supports, labels, support_labels, self.lp_temperature
-            )
+            loss = label_preserving_loss(features, supports, labels, support_labels, self.lp_temperature)
+            losses["loss_lp"] = self.lp_weight * loss
         return losses

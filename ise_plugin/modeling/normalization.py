@@ -38,9 +38,7 @@ class Layout(NamedTuple):
     """How the images of one pass through the network fall into groups."""
 
     parts: tuple  # Part after Part, in the order of the images
-    first: bool = (
-        True  # whether the pass begins a step; a later piece of the same step adds to what the first one has moved
-    )
+    first: bool = True  # whether the pass begins a step; later pieces of the step add to what the first one has moved
 
 
 class NormalizationGroups:

@@ -14,7 +14,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 # Depthwise convolutions up to this kernel size have a fast gradient in bfloat16 on CPUs (docs/benchmarks.md).
 _LARGEST_FAST_KERNEL = 3
-# Rounding noise that lower precision may leave behind a normalisation. Unit: standard deviations of the channel. ImageNet's
+# Rounding noise that lower precision may leave after a normalisation. Unit: standard deviations of the channel. ImageNet's
 # MobileNetV2 has 6.1 in one layer in bfloat16 and learns worse in it (docs/benchmarks.md), 0.03 at most in the others.
 _LARGEST_NOISE = 0.25
 
@@ -22,7 +22,7 @@ _LARGEST_NOISE = 0.25
 def choose_precision(
     device: torch.device, mixed: bool, forced: str, backbone: nn.Module, image_size: Sequence[int]
 ) -> torch.dtype:
-    """What to compute in: float32, or for ``SOLVER.AMP.ENABLED`` what the device is fast in and this backbone bears.
+    """What to compute in: float32, or for ``SOLVER.AMP.ENABLED`` what the device is fast in, if this backbone learns well in it.
 
     Says what it chose, and why, where mixed precision was asked for.
 
@@ -41,10 +41,8 @@ def choose_precision(
     if forced == "auto":
         choice, reason = _fastest(device)
         if (noise := rounding_noise(backbone, choice, image_size)) > _LARGEST_NOISE:
-            lost = (
-                f"in {_name(choice)} rounding would reach {noise:.1f} standard deviations of this backbone's channels"
-            )
-            choice, reason = torch.float32, lost
+            reason = f"rounding in {_name(choice)} would reach {noise:.1f} standard deviations of a channel"
+            choice = torch.float32
     else:
         choice, reason = PRECISIONS[forced], f"ISE.PRECISION says {forced}"
         _check_support(device, choice)
@@ -82,7 +80,7 @@ def spare_slow_gradients(backbone: nn.Module, device: torch.device, precision: t
 
 @torch.no_grad()
 def rounding_noise(backbone: nn.Module, precision: torch.dtype, image_size: Sequence[int]) -> float:
-    """How much of a convolution's rounding is left behind the batch normalisation that follows it, in the worst channel.
+    """How much of a convolution's rounding is left after the batch normalisation that follows it, in the worst channel.
 
     A convolution's output is rounded relative to its size, and the normalisation then subtracts the mean: where a channel's
     mean is many times its standard deviation, rounding is all that remains.
@@ -102,14 +100,10 @@ def rounding_noise(backbone: nn.Module, precision: torch.dtype, image_size: Sequ
             deviation = (norm.running_var + norm.eps).sqrt()
             ratios.append((norm.running_mean.abs() / deviation).max().item())
 
-    modules = list(backbone.modules())
-    training = [module.training for module in modules]
-    handles = [
-        m.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
-        for m in modules
-        if isinstance(m, nn.Conv2d)
-    ]
-    norms = [m for m in modules if getattr(m, "running_mean", None) is not None]
+    training = {module: module.training for module in backbone.modules()}
+    convolutions = [module for module in training if isinstance(module, nn.Conv2d)]
+    norms = [module for module in training if getattr(module, "running_mean", None) is not None]
+    handles = [layer.register_forward_hook(lambda *passed: outputs.append(passed[-1])) for layer in convolutions]
     handles += [norm.register_forward_pre_hook(note_input) for norm in norms]
     try:
         images = next(backbone.parameters()).new_zeros(1, 3, *image_size)
@@ -117,7 +111,7 @@ def rounding_noise(backbone: nn.Module, precision: torch.dtype, image_size: Sequ
     finally:
         for handle in handles:
             handle.remove()
-        for module, was_training in zip(modules, training):
+        for module, was_training in training.items():
             module.training = was_training
     return torch.finfo(precision).eps / 2 * max(ratios)
 
@@ -133,9 +127,8 @@ def _fastest(device: torch.device) -> tuple[torch.dtype, str]:
             return torch.bfloat16, "this GPU has it"
         return torch.float16, "this GPU has no bfloat16"
     if device.type == "cpu":
-        if not _cpu_has_bfloat16():
-            return torch.float32, "this CPU has no bfloat16 arithmetic"
-        return torch.bfloat16, "this CPU has it"
+        has_bfloat16 = _cpu_has_bfloat16()
+        return (torch.bfloat16, "this CPU has it") if has_bfloat16 else (torch.float32, "this CPU has no bfloat16")
     return torch.float32, f"mixed precision on {device.type} has not been tried"
 
 

@@ -1,5 +1,7 @@
-"""Running out of the device's memory: how it shows, what a run says then, and embedding on with fewer images at a time."""
+"""Memory that is not enough: how it shows, what a run says then, embedding on with fewer images at a time; and, on the CPU,
+keeping what was freed."""
 
+import ctypes
 import logging
 from contextlib import contextmanager
 from typing import Callable, Iterator
@@ -9,14 +11,17 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-logger = logging.getLogger("fastreid.ise.out_of_memory")
+logger = logging.getLogger("fastreid.ise.memory")
 
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _LARGEST_INT = -1, -4, 2**31 - 1
 _OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 # what torch says on the CPU and on Apple's GPU, where it has no exception of its own for it
 _SAID_ELSEWHERE = ("can't allocate memory", "MPS backend out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the host has no memory left; not Python's own ``MemoryError``."""
     return isinstance(error, RuntimeError) and (
         isinstance(error, _OUT_OF_MEMORY) or any(words in str(error) for words in _SAID_ELSEWHERE)
     )
@@ -47,7 +52,7 @@ class Halving:
                 at_once = min(self.most or len(images), len(images))
                 if not is_out_of_memory(error) or at_once <= 1:
                     raise
-            # behind the handler, which holds what the failed pass has allocated
+            # after the handler, which holds what the failed pass has allocated
             self.most = at_once // 2
             logger.warning(f"out of memory embedding {at_once} images at a time; going on with {self.most}")
             if images.is_cuda:
@@ -99,6 +104,19 @@ def advice_for_extraction(images: int, precision: torch.dtype) -> str:
     if images <= 1:
         return text + "one image alone is too much; use a smaller INPUT.SIZE_TEST or network"
     return text + f"ISE.EXTRACTION.IMS_PER_BATCH {images // 2} (for evaluation TEST.IMS_PER_BATCH) needs half"
+
+
+def keep_freed_memory() -> bool:
+    """Tells the C library to keep freed memory for the next allocation; returns whether it could be told.
+
+    glibc gives large blocks back to the system at once and fetches them anew, cleared page by page: on the CPU that
+    doubles the time of an extraction, whose activations are the same size for every batch (``docs/benchmarks.md``).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
 
 
 def _name(precision: torch.dtype) -> str:

@@ -86,7 +86,7 @@ class Signalled(ISETrainer):
             has_trained = "training" in passes
             passes.append("training" if backbone.training else "evaluation" if has_trained else "extraction")
             if passes[-1] == moment and passes.count(moment) == 2:
-                os.killpg(0, int(number))
+                subprocess.run(["kill", f"-{number}", "--", f"-{os.getpgrp()}"])  # not by the workers' parent
 
         model.backbone.register_forward_pre_hook(note)
         return model
@@ -94,8 +94,8 @@ class Signalled(ISETrainer):
 
 '''
 OPTIONS = """
-    MODEL.DEVICE cpu ISE.HOOKS () ISE.EVAL_BEFORE_TRAIN False ISE.EXTRACTION.IMS_PER_BATCH 32
-    TEST.IMS_PER_BATCH 32 TEST.EVAL_PERIOD 1 DATALOADER.NUM_WORKERS 2
+    MODEL.DEVICE cpu ISE.HOOKS () ISE.EVAL_BEFORE_TRAIN False ISE.EXTRACTION.IMS_PER_BATCH 16
+    TEST.IMS_PER_BATCH 16 TEST.EVAL_PERIOD 1 DATALOADER.NUM_WORKERS 2
 """.split()
 
 
@@ -104,7 +104,9 @@ def command(datasets_folder, tmp_path_factory):
     """``command(folder, *options, **environment)``: a run with the signalled trainer, in a process group of its own."""
     lines = (REPOSITORY / "tools/train_net.py").read_text()
     script = tmp_path_factory.mktemp("script") / "train_net.py"
-    own = lines.replace("ISETrainer(cfg)", "Signalled(cfg)").replace("import sys", "import os\nimport sys")
+    own = lines.replace("ISETrainer(cfg)", "Signalled(cfg)").replace(
+        "import sys", "import os\nimport subprocess\nimport sys"
+    )
     script.write_text(own.replace("def train(", SIGNALLED.lstrip() + "def train("))
 
     def run(folder, *options, **environment):
@@ -141,7 +143,7 @@ def undisturbed(command, tmp_path_factory):
     [
         ("extraction", signal.SIGINT, "model_0000_000000.pth"),
         ("training", signal.SIGTERM, "model_0000_000002.pth"),
-        ("evaluation", signal.SIGINT, "model_0000.pth"),
+        ("evaluation", signal.SIGTERM, "model_0000.pth"),
     ],
 )
 def test_a_signal_to_the_whole_group_leaves_the_workers_and_the_run_goes_on(

@@ -1,9 +1,6 @@
 """Devices, seeds, and the output folder."""
 
 import argparse
-import platform
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -49,22 +46,6 @@ def test_same_seed_same_numbers_and_a_negative_seed_is_from_the_clock(tmp_path):
         draws.append(torch.rand(1).item())
     assert draws[0] == draws[1] != draws[2]
     assert setup(arguments(tmp_path, "SEED", "-1")).SEED > 1_000_000
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
-def test_freed_memory_is_kept():
-    code = (
-        "import resource, ise_plugin, torch\n"
-        "from ise_plugin.engine.start import keep_freed_memory\n"
-        "def faults():\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    for _ in range(20): torch.ones(8 * 2**20)\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "print(faults(), keep_freed_memory(), faults())\n"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    stock, set_, kept = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert set_ == "True" and int(kept) < 0.2 * int(stock)
 
 
 def test_output_folder_that_cannot_be_made_is_named(tmp_path):

@@ -77,7 +77,7 @@ def test_a_backbone_that_loses_too_much_by_rounding_stays_in_float32(cpu, caplog
     assert choose(CPU, True, "auto", mean=30) is torch.bfloat16
     with caplog.at_level(logging.INFO, logger="fastreid.ise"):
         assert choose(CPU, True, "auto", mean=100) is torch.float32
-    assert "float32, because in bfloat16 rounding would reach 0.4 standard deviations" in caplog.text
+    assert "float32, because rounding in bfloat16 would reach 0.4 standard deviations" in caplog.text
     assert choose(CPU, True, "bfloat16", mean=100) is torch.bfloat16
 
 
