@@ -1,4 +1,4 @@
-"""Errors that the person at the keyboard can mend."""
+"""Errors that the user can correct, and the loss of a process."""
 
 
 class ProcessLost(Exception):
