@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Optional, Sequence
 
 import numpy as np
 
 from ..errors import UsageError
+from ..utils.files import free_space
 
 logger = logging.getLogger("fastreid.ise.image_cache")
 
@@ -102,7 +104,7 @@ def open_image_cache(
             return ImageCache(_shared(shape, np.uint8), _shared((len(paths),), _STAMP))
         logger.warning(f"DATALOADER.CACHE ram: {problem}; caching on disk in {folder} instead")
     path = _make_folder(folder) / f"{_digest(paths, size, recipe)}.images"
-    problem = None if path.exists() else _problem_of_disk(needed, limit_gib, path.parent)
+    problem = None if path.exists() else _problem_of_room(needed, limit_gib, free_space(folder), "disk")
     if problem is None:
         try:
             return _file_cache(path, shape)
@@ -144,10 +146,8 @@ def _reserve(path: Path, length: int) -> None:
                 os.posix_fallocate(file.fileno(), 0, length)
             else:
                 file.truncate(length)
-        try:
+        with suppress(FileExistsError):
             os.link(temporary, path)  # unlike a rename this leaves the file of a faster process in place
-        except FileExistsError:
-            pass
     finally:
         os.unlink(temporary)
 
@@ -176,41 +176,25 @@ def _problem_of_memory(needed: int, limit_gib: float) -> Optional[str]:
     return _problem_of_room(needed, limit_gib, free_memory(), "memory")
 
 
-def _problem_of_disk(needed: int, limit_gib: float, folder: Path) -> Optional[str]:
-    status = os.statvfs(folder) if hasattr(os, "statvfs") else None
-    return _problem_of_room(needed, limit_gib, status and status.f_bavail * status.f_frsize, "disk")
-
-
 def _problem_of_room(needed: int, limit_gib: float, free: Optional[int], what: str) -> Optional[str]:
+    allowed = float("inf") if free is None else free * _SHARE_OF_FREE
+    source = f"half of the free {what} is {allowed / GIBIBYTE:.1f} GiB"
     if limit_gib > 0:
-        allowed, source = limit_gib * GIBIBYTE, f"DATALOADER.CACHE_GIB allows {limit_gib:g} GiB"
-    elif free is None:
-        return None
-    else:
-        allowed, source = (
-            free * _SHARE_OF_FREE,
-            f"half of the free {what} is {free * _SHARE_OF_FREE / GIBIBYTE:.1f} GiB",
-        )
-    if free is not None:
-        allowed = min(allowed, free)
+        allowed = min(limit_gib * GIBIBYTE, float("inf") if free is None else free)
+        source = f"DATALOADER.CACHE_GIB allows {limit_gib:g} GiB"
     return None if needed <= allowed else f"the images need {needed / GIBIBYTE:.3g} GiB and {source}"
 
 
 def free_memory() -> Optional[int]:
     """Bytes that this process may still take, of the machine's and of its control group's; None where nothing tells."""
     known = []
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         known.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
+    with suppress(OSError, KeyError, ValueError):  # no such control group, or "max" for no limit
         group = Path("/sys/fs/cgroup")
         used = int((group / "memory.current").read_text())
         parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         # cached files count as used there, and are given up when memory is asked for
         known.append(int((group / "memory.max").read_text()) - used + int(parts["inactive_file"]))
-    except (OSError, KeyError, ValueError):  # no such control group, or "max" for no limit
-        pass
     return max(0, min(known)) if known else None

@@ -13,8 +13,8 @@ from ..errors import UsageError
 from ..utils.files import shown
 from .augmentation import BatchAugmentation, split_transform
 from .image_cache import ImageCache
+from .image_files import StandIns
 from .reading import UnreadableImage, read_rgb
-from .tolerance import StandIns
 from .workers import WorkerFiles
 
 

@@ -1,22 +1,26 @@
-"""Finds the pictures of a folder and checks that each can be read."""
+"""The pictures of a folder: found, checked, and replaced by others where they are lost during a run."""
 
 import hashlib
 import logging
 import os
 from collections import Counter
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence, TypeVar
+
+import torch
 
 from ..errors import UsageError
 from ..utils.files import shown
 from ..utils.parallel import num_threads, progress_bar
-from .reading import Problem, decode_rgb, read_many
-from .tolerance import check_share
+from .reading import Problem, UnreadableImage, decode_rgb, read_many
 
 logger = logging.getLogger("fastreid.ise.images")
 
+Image = TypeVar("Image")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # Bytes of the check sum that tells equal files from different ones.
 _DIGEST_SIZE = 16
+# Files that an error names; the log names all.
+_NAMED_IN_ERROR = 5
 
 
 def find_images(folder: str) -> list[str]:
@@ -128,3 +132,86 @@ def check_images(
 def _digest_of_readable(content: bytes) -> bytes:
     decode_rgb(content)
     return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).digest()
+
+
+def check_share(problems: Sequence[Problem], total: int, max_share: float, option: str) -> None:
+    """Refuses a set with too many unusable files.
+
+    Args:
+        problems: the unusable ones.
+        total: files in all.
+        max_share: in [0, 1].
+        option: where the user sets it, for the message.
+
+    Raises:
+        UsageError: the share is larger, or no file is left.
+    """
+    if within_share(problems, total, max_share):
+        return
+    raise UsageError(
+        f"{len(problems)} of {total} images cannot be used, more than {option} {max_share:g} allows: "
+        f"{first_of(problems, ' (the log lists all)')}; repair or remove them"
+    )
+
+
+def within_share(problems: Sequence[Problem], total: int, max_share: float) -> bool:
+    """Whether so many unusable files, of ``total``, may be left out: no more than the share, and not all."""
+    return len(problems) <= max_share * total and (len(problems) < total or not total)
+
+
+def first_of(problems: Sequence[Problem], where_the_rest_is: str = "") -> str:
+    """The first files, with their reasons, and how many more there are."""
+    more = len(problems) - _NAMED_IN_ERROR
+    first = ", ".join(map(str, problems[:_NAMED_IN_ERROR]))
+    return first + (f" and {more} more{where_the_rest_is}" if more > 0 else "")
+
+
+class StandIns:
+    """Reads images, and for one that is lost the next that can be read.
+
+    It is the same one every time, so a lost image gets the embedding and the pseudo label of its stand-in, and no group of
+    its own. Every process that shares the object (data loaders' workers) sees what the others have lost; a lost file is
+    not tried again.
+
+    Args:
+        paths: N files.
+        max_share: of them that may be lost, in [0, 1].
+        option: where the user sets it, for the message.
+
+    Attributes:
+        lost: (N,), bool, in shared memory.
+    """
+
+    def __init__(self, paths: Sequence[str], max_share: float, option: str):
+        self._paths = paths
+        self._max_share = max_share
+        self._option = option
+        self.lost = torch.zeros(len(paths), dtype=torch.bool).share_memory_()
+
+    def read(self, index: int, read: Callable[[int], Image]) -> Image:
+        """What ``read`` gives for that index or, where its file is lost, for the next one (the first follows the last).
+
+        Args:
+            index: 0..N-1.
+            read: index -> image; raises :class:`UnreadableImage` or OSError for a lost file.
+
+        Raises:
+            UsageError: more files are lost than may be.
+        """
+        for step in range(len(self._paths)):
+            place = (index + step) % len(self._paths)
+            if self.lost[place]:
+                continue
+            try:
+                return read(place)
+            except (UnreadableImage, OSError) as error:
+                self._lose(place, getattr(error, "strerror", None) or str(error))
+        raise UsageError("no image can be read any more; check the folder")
+
+    def _lose(self, place: int, reason: str) -> None:
+        self.lost[place] = True
+        logger.warning(
+            f"image {shown(self._paths[place])} was lost during the run ({reason}); the next one is taken instead"
+        )
+        lost = [Problem(self._paths[i], "lost during the run") for i in self.lost.nonzero().flatten().tolist()]
+        check_share(lost, len(self._paths), self._max_share, self._option)

@@ -12,7 +12,7 @@ from fastreid.utils import comm
 from ..errors import UsageError
 from ..registry import registered
 from .datasets.folder import MAX_BAD_SHARE_KEY, Folder
-from .tolerance import StandIns
+from .image_files import StandIns
 
 ROOT_VARIABLE = "FASTREID_DATASETS"
 DEFAULT_ROOT = "datasets"

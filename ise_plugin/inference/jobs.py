@@ -6,9 +6,8 @@ from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..data.image_files import find_images
+from ..data.image_files import find_images, first_of, within_share
 from ..data.reading import Problem
-from ..data.tolerance import first_of, within_share
 from ..errors import UsageError
 from ..utils.files import shown
 from ..utils.parallel import progress_bar

@@ -12,8 +12,8 @@ from reliability_runs import times
 from ise_plugin import Embedder
 from ise_plugin.config import load_cfg
 from ise_plugin.data.image_dataset import ImageDataset
+from ise_plugin.data.image_files import StandIns
 from ise_plugin.data.reading import UnreadableImage, decode_rgb
-from ise_plugin.data.tolerance import StandIns
 from ise_plugin.data.workers import UserErrorLoader
 
 CASES = times(250, 5000)
