@@ -32,16 +32,15 @@ def parser() -> argparse.ArgumentParser:
         "--formats", type=formats, default=FORMATS, help="npz, parquet, or both with a comma (default: npz,parquet)"
     )
     result.add_argument(
-        "--max-bad-share", type=float, default=0.05, help="share of unreadable files to put up with (default: 0.05)"
+        "--max-bad-share", type=float, default=0.05, help="share of files that may be unreadable (default: 0.05)"
     )
     return result
 
 
 def embed(args: argparse.Namespace) -> None:
     from ise_plugin import Embedder
-    from ise_plugin.inference.jobs import check_weights, embed_files
+    from ise_plugin.inference.jobs import embed_files
 
-    check_weights(args.weights)
     embedder = Embedder(args.run, args.weights, args.device)
     start = time.perf_counter()
     job = embed_files(embedder, args.inputs, args.output, args.formats, args.max_bad_share)

@@ -134,36 +134,28 @@ def _digest_of_readable(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).digest()
 
 
-def check_share(problems: Sequence[Problem], total: int, max_share: float, option: str) -> None:
+def check_share(problems: Sequence[Problem], total: int, max_share: float, option: str, stopped: bool = False) -> None:
     """Refuses a set with too many unusable files.
 
     Args:
         problems: the unusable ones.
         total: files in all.
-        max_share: in [0, 1].
+        max_share: in [0, 1]; that all are unusable is refused with any.
         option: where the user sets it, for the message.
+        stopped: whether the rest of the files was not tried.
 
     Raises:
         UsageError: the share is larger, or no file is left.
     """
-    if within_share(problems, total, max_share):
+    if len(problems) <= max_share * total and (len(problems) < total or not total):
         return
-    raise UsageError(
-        f"{len(problems)} of {total} images cannot be used, more than {option} {max_share:g} allows: "
-        f"{first_of(problems, ' (the log lists all)')}; repair or remove them"
-    )
-
-
-def within_share(problems: Sequence[Problem], total: int, max_share: float) -> bool:
-    """Whether so many unusable files, of ``total``, may be left out: no more than the share, and not all."""
-    return len(problems) <= max_share * total and (len(problems) < total or not total)
-
-
-def first_of(problems: Sequence[Problem], where_the_rest_is: str = "") -> str:
-    """The first files, with their reasons, and how many more there are."""
-    more = len(problems) - _NAMED_IN_ERROR
-    first = ", ".join(map(str, problems[:_NAMED_IN_ERROR]))
-    return first + (f" and {more} more{where_the_rest_is}" if more > 0 else "")
+    limit = "which are all" if len(problems) == total else f"more than {option} {max_share:g} allows"
+    first, more = ", ".join(map(str, problems[:_NAMED_IN_ERROR])), len(problems) - _NAMED_IN_ERROR
+    rest = f" and {more} more" if more > 0 else ""
+    count = f"{len(problems)} of {total} images"
+    found = f"stopped at the first {count} that cannot be used" if stopped else f"{count} cannot be used"
+    log = "" if stopped or not rest else " (the log lists all)"
+    raise UsageError(f"{found}, {limit}: {first}{rest}{log}; repair or remove them")
 
 
 class StandIns:

@@ -114,7 +114,9 @@ def _read(name: str, cfg, parts: Sequence[str], **options):
         for part in parts:
             getattr(data, part)  # readers list their folders only when asked
     except (RuntimeError, AssertionError, OSError) as error:  # stock readers raise each of these for a missing folder
-        raise UsageError(f"data set {name} cannot be read: {_one_line(error)}; {_where_to_put(name)}") from error
+        raise UsageError(
+            f"data set {name} cannot be read: {' '.join(str(error).split())}; {_where_to_put(name)}"
+        ) from error
     return data
 
 
@@ -135,7 +137,3 @@ def _where(data) -> str:
     if hasattr(data, "advice"):
         return ""
     return f" in {os.path.abspath(getattr(data, 'data_dir', getattr(data, 'dataset_dir', datasets_root())))}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

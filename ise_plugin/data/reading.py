@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -138,7 +138,7 @@ class ReadImage(NamedTuple):
     """One file of :func:`read_many`: either an image or the reason why there is none."""
 
     path: str
-    value: object
+    value: Any
     reason: Optional[str]
 
 

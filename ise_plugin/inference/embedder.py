@@ -13,7 +13,7 @@ from fastreid.data.transforms.transforms import ToTensor
 from PIL import Image
 from torch import Tensor, nn
 
-from ..config import load_cfg
+from ..config import CfgNode, load_cfg
 from ..data.reading import MIN_SIDE, Problem, UnreadableImage, decode_rgb, read_many, upright_rgb
 from ..engine.checkpointing import ISECheckpointer
 from ..engine.start import resolve_device
@@ -47,11 +47,16 @@ class EmbeddingNetwork(nn.Module):
         model: a fastreid model in evaluation mode.
     """
 
+    backbone: nn.Module
+    heads: nn.Module
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.backbone, self.heads = model.backbone, model.heads
-        self.register_buffer("mean", model.pixel_mean.detach().clone())
-        self.register_buffer("scale", 1 / model.pixel_std.detach())
+        self.register_buffer("mean", model.get_buffer("pixel_mean").detach().clone())
+        self.register_buffer("scale", 1 / model.get_buffer("pixel_std").detach())
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -82,7 +87,7 @@ class Embedder:
         fingerprint: hexadecimal digest of weights and input size: equal ones give the same embeddings.
 
     Raises:
-        UsageError: the folder holds no run, or no weights of it, or weights that are not finite.
+        UsageError: the folder holds no run, or the weights are missing or hold numbers that are not finite.
 
     Example::
 
@@ -92,12 +97,18 @@ class Embedder:
     """
 
     def __init__(self, run: str, weights: Optional[str] = None, device: str = "auto"):
+        if weights is not None and not os.path.isfile(weights):
+            raise UsageError(f"--weights {shown(weights)} is no file; check the path")
         self.run = run
         self.cfg = _run_config(run, device)
         self.weights = weights or _run_weights(run)
         self.model = build_model(self.cfg)
         ISECheckpointer(self.model).load(self.weights, checkpointables=[])
-        _check_finite(self.model, self.weights)
+        bad = first_not_finite(self.model)
+        if bad is not None:
+            raise UsageError(
+                f"{shown(self.weights)} holds numbers that are not finite, in {bad}; take another checkpoint"
+            )
         self.model.eval()
         self._transform = _to_pixels(self.cfg)
         self._device = torch.device(self.cfg.MODEL.DEVICE)
@@ -123,7 +134,7 @@ class Embedder:
             raise TypeError("give a list of images, even for one")
         images = list(images)
         paths = [os.fspath(image) for image in images if isinstance(image, (str, os.PathLike))]
-        files = {}
+        files: dict[str, np.ndarray] = {}
         for found in read_many(paths, self._decoded, num_threads()):
             if found.reason is not None:
                 raise UsageError(f"image {Problem(found.path, found.reason)} cannot be embedded; repair or remove it")
@@ -167,7 +178,7 @@ class Embedder:
         return self._embed([np.zeros((*self.input_size, 3), np.uint8)]).shape[1]
 
 
-def _run_config(run: str, device: str):
+def _run_config(run: str, device: str) -> CfgNode:
     path = os.path.join(run, "config.yaml")
     if not os.path.isfile(path):
         raise UsageError(f"{shown(str(run))} holds no config.yaml; name the OUTPUT_DIR of a finished run")
@@ -186,13 +197,7 @@ def _run_weights(run: str) -> str:
     raise UsageError(f"{shown(str(run))} holds neither {' nor '.join(_WEIGHTS_NAMES)}; has the run finished?")
 
 
-def _check_finite(model: nn.Module, weights: str) -> None:
-    bad = first_not_finite(model)
-    if bad is not None:
-        raise UsageError(f"{shown(weights)} holds numbers that are not finite, in {bad}; take another checkpoint")
-
-
-def _to_pixels(cfg) -> Callable[[Image.Image], Image.Image]:
+def _to_pixels(cfg: CfgNode) -> Callable[[Image.Image], Image.Image]:
     """The test transform without its last step, which makes a tensor of one image."""
     steps = build_transforms(cfg, is_train=False).transforms
 
@@ -228,15 +233,13 @@ def traced(network: nn.Module, input_size: tuple) -> torch.jit.ScriptModule:
     # a batch of two: with one image some networks take shapes for constants
     example = torch.zeros(2, 3, *input_size).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of the checks of shapes, which are constant here, and of torch's plans for TorchScript
+        warnings.simplefilter("ignore")  # of checks of shapes, which are constant here, and of TorchScript's future
         return torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
 
 
 def _optimized(network: nn.Module, input_size: tuple, device: torch.device) -> nn.Module:
     """The network on its device; on the CPU batch norms are folded into convolutions, which is measurably faster."""
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return traced(network, input_size) if device.type == "cpu" else network
 
 

@@ -80,31 +80,25 @@ class EmbeddingStore:
         self._parts = f"{base}.parts"
         self._known: dict = {}
         self._new: list = []
-        self._take_result()
+        result = f"{base}.npz"
+        try:
+            if os.path.exists(result):
+                self._take(result)
+        except _NotEmbeddings as error:
+            raise UsageError(
+                f"{shown(result)} holds no embeddings of this network ({error}); remove it or choose another --output"
+            ) from error
         for path in _part_files(self._parts):
-            self._take_part(path)
+            try:
+                self._take(path)
+            except _NotEmbeddings as error:
+                logger.warning(f"{shown(path)} is damaged ({error}); its images are embedded anew")
         try:
             os.makedirs(self._parts, exist_ok=True)
         except OSError as error:
             raise UsageError(
                 f"{shown(self._parts)} cannot be made ({error.strerror}); choose another --output"
             ) from error
-
-    def _take_result(self) -> None:
-        path = f"{self._base}.npz"
-        try:
-            if os.path.exists(path):
-                self._take(path)
-        except _NotEmbeddings as error:
-            raise UsageError(
-                f"{shown(path)} holds no embeddings of this network ({error}); remove it or choose another --output"
-            ) from error
-
-    def _take_part(self, path: str) -> None:
-        try:
-            self._take(path)
-        except _NotEmbeddings as error:
-            logger.warning(f"{shown(path)} is damaged ({error}); its images are embedded anew")
 
     def _take(self, path: str) -> None:
         there = _load(path)

@@ -1,25 +1,28 @@
 """One self-contained file of a network: ONNX or TorchScript, pixels in, unit embeddings out, checked when it is made."""
 
+import importlib
 import io
 import json
 import logging
 import os
 import warnings
-from typing import NamedTuple, Optional
+from types import ModuleType
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
 from torch import nn
 
 from .. import __version__
+from ..config import load_cfg
 from ..errors import UsageError
 from ..utils.files import shown, write_atomically
 from .embedder import Embedder, traced
 
 logger = logging.getLogger("fastreid.ise.export")
 
-FORMATS = ("onnx", "torchscript")
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt"}
+FORMATS = tuple(SUFFIXES)
 INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
 # The least cosine similarity between the exported and the original embedding of an image.
 LEAST_COSINE = 0.9999
@@ -92,9 +95,7 @@ def metadata_of(embedder: Embedder) -> dict:
 
 
 def _started_from(run: str) -> str:
-    """The class of the weights that training started from."""
-    from ..config import load_cfg
-
+    """The kind of weights that training started from."""
     backbone = load_cfg(os.path.join(run, "config.yaml")).MODEL.BACKBONE
     if not backbone.PRETRAIN:
         return "random weights"
@@ -106,13 +107,11 @@ def _to_onnx(network: nn.Module, input_size: tuple, metadata: dict) -> bytes:
     _required("onnxruntime")
     buffer, batch = io.BytesIO(), {0: "batch"}
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter(
-            "ignore"
-        )  # of checks of shapes, which are constant here, and of torch's plans for this exporter
+        warnings.simplefilter("ignore")  # of checks of shapes, which are constant here, and of this exporter's future
         torch.onnx.export(
             network,
             (torch.zeros(2, 3, *input_size),),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # the exporter takes it, its annotation does not say so
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
             dynamic_axes={INPUT_NAME: batch, OUTPUT_NAME: batch},
@@ -141,7 +140,7 @@ def _run_torchscript(content: bytes, images: np.ndarray) -> np.ndarray:
         return torch.jit.load(io.BytesIO(content))(torch.from_numpy(images)).numpy()
 
 
-def _check(network: nn.Module, input_size: tuple, run) -> float:
+def _check(network: nn.Module, input_size: tuple, run: Callable[[np.ndarray], np.ndarray]) -> float:
     """The smallest cosine similarity between both embeddings of random pictures; NaN where an embedding is not finite."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (_CHECKED_IMAGES, 3, *input_size)).astype(np.float32)
@@ -172,9 +171,9 @@ def read_metadata(path: str) -> dict:
         raise UsageError(f"{shown(path)} holds no network that this package exported") from error
 
 
-def _required(package: str):
+def _required(package: str) -> ModuleType:
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError as error:
         raise UsageError(
             f"ONNX files need {package}; install what they need with: pip install onnx onnxruntime, "

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import faiss
 import numpy as np
@@ -70,7 +70,7 @@ class SearchIndex:
         if self.about["kind"] == "hnsw":
             raise UsageError("an hnsw index cannot search exactly; build one with --kind exact or ivf")
         if self.about["kind"] == "ivf":
-            self.effort = self._index.nlist
+            self.effort = self._index.nlist  # type: ignore[attr-defined]
 
     def search(
         self, queries: np.ndarray, k: int = 10, rerank: bool = False, candidates: int = 200
@@ -168,7 +168,7 @@ def check_place(folder: str) -> None:
         ) from error
 
 
-def _read_json(folder: str, name: str):
+def _read_json(folder: str, name: str) -> Any:
     try:
         with open(os.path.join(folder, name), encoding="ascii") as file:
             return json.load(file)

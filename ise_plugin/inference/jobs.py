@@ -6,11 +6,12 @@ from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..data.image_files import find_images, first_of, within_share
+from ..data.image_files import check_share, find_images
 from ..data.reading import Problem
 from ..errors import UsageError
 from ..utils.files import shown
 from ..utils.parallel import progress_bar
+from .embedder import Embedder
 from .embeddings import FORMATS, Embeddings, EmbeddingStore, check_parquet
 
 _ENDING = re.compile(rf"\.({'|'.join(FORMATS)})$", re.IGNORECASE)
@@ -45,20 +46,8 @@ def list_files(inputs: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def check_weights(weights: Optional[str]) -> None:
-    """
-    Args:
-        weights: what the user gave as ``--weights``; None where nothing.
-
-    Raises:
-        UsageError: there is no such file.
-    """
-    if weights is not None and not os.path.isfile(weights):
-        raise UsageError(f"--weights {shown(weights)} is no file; check the path")
-
-
 def embed_files(
-    embedder,
+    embedder: Embedder,
     inputs: Sequence[str],
     output: str,
     formats: Sequence[str] = FORMATS,
@@ -68,7 +57,7 @@ def embed_files(
     """Embeds files and the pictures of folders, or what is missing of them, and writes the result.
 
     Args:
-        embedder: :class:`ise_plugin.Embedder`.
+        embedder: of the run.
         inputs: files and folders.
         output: path without ending (.npz or .parquet at its end is left out).
         formats: some of "npz" and "parquet".
@@ -93,12 +82,12 @@ def embed_files(
         with progress_bar(len(missing), "embedding", unit="img", show=show_progress) as bar:
             for found in embedder.stream(missing):
                 bar.update()
-                if found.reason is None:
+                if found.embedding is not None:
                     _check_finite(found.embedding, found.path, embedder.weights)
                     store.add(found.path, found.embedding)
                 else:
-                    problems.append(Problem(found.path, found.reason))
-                    _check_share(problems, len(paths), max_bad_share)
+                    problems.append(Problem(found.path, found.reason or ""))
+                    check_share(problems, len(paths), max_bad_share, "--max-bad-share", stopped=True)
     finally:
         store.pause()
     bad = {problem.path for problem in problems}
@@ -119,14 +108,3 @@ def _check_finite(vector: np.ndarray, path: str, weights: str) -> None:
             f"{shown(os.fspath(weights))} gives no finite numbers for {shown(path)}; its training has failed, "
             "choose other weights"
         )
-
-
-def _check_share(problems: Sequence[Problem], total: int, max_share: float) -> None:
-    """Unlike the check at the start of a training this one ends a job at the limit, so the rest of the files is unknown."""
-    if within_share(problems, total, max_share):
-        return
-    limit = "which are all" if len(problems) == total else f"more than --max-bad-share {max_share:g} allows"
-    raise UsageError(
-        f"stopped at the first {len(problems)} of {total} images that cannot be used, {limit}: {first_of(problems)}; "
-        "repair or remove them"
-    )

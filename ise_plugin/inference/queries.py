@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..utils.files import shown, write_atomically
 from .embedder import Embedder
 from .index import SearchIndex
-from .jobs import check_weights, list_files
+from .jobs import list_files
 
 logger = logging.getLogger("fastreid.ise.search")
 
@@ -62,7 +62,6 @@ def find_matches(
     index = SearchIndex.load(index_folder)
     if exact:
         index.set_exact()
-    check_weights(weights)
     embedder = Embedder(run or index.about["run"], weights, device)
     if embedder.fingerprint != index.about["fingerprint"]:
         raise UsageError(

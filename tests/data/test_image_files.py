@@ -118,7 +118,8 @@ def test_too_many_are_listed(bad, total, share):
     with pytest.raises(UsageError) as caught:
         check_share(problems(bad), total, share, KEY)
     message = str(caught.value)
-    assert f"{bad} of {total} images" in message and KEY in message and "0.jpg (truncated)" in message
+    assert f"{bad} of {total} images cannot be used" in message and "0.jpg (truncated)" in message
+    assert (KEY in message) != ("which are all" in message) == (bad == total)
     assert ("and 1 more" in message) == (bad == 6) and "\n" not in message
 
 

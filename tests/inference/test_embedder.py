@@ -133,3 +133,9 @@ def test_what_is_no_run(tmp_path, folder_run):
     shutil.copy(folder_run[1] / "config.yaml", tmp_path)
     with pytest.raises(UsageError, match="model_chosen.pth nor model_final.pth"):
         Embedder(str(tmp_path))
+
+
+def test_weights_that_are_not_there(folder_run, tmp_path):
+    for path in (tmp_path / "nope.pth", tmp_path, ""):
+        with pytest.raises(UsageError, match="--weights .* is no file"):
+            Embedder(str(folder_run[1]), str(path))

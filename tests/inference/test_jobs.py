@@ -7,7 +7,7 @@ from PIL import Image
 from ise_plugin.errors import UsageError
 from ise_plugin.inference import EmbeddingStore, read_embeddings
 from ise_plugin.inference.embedder import EmbeddedFile
-from ise_plugin.inference.jobs import check_weights, embed_files
+from ise_plugin.inference.jobs import embed_files
 
 
 class Network:
@@ -92,10 +92,3 @@ def test_what_a_failed_job_has_embedded_is_kept(tmp_path):
         embed_files(Network(), ["1.jpg", "bad.jpg"], str(tmp_path / "e"))
     assert outputs(tmp_path) == ["e.parts"]
     assert EmbeddingStore(str(tmp_path / "e"), "one", "run", 4).missing(["1.jpg", "bad.jpg"]) == ["bad.jpg"]
-
-
-def test_weights_that_are_not_there(tmp_path):
-    check_weights(None)
-    for path in (tmp_path / "nope.pth", tmp_path, ""):
-        with pytest.raises(UsageError, match="--weights .* is no file"):
-            check_weights(str(path))

@@ -43,7 +43,7 @@ class Folder(ImageDataset):
         query, gallery: folders for evaluation only, one sub-folder for each identity; cameras by the same rule
             (``camera_folders``: the sub-folder within the identity's). Without a rule query and gallery count as
             different cameras, so no match is passed over.
-        max_bad_share: share of unusable files that is put up with, in [0, 1].
+        max_bad_share: share of files that may be unusable, in [0, 1].
         output_dir: of the run; what it holds below ``folder`` is no training image (contact sheets, say).
 
     Raises:
