@@ -99,11 +99,11 @@ class WriteLosses(HookBase):
 
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self._period == 0 or self.trainer.iter == self.trainer.max_iter - 1:
-            self.trainer.write_losses()
+            self.trainer.step.write_losses()
 
     def after_epoch(self) -> None:
-        self.trainer.write_losses()
-        self.trainer.check_weights()  # before an evaluation of them makes no sense
+        self.trainer.step.write_losses()
+        self.trainer.step.check_weights()  # before an evaluation of them makes no sense
 
 
 class AverageStatistics(HookBase):
@@ -180,7 +180,7 @@ class SaveCheckpoint(HookBase):
         wish = interruption.agreed(SAVE if due else NOTHING)
         if wish == NOTHING:
             return
-        self.trainer.write_losses()
+        self.trainer.step.write_losses()
         average_statistics(self.trainer.model)  # the file holds those of one process
         self._save(name_within_epoch(self.trainer.epoch, self.trainer.steps_done), self.trainer.steps_done)
         interruption.granted = wish == STOP
@@ -210,7 +210,7 @@ class SaveCheckpoint(HookBase):
 
     def _save(self, name: str, step: Optional[int] = None) -> None:
         """Saves after this epoch or, with ``step``, inside it."""
-        self.trainer.check_weights()
+        self.trainer.step.check_weights()
         epoch = self.trainer.epoch if step is None else self.trainer.epoch - 1
         self.trainer.checkpointer.save(name, **run_state(self.trainer, epoch, step or 0))
         self._last = time.monotonic()

@@ -138,7 +138,7 @@ class DBSCANPseudoLabelHook(HookBase):
         verify_same("pseudo labels or memory", self.labels, self._head().memory.centroids.cpu().numpy())
         loader = self._loader.pseudo_labelled(self.labels, epoch_seed(self.cfg.SEED, epoch))
         self._warn_of_small_batches(loader.batch_sampler.clusters_per_batch * self.cfg.DATALOADER.NUM_INSTANCE)
-        self.trainer.set_loader(loader, done)
+        self.trainer.step.set_loader(loader, done)
 
     def label(self) -> Labelling:
         """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
@@ -201,9 +201,9 @@ class DBSCANPseudoLabelHook(HookBase):
             )
 
     def _extract(self) -> Tensor:
-        loader, autocast = WithProgress(self._loader.extraction(), "extraction"), self.trainer.autocast()
+        loader, autocast = WithProgress(self._loader.extraction(), "extraction"), self.trainer.step.autocast()
         size = self.cfg.ISE.EXTRACTION.IMS_PER_BATCH or self.cfg.TEST.IMS_PER_BATCH
-        with named_out_of_memory(lambda: advice_for_extraction(size, self.trainer.precision)):
+        with named_out_of_memory(lambda: advice_for_extraction(size, self.trainer.step.precision)):
             return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))
 
     def _handle_unusable(self, labelling: Labelling) -> None:

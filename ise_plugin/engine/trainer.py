@@ -83,7 +83,7 @@ class ISETrainer(DefaultTrainer):
         backbone = unwrapped(model).backbone
         precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, backbone, cfg.INPUT.SIZE_TRAIN)
         spare_slow_gradients(backbone, device, precision)
-        self._trainer = TrainingStep(
+        self.step = self._trainer = TrainingStep(
             model, optimizer, device, precision, cfg.SOLVER.ACCUMULATE, cfg.ISE.MAX_SKIPPED_STEPS
         )
 
@@ -112,7 +112,7 @@ class ISETrainer(DefaultTrainer):
             keep=cfg.ISE.KEEP_CHECKPOINTS,
             save_to_disk=comm.is_main_process(),
             optimizer=optimizer,
-            numerics=self._trainer,
+            numerics=self.step,
             results=self.results,
             **hooks.states_of(self._hooks),
             **self.scheduler,
@@ -171,7 +171,7 @@ class ISETrainer(DefaultTrainer):
 
         Raises:
             Interrupted: SIGTERM or SIGINT has come, and what was done is saved.
-            UsageError, FloatingPointError: something that the user can mend.
+            UsageError, FloatingPointError: something that the user can put right.
         """
         done = f", {self.start_step} steps of it done" if self.start_step else ""
         logger.info(f"Starting training from epoch {self.start_epoch}{done}")
@@ -218,27 +218,6 @@ class ISETrainer(DefaultTrainer):
         except Interrupted:
             self._saving.save_start_of_epoch()
             raise
-
-    def set_loader(self, loader, done: int = 0) -> None:
-        """Batches of the next epoch, of which so many are done; the pseudo-label hook calls this."""
-        self._trainer.set_loader(loader, done)
-
-    @property
-    def precision(self) -> torch.dtype:
-        """What the network computes in."""
-        return self._trainer.precision
-
-    def autocast(self):
-        """The context that the network computes in."""
-        return self._trainer.autocast()
-
-    def write_losses(self) -> None:
-        """See :meth:`ise_plugin.engine.step.TrainingStep.write_losses`."""
-        self._trainer.write_losses()
-
-    def check_weights(self) -> None:
-        """See :meth:`ise_plugin.engine.step.TrainingStep.check_weights`."""
-        self._trainer.check_weights()
 
     def evaluate(self) -> tuple[dict, list[Retrieval]]:
         """Metrics of the test sets with the model as it is, and what was ranked; see :func:`evaluate_sets`."""
