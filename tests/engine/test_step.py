@@ -173,7 +173,7 @@ def test_steps_are_counted_for_each_epoch_and_over_a_resume():
             step.write_losses()
 
     class Loader(list):
-        def behind(self, count):
+        def after(self, count):
             return iter(self[count:])
 
     batches = Loader([spoil(batch) for batch in make_batches(2)])
