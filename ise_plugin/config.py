@@ -113,7 +113,7 @@ def add_ise_config(cfg: CfgNode) -> None:
     # Labelled images for evaluation only: folders with a sub-folder for each identity. Empty: no evaluation.
     _C.DATASETS.FOLDER.QUERY = ""
     _C.DATASETS.FOLDER.GALLERY = ""
-    # Unusable files to put up with, at the start and during the run. Unit: share of all files, in [0, 1].
+    # Unusable files that are tolerated, at the start and during the run. Unit: share of all files, in [0, 1].
     _C.DATASETS.FOLDER.MAX_BAD_SHARE = 0.05
 
     # Hooks beside those that every run has: registered names (ise_plugin.registry.HOOK), or "module.Class" of your own. What

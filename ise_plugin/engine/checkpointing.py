@@ -30,12 +30,12 @@ _MORE_FILES = 3
 
 
 def name_after_epoch(epoch: int) -> str:
-    """fastreid's name of the checkpoint behind an epoch, counted from 0."""
+    """fastreid's name of the checkpoint after an epoch, counted from 0."""
     return f"model_{epoch:04d}"
 
 
 def name_within_epoch(epoch: int, step: int) -> str:
-    """The name of a checkpoint inside an epoch, counted from 0, behind so many of its steps."""
+    """The name of a checkpoint inside an epoch, counted from 0, after so many of its steps."""
     return f"model_{epoch:04d}_{step:06d}"
 
 
@@ -87,7 +87,7 @@ class ISECheckpointer(Checkpointer):
     def save(self, name: str, **kwargs) -> None:
         """Writes ``name.pth`` and then the pointer ``last_checkpoint``, each whole or not at all.
 
-        ``model_best`` is not pointed to: the run has more to write behind it, which resuming from there would miss.
+        ``model_best`` is not pointed to: the run has more to write after it, which resuming from there would miss.
 
         Raises:
             UnwritableFile: the disk is full, or the folder cannot be written to; what was there is intact.

@@ -55,7 +55,7 @@ def take_run_state(trainer, state: dict) -> None:
     trainer.start_epoch, trainer.start_step = state.get("epoch", -1) + 1, state.get("step", 0)
     if trainer.start_step > trainer.iters_per_epoch:
         raise UsageError(
-            f"the checkpoint was made behind step {trainer.start_step} of an epoch, and ISE.ITERS_PER_EPOCH is "
+            f"the checkpoint was made after step {trainer.start_step} of an epoch, and ISE.ITERS_PER_EPOCH is "
             f"{trainer.iters_per_epoch}; resume with the value it was made with"
         )
     if trainer.images.stand_ins and len(state.get("lost", ())) == len(trainer.images):
