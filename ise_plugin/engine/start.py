@@ -1,5 +1,6 @@
 """From the command line to a configuration that a run can start with."""
 
+import errno
 import logging
 import os
 import time
@@ -112,9 +113,8 @@ def _describe(device: str) -> str:
 
 def _make_folder(path: str) -> None:
     try:
-        os.makedirs(path or ".", exist_ok=True)
-        writable = os.access(path or ".", os.W_OK)
+        os.makedirs(path, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission to write")
     except OSError as error:
-        raise UsageError(f"OUTPUT_DIR {path} cannot be made ({error.strerror}); choose another") from error
-    if not writable:
-        raise UsageError(f"OUTPUT_DIR {path} cannot be written to; choose another or change its permissions")
+        raise UsageError(f"OUTPUT_DIR {path} cannot be used ({error.strerror}); choose another") from error

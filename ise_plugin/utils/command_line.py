@@ -14,14 +14,12 @@ _INTERRUPTED = 130
 def run_command(
     parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], argv: Optional[Sequence[str]] = None
 ) -> int:
-    """Parses, runs, and turns what the user can mend into one line on standard error.
+    """Parses, runs, and turns what the user can put right into one line on standard error.
 
     Returns:
         The exit code: 0, 2 after a :class:`UsageError`, 130 after Ctrl-C.
     """
-    parser.add_argument(
-        "--traceback", action="store_true", help="show the traceback of errors that are usually one line"
-    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error of one line comes from")
     args = parser.parse_args(argv)
     # names of files may hold what the console's encoding cannot say
     for stream in (sys.stdout, sys.stderr):

@@ -1,16 +1,19 @@
 """What becomes of a run one of whose processes fails, dies or hangs; gloo on the CPU, every wait has a limit."""
 
+import logging
 import multiprocessing
 import threading
 
 import distributed_workers as workers
 import pytest
 import torch
+from fastreid.utils import comm
 from helpers import HANG, forkserver
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ise_plugin.engine.launcher import launch
+from ise_plugin.engine.launcher import TellWarnings, launch
 from ise_plugin.errors import UsageError
+from ise_plugin.utils.logs import kept_warnings
 
 
 @pytest.fixture
@@ -71,3 +74,36 @@ def test_process_that_hangs_ends_the_run_after_the_timeout(quick_start):
 def test_several_machines_need_an_address(two_devices):
     with pytest.raises(UsageError, match="--dist-url"):
         launch(workers.meet, num_gpus=1, num_machines=2)
+
+
+@pytest.fixture
+def epoch(monkeypatch, caplog):
+    """Ends an epoch in which the other processes have warned as told; gives what is logged now."""
+    kept_warnings.take()
+    hook = TellWarnings()
+
+    def end(*others, first=True):
+        monkeypatch.setattr(comm, "gather", lambda own, **options: [own, *others] if first else [])
+        caplog.clear()
+        hook.after_epoch()
+        return [record.getMessage() for record in caplog.records]
+
+    return end
+
+
+def test_warnings_are_named_where_they_differ(epoch):
+    logger = logging.getLogger("fastreid.ise.something")
+    logger.warning("small batches")
+    logger.info("no warning")
+    assert epoch(["small batches"], ["small batches", "image lost"], ["image lost", "no room"]) == [
+        "process 2, 3: image lost",
+        "process 3: no room",
+    ]
+    assert epoch(["small batches"], [], ["image lost"]) == []  # said before
+    logger.warning("late")
+    assert epoch(["late", "later"], [], []) == ["process 1: later"]
+
+
+def test_other_processes_log_nothing_and_keep_nothing(epoch):
+    logging.getLogger("fastreid").warning("here")
+    assert epoch(first=False) == [] == kept_warnings.take()

@@ -7,6 +7,7 @@ import torch
 from helpers import CONFIGS
 
 from ise_plugin.engine import launch, resolve_device, setup
+from ise_plugin.engine.start import named_setup_errors
 from ise_plugin.errors import UsageError
 
 
@@ -62,3 +63,10 @@ def test_impossible_numbers_of_processes_are_refused(options):
 
 def test_launch_runs_the_function():
     assert launch(lambda a, b: a + b, args=(1, 2)) == 3
+
+
+def test_what_components_raise_is_one_line_and_files_and_memory_keep_their_errors():
+    with pytest.raises(UsageError, match=r"no run can be set up .*\(KeyError: 'VIT-9'\)"), named_setup_errors():
+        raise KeyError("VIT-9")
+    with pytest.raises(FileNotFoundError), named_setup_errors():
+        raise FileNotFoundError

@@ -104,7 +104,7 @@ def test_rounding_noise_leaves_the_backbone_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in layers)
 
 
-def test_without_normalisation_behind_a_convolution_there_is_no_noise():
+def test_without_normalisation_after_a_convolution_there_is_no_noise():
     assert rounding_noise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), backbone()[1]), torch.bfloat16, SIZE) == 0
 
 
