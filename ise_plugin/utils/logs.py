@@ -15,7 +15,7 @@ def log_once(message: str) -> None:
 class KeptWarnings(logging.Handler):
     """Keeps the messages of warnings and errors, each once, until they are taken."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._messages: dict = {}  # message -> None, in the order of their first appearance
 
