@@ -54,7 +54,7 @@ class EmbeddingNetwork(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.backbone, self.heads = model.backbone, model.heads
+        self.backbone, self.heads = model.get_submodule("backbone"), model.get_submodule("heads")
         self.register_buffer("mean", model.get_buffer("pixel_mean").detach().clone())
         self.register_buffer("scale", 1 / model.get_buffer("pixel_std").detach())
         self.eval()

@@ -112,5 +112,5 @@ def search_with_candidates(
 
 def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Bits of bfloat16 in, bits of bfloat16 out."""
-    a, b = (torch.from_numpy(bits).view(torch.bfloat16) for bits in (a, b))
-    return torch.nn.functional.linear(a, b).view(torch.int16).numpy()
+    rows, columns = (torch.from_numpy(bits).view(torch.bfloat16) for bits in (a, b))
+    return torch.nn.functional.linear(rows, columns).view(torch.int16).numpy()
