@@ -2,19 +2,14 @@
 
 Every kernel works on the rows ``first..last`` and writes to nothing else. Rows with a number of entries that is not known
 before come back as the block's columns and values, and ``counts`` tells how many belong to each row. Columns ascend within a
-row, so that sums run in the same order for (i, j) and (j, i) and on any number of threads.
+row, so that sums run in the same order for (i, j) and (j, i) and on any number of threads. Their arrays:
 
-======================================  ========  ========  =================================================================
-array                                   shape     dtype     content
-======================================  ========  ========  =================================================================
-ranks                                   (N, k)    int32     the nearest rows of every row, itself first
-similarities                            (N, k)    float32   their cosines
-mutual, half_mutual                     (N, k)    bool      whether the row is among the k (the first ``half``) of its own p-th
-starts                                  (N + 1,)  int32     where the entries of each sparse row begin; int64 beyond 2 ** 31
-columns, values                         (nnz,)    float32   the entries of sparse rows; columns of the type of ``starts``
-by_column_starts, _rows, _values                            the same matrix by columns, rows ascending
-counts                                  (N,)      int64     entries of every row
-======================================  ========  ========  =================================================================
+    ranks, similarities   (N, k)    int32, float32: the nearest rows of every row, itself first, and their cosines
+    mutual, half_mutual   (N, k)    bool, whether the row is among the k (the first ``half``) of its own p-th
+    starts                (N + 1,)  int32 (int64 beyond 2 ** 31 entries), where the entries of each sparse row begin
+    columns, values       (nnz,)    of the type of ``starts``, float32: the entries of sparse rows
+    by_column_...                   the same matrix by columns, rows ascending
+    counts                (N,)      int64, entries of every row
 """
 
 import numpy as np

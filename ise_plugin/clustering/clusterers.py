@@ -39,8 +39,8 @@ class DBSCAN:
     """
 
     def __init__(self, eps: Union[float, str] = 0.6, min_samples: int = 4):
-        self.eps = AUTO if eps == AUTO else unit_interval(eps, "eps")
-        self.max_distance = LARGEST_EPS if self.eps == AUTO else self.eps
+        self.eps = eps if isinstance(eps, str) and eps == AUTO else unit_interval(eps, "eps")
+        self.max_distance = LARGEST_EPS if isinstance(self.eps, str) else self.eps
         self.min_samples = at_least(1, min_samples, "min_samples")
 
     @classmethod

@@ -6,7 +6,7 @@ vectors share a column, so nothing of size N x N is ever made: each row's weight
 the pairs within the asked distance are kept.
 """
 
-from typing import Any, Callable
+from typing import Any, Callable, Union
 
 import numpy as np
 import torch
@@ -205,7 +205,7 @@ def neighborhood_weights(distances: csr_matrix, ranks: np.ndarray, k2: int) -> c
     return _rows_of_blocks(len(ranks), kernels.mean_of_neighbors, ranks, k2, *arrays_of(distances))
 
 
-def arrays_of(matrix: csr_matrix | csc_matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def arrays_of(matrix: Union[csr_matrix, csc_matrix]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each row (or column) begins, and the indices and values of the entries, as the kernels take them."""
     return matrix.indptr, matrix.indices, matrix.data
 

@@ -2,15 +2,15 @@
 
 With true identities (for study only; training never sees them) the functions compare two labellings of the same images.
 Without, they look at sizes, at the labelling before, and at the embeddings. Where scikit-learn has a measure, it is
-scikit-learn's. A measure that is not defined (no clusters, one cluster) is NaN; the two functions that gather
-measures, :func:`identity_quality` and :func:`structure_quality`, leave it out.
+scikit-learn's. The two functions that gather measures, :func:`identity_quality` and :func:`structure_quality`, leave out
+what is not defined (with no cluster, or with one).
 
 Outliers (label -1) belong to no cluster: a comparison leaves them out, as training does (read the result together with
 the share of outliers). Where each shall count as a cluster of its own, compare :func:`outliers_alone` of the labels.
 """
 
 import math
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -19,36 +19,6 @@ from .centroids import CentroidSimilarities
 
 # The label of an image that belongs to no cluster.
 OUTLIER = -1
-
-
-class SubClusterError(NamedTuple):
-    """``share`` of identities that lie in several clusters, in [0, 1]; mean number of ``pieces`` of those, >= 2 or NaN."""
-
-    share: float
-    pieces: float
-
-
-class MixedClusterError(NamedTuple):
-    """``share`` of clusters with several identities; share of images in the ``minority`` of their cluster; in [0, 1]."""
-
-    share: float
-    minority: float
-
-
-class VMeasure(NamedTuple):
-    """In [0, 1]. ``homogeneity``: clusters hold one identity; ``completeness``: identities lie in one cluster."""
-
-    homogeneity: float
-    completeness: float
-    v_measure: float
-
-
-class BCubed(NamedTuple):
-    """In [0, 1], means over images. ``f`` is the harmonic mean of the other two."""
-
-    precision: float
-    recall: float
-    f: float
 
 
 def adjusted_rand_index(labels: np.ndarray, identities: np.ndarray) -> float:
@@ -61,25 +31,23 @@ def adjusted_rand_index(labels: np.ndarray, identities: np.ndarray) -> float:
         identities: (N,), the other labelling: integers or text.
 
     Raises:
-        ValueError: the two differ in shape.
+        ValueError: the two differ in shape, or no image has a cluster.
     """
-    from sklearn import metrics
+    from sklearn.metrics import adjusted_rand_score
 
-    labels, identities = _comparable(labels, identities)
-    return float(metrics.adjusted_rand_score(identities, labels)) if len(labels) else math.nan
+    return float(adjusted_rand_score(*_clustered(labels, identities)))
 
 
-def v_measure(labels: np.ndarray, identities: np.ndarray) -> VMeasure:
-    """Homogeneity, completeness and their harmonic mean, which is the mutual information over the mean of both entropies.
+def v_measure(labels: np.ndarray, identities: np.ndarray) -> tuple[float, float, float]:
+    """Homogeneity (clusters hold one identity), completeness (identities lie in one cluster) and their harmonic mean, which
+    is the mutual information over the arithmetic mean of both entropies; all in [0, 1].
 
     Source: Rosenberg and Hirschberg, EMNLP 2007; scikit-learn. Arguments as for :func:`adjusted_rand_index`.
     """
-    from sklearn import metrics
+    from sklearn.metrics import homogeneity_completeness_v_measure
 
-    labels, identities = _comparable(labels, identities)
-    if not len(labels):
-        return VMeasure(math.nan, math.nan, math.nan)
-    return VMeasure(*map(float, metrics.homogeneity_completeness_v_measure(identities, labels)))
+    homogeneity, completeness, both = map(float, homogeneity_completeness_v_measure(*_clustered(labels, identities)))
+    return homogeneity, completeness, both
 
 
 def purity(labels: np.ndarray, identities: np.ndarray) -> float:
@@ -89,49 +57,43 @@ def purity(labels: np.ndarray, identities: np.ndarray) -> float:
     identities: one cluster per image is pure. Arguments as for :func:`adjusted_rand_index`.
     """
     counts = _contingency(labels, identities)
-    return math.nan if counts is None else float(counts.max(axis=0).sum() / counts.sum())
+    return float(counts.max(axis=0).sum() / counts.sum())
 
 
-def b_cubed(labels: np.ndarray, identities: np.ndarray) -> BCubed:
+def b_cubed(labels: np.ndarray, identities: np.ndarray) -> tuple[float, float, float]:
     """Of an image's cluster, the share that has its identity (precision); of its identity, the share in its cluster
-    (recall); the image itself counts. Both are means over images.
+    (recall); the image itself counts. Means over images, and the harmonic mean of the two; all in [0, 1].
 
     Source: Bagga and Baldwin, "Entity-based cross-document coreferencing using the vector space model", COLING-ACL 1998.
     Arguments as for :func:`adjusted_rand_index`.
     """
     counts = _contingency(labels, identities)
-    if counts is None:
-        return BCubed(math.nan, math.nan, math.nan)
     identity, cluster, images = counts.row, counts.col, counts.data
     precision = float(np.average(images / np.bincount(cluster, images)[cluster], weights=images))
     recall = float(np.average(images / np.bincount(identity, images)[identity], weights=images))
-    return BCubed(precision, recall, 2 * precision * recall / (precision + recall))
+    return precision, recall, 2 * precision * recall / (precision + recall)
 
 
-def sub_cluster_error(labels: np.ndarray, identities: np.ndarray) -> SubClusterError:
-    """How many identities are split over several clusters, and into how many. Outliers are no cluster and no piece.
+def sub_cluster_error(labels: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
+    """Share of identities that are split over several clusters, in [0, 1], and the mean number of their pieces, at least 2
+    (NaN where none is split). Outliers are no cluster and no piece.
 
     Source: Zhang et al., CVPR 2022, section 1 and figure 1, which name the error; counted here among the identities that
     have an image in a cluster. Arguments as for :func:`adjusted_rand_index`.
     """
-    counts = _contingency(labels, identities)
-    if counts is None:
-        return SubClusterError(math.nan, math.nan)
-    pieces = np.bincount(counts.row)
+    pieces = np.bincount(_contingency(labels, identities).row)
     split = pieces > 1
-    return SubClusterError(float(split.mean()), float(pieces[split].mean()) if split.any() else math.nan)
+    return float(split.mean()), float(pieces[split].mean()) if split.any() else math.nan
 
 
-def mixed_cluster_error(labels: np.ndarray, identities: np.ndarray) -> MixedClusterError:
-    """How many clusters hold several identities, and how many images are there in the minority (1 - purity).
+def mixed_cluster_error(labels: np.ndarray, identities: np.ndarray) -> tuple[float, float]:
+    """Share of clusters that hold several identities, and of images in the minority of their cluster (1 - purity).
 
     Source: Zhang et al., CVPR 2022, section 1 and figure 1, which name the error. Arguments as for
     :func:`adjusted_rand_index`.
     """
-    counts = _contingency(labels, identities)
-    if counts is None:
-        return MixedClusterError(math.nan, math.nan)
-    return MixedClusterError(float((np.bincount(counts.col) > 1).mean()), 1 - purity(labels, identities))
+    mixed = np.bincount(_contingency(labels, identities).col) > 1
+    return float(mixed.mean()), 1 - purity(labels, identities)
 
 
 def cluster_sizes(labels: np.ndarray) -> np.ndarray:
@@ -159,22 +121,26 @@ def outliers_alone(labels: np.ndarray) -> np.ndarray:
 
 def identity_quality(labels: np.ndarray, identities: np.ndarray) -> dict:
     """Every measure against true identities, outliers left out; names as they are logged, values as floats."""
-    sub, mixed = sub_cluster_error(labels, identities), mixed_cluster_error(labels, identities)
-    v, cubed = v_measure(labels, identities), b_cubed(labels, identities)
+    if not (labels != OUTLIER).any():
+        return {}
+    homogeneity, completeness, both = v_measure(labels, identities)
+    precision, recall, f = b_cubed(labels, identities)
+    split, pieces = sub_cluster_error(labels, identities)
+    mixed, minority = mixed_cluster_error(labels, identities)
     return _defined(
         ari=adjusted_rand_index(labels, identities),
-        nmi=v.v_measure,  # normalised by the arithmetic mean, mutual information is the same
-        v_measure=v.v_measure,
-        homogeneity=v.homogeneity,
-        completeness=v.completeness,
+        nmi=both,
+        v_measure=both,
+        homogeneity=homogeneity,
+        completeness=completeness,
         purity=purity(labels, identities),
-        bcubed_precision=cubed.precision,
-        bcubed_recall=cubed.recall,
-        bcubed_f=cubed.f,
-        split_identities=sub.share,
-        pieces_per_split_identity=sub.pieces,
-        mixed_clusters=mixed.share,
-        minority_images=mixed.minority,
+        bcubed_precision=precision,
+        bcubed_recall=recall,
+        bcubed_f=f,
+        split_identities=split,
+        pieces_per_split_identity=pieces,
+        mixed_clusters=mixed,
+        minority_images=minority,
     )
 
 
@@ -202,23 +168,22 @@ def structure_quality(
     )
 
 
-def _comparable(labels: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both of the images that have a cluster, identities as numbers."""
+def _clustered(labels: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Identities, as numbers, and clusters of the images that have one."""
     labels, identities = np.asarray(labels), np.asarray(identities)
     if labels.ndim != 1 or labels.shape != identities.shape:
-        raise ValueError(
-            f"labels and identities must be two rows of one length, got {labels.shape}, {identities.shape}"
-        )
-    identities = np.unique(identities, return_inverse=True)[1]
-    return labels[labels != OUTLIER], identities[labels != OUTLIER]
+        raise ValueError(f"labels and identities must be rows of one length, got {labels.shape}, {identities.shape}")
+    kept = labels != OUTLIER
+    if not kept.any():
+        raise ValueError("no image has a cluster: every label is -1")
+    return np.unique(identities, return_inverse=True)[1][kept], labels[kept]
 
 
-def _contingency(labels: np.ndarray, identities: np.ndarray) -> Optional[coo_matrix]:
-    """(identities, clusters) the images that each identity has in each cluster; None where no image has a cluster."""
+def _contingency(labels: np.ndarray, identities: np.ndarray) -> coo_matrix:
+    """(identities, clusters) how many images each identity has in each cluster."""
     from sklearn.metrics.cluster import contingency_matrix
 
-    labels, identities = _comparable(labels, identities)
-    return contingency_matrix(identities, labels, sparse=True).tocoo() if len(labels) else None
+    return contingency_matrix(*_clustered(labels, identities), sparse=True).tocoo()
 
 
 def _defined(**measures: float) -> dict:

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from ..neighbors.all_pairs import search_all_pairs
-from ..neighbors.checks import Features, at_least, unit_interval
+from ..neighbors.checks import Features, at_least, normalized_rows, unit_interval
 from ..neighbors.exact_search import exact, float32_product
 from ..utils.parallel import blocks_of, for_each_block
 from . import _kernels as kernels
@@ -50,7 +50,8 @@ def rerank_distance(
         ValueError: features that are not finite, not two-dimensional or of different width, a zero row, k1 < 1,
         k2 < 1, lambda_value outside [0, 1].
     """
-    queries, gallery = _normalized(query_features, "query_features"), _normalized(gallery_features, "gallery_features")
+    queries = normalized_rows(query_features, "query_features")
+    gallery = normalized_rows(gallery_features, "gallery_features")
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(
             f"gallery_features must have {queries.shape[1]} columns like query_features, got {gallery.shape[1]}"
@@ -59,21 +60,14 @@ def rerank_distance(
     images = torch.cat([queries, gallery])
     farthest = _largest_distances(images)
     weights = _weights(images, farthest, k1, k2, precision)
-    distances = _original_distances(images, len(queries), farthest, lambda_value)
-    _add_jaccard(distances, weights, 1.0 - lambda_value)
-    return distances
-
-
-def _normalized(features: Features, name: str) -> torch.Tensor:
-    tensor = torch.as_tensor(features).detach().to("cpu", torch.float32)
-    if tensor.ndim != 2 or 0 in tensor.shape:
-        raise ValueError(f"{name} must be two-dimensional (N, D) with N, D >= 1, got shape {tuple(tensor.shape)}")
-    lengths = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
-    bad = ~torch.isfinite(lengths) | (lengths == 0)
-    if bool(bad.any()):
-        row = int(bad.flatten().nonzero()[0])
-        raise ValueError(f"{name} must be finite and have no zero rows (row {row} has length {float(lengths[row]):g})")
-    return tensor / lengths
+    # the share of the original distances: squared cosine distances over the query's largest one
+    distances = (queries @ gallery.T).neg_().add_(1).square_()
+    factors = torch.from_numpy(lambda_value / farthest[: len(queries), None]).float()
+    mixed = distances.mul_(factors).numpy()
+    arrays = *arrays_of(weights), *arrays_of(weights.tocsc()), len(queries), np.float32(1.0 - lambda_value), mixed
+    work = lambda first, last: kernels.add_distances(first, last, *arrays)
+    for_each_block(work, blocks_of(len(queries), _QUERIES_PER_TASK), "re-ranking")
+    return mixed
 
 
 def _largest_distances(images: torch.Tensor) -> np.ndarray:
@@ -96,19 +90,3 @@ def _weights(images: torch.Tensor, farthest: np.ndarray, k1: int, k2: int, preci
     scale = np.repeat(farthest, np.diff(neighborhoods.indptr))
     neighborhoods.data[:] = np.square(1 - neighborhoods.data) / scale
     return neighborhood_weights(neighborhoods, ranks, min(k2, size))
-
-
-def _original_distances(images: torch.Tensor, num_queries: int, farthest: np.ndarray, share: float) -> np.ndarray:
-    """``share`` times the squared cosine distance of every query and gallery image over the query's largest one."""
-    distances = images[:num_queries] @ images[num_queries:].T
-    factors = torch.from_numpy(share / farthest[:num_queries]).to(torch.float32)[:, None]
-    return distances.neg_().add_(1).square_().mul_(factors).numpy()
-
-
-def _add_jaccard(distances: np.ndarray, weights: csr_matrix, share: float) -> None:
-    arrays = *arrays_of(weights), *arrays_of(weights.tocsc()), len(distances), np.float32(share), distances
-
-    def work(first: int, last: int) -> None:
-        kernels.add_distances(first, last, *arrays)
-
-    for_each_block(work, blocks_of(len(distances), _QUERIES_PER_TASK), "re-ranking")

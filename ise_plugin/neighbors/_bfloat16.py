@@ -80,11 +80,7 @@ def candidates_needed(rounded: RoundedRows, keep: int) -> Optional[int]:
 
 
 def search_with_candidates(
-    rows: torch.Tensor,
-    rounded: RoundedRows,
-    keep: int,
-    candidates: int,
-    shared: bool = False,
+    rows: torch.Tensor, rounded: RoundedRows, keep: int, candidates: int, shared: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best ``keep`` other rows of every row; ``shared``: all processes call this together, and each does a part.
 
@@ -95,19 +91,13 @@ def search_with_candidates(
     buffers = search_all_pairs(rounded.rows.view(torch.int16).numpy(), candidates, _multiply, shared)
     scores, columns = buffers.sorted()
     mine = shard(len(rows)) if shared else range(len(rows))
-    similarities = np.empty((len(rows), keep), dtype=np.float32)
-    indices = np.empty((len(rows), keep), dtype=np.int32)
-    proven = np.empty(len(rows), dtype=np.bool_)
-    features = rows.numpy()
-
-    def work(first: int, last: int) -> None:
-        first, last = first + mine.start, last + mine.start
-        kernels.score_again(
-            first, last, features, scores, columns, buffers.filled, rounded.slopes, similarities, indices, proven
-        )
-
+    shape = len(rows), keep
+    found = np.empty(shape, np.float32), np.empty(shape, np.int32), np.empty(len(rows), np.bool_)
+    arrays = rows.numpy(), scores, columns, buffers.filled, rounded.slopes, *found
+    work = lambda first, last: kernels.score_again(first + mine.start, last + mine.start, *arrays)
     for_each_block(work, blocks_of(len(mine), _ROWS_PER_TASK), "scoring candidates in float32")
-    return gathered(similarities, shared), gathered(indices, shared), gathered(proven, shared)
+    similarities, indices, proven = (gathered(part, shared) for part in found)
+    return similarities, indices, proven
 
 
 def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -28,25 +28,18 @@ class Copies:
 def find_copies(rows: np.ndarray) -> Optional[Copies]:
     """Group equal rows of an (N, D) float32 matrix; None if all rows differ."""
     hashes = np.empty(len(rows), dtype=np.uint64)
-    bits = rows.view(np.uint32)
-    for_each_block(
-        lambda first, last: kernels.hash_rows(first, last, bits, hashes),
-        blocks_of(len(rows), _ROWS_PER_TASK),
-        "looking for copies",
-    )
+    work = lambda first, last: kernels.hash_rows(first, last, rows.view(np.uint32), hashes)
+    for_each_block(work, blocks_of(len(rows), _ROWS_PER_TASK), "looking for copies")
     _, firsts, group = np.unique(hashes, return_index=True, return_inverse=True)
     if len(firsts) == len(rows):
         return None
     # Groups in the order of their first row, so that a lower group wins a tie as a lower index does.
     order = np.argsort(firsts)
-    number = np.empty_like(order)
-    number[order] = np.arange(len(order))
-    firsts, group = firsts[order], number[group]
+    firsts, group = firsts[order], np.argsort(order)[group]
     copied = np.flatnonzero(firsts[group] != np.arange(len(rows)))
     if any(not np.array_equal(rows[row], rows[firsts[group[row]]]) for row in copied):
         return None  # two different rows with one hash: practically impossible, and only the order of ties is lost
-    starts = np.zeros(len(firsts) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(group), out=starts[1:])
+    starts = np.concatenate([[0], np.cumsum(np.bincount(group))])
     return Copies(firsts, group, starts, np.argsort(group, kind="stable"))
 
 
@@ -64,13 +57,9 @@ def spread_over_copies(
     Returns:
         (N, keep) similarities and indices: copies of the row itself first, then each group's rows, ascending.
     """
-    found = np.empty((len(copies.group), keep), dtype=np.float32)
-    indices = np.empty((len(copies.group), keep), dtype=np.int32)
-
-    def work(first: int, last: int) -> None:
-        kernels.spread(
-            first, last, copies.group, copies.starts, copies.members, own, similarities, groups, found, indices
-        )
-
+    shape = len(copies.group), keep
+    found, indices = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int32)
+    arrays = copies.group, copies.starts, copies.members, own, similarities, groups, found, indices
+    work = lambda first, last: kernels.spread(first, last, *arrays)
     for_each_block(work, blocks_of(len(found), _ROWS_PER_TASK), "copies")
     return found, indices

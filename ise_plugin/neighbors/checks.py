@@ -1,5 +1,6 @@
 """What the functions of this package accept, and what they say when they get something else."""
 
+import math
 import operator
 from typing import Union
 
@@ -28,9 +29,7 @@ def unit_rows(features: Features, name: str = "features") -> torch.Tensor:
     Raises:
         ValueError: not two-dimensional, empty, not floating, not finite, a zero row, a row that is not unit length.
     """
-    tensor = torch.as_tensor(features).detach()
-    if tensor.ndim != 2 or 0 in tensor.shape:
-        raise ValueError(f"{name} must be two-dimensional (N, D) with N, D >= 1, got shape {tuple(tensor.shape)}")
+    tensor = _two_dimensional(features, name)
     if not tensor.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
     was_half = tensor.dtype in _HALF_TYPES
@@ -38,6 +37,25 @@ def unit_rows(features: Features, name: str = "features") -> torch.Tensor:
     lengths = torch.linalg.vector_norm(tensor, dim=1)
     _check_lengths(lengths, _HALF_LENGTH_TOLERANCE if was_half else _LENGTH_TOLERANCE, name)
     return tensor / lengths[:, None] if was_half else tensor
+
+
+def normalized_rows(features: Features, name: str) -> torch.Tensor:
+    """Any embeddings (N, D) as float32 unit rows on the CPU.
+
+    Raises:
+        ValueError: not two-dimensional, empty, not finite, a zero row.
+    """
+    tensor = _two_dimensional(features, name).to("cpu", torch.float32)
+    lengths = torch.linalg.vector_norm(tensor, dim=1)
+    _check_lengths(lengths, math.inf, name)
+    return tensor / lengths[:, None]
+
+
+def _two_dimensional(features: Features, name: str) -> torch.Tensor:
+    tensor = torch.as_tensor(features).detach()
+    if tensor.ndim != 2 or 0 in tensor.shape:
+        raise ValueError(f"{name} must be two-dimensional (N, D) with N, D >= 1, got shape {tuple(tensor.shape)}")
+    return tensor
 
 
 def _check_lengths(lengths: torch.Tensor, tolerance: float, name: str) -> None:
@@ -98,12 +116,12 @@ def at_least(least: int, value: int, name: str) -> int:
     return value
 
 
-def unit_interval(value: float, name: str) -> float:
+def unit_interval(value: Union[float, str], name: str) -> float:
     """Check 0 <= value <= 1 (NaN fails).
 
     Raises:
         ValueError: outside the interval.
     """
-    if not 0.0 <= value <= 1.0:
+    if isinstance(value, str) or not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
     return float(value)

@@ -1,7 +1,7 @@
 """k-nearest-neighbour searches for unit rows, registered by name."""
 
 from functools import partial
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ def _search_others(rows: torch.Tensor, keep: int, precision: str, shared: bool) 
     return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, shared)
 
 
-def _decided(choose: Callable, shared: bool):
+def _decided(choose: Callable[[], Any], shared: bool) -> Any:
     """What process 0 chooses, where all must do the same: their processors may differ."""
     return computed_once(choose) if shared else choose()
 
@@ -85,12 +85,13 @@ def _decided(choose: Callable, shared: bool):
 def _best_precision(num_rows: int) -> str:
     if num_rows < _FEW_ROWS:
         return "float32"
-    if torch.cpu._is_amx_tile_supported():
-        log_once("Neighbour search: bfloat16 candidates, because this CPU has bfloat16 matrix units (AMX).")
-        return "bfloat16"
-    if torch.cpu._is_avx512_bf16_supported():
-        log_once("Neighbour search: bfloat16 candidates, because this CPU has bfloat16 dot products (avx512_bf16).")
-        return "bfloat16"
+    for unit, there in (
+        ("AMX", torch.cpu._is_amx_tile_supported),
+        ("avx512_bf16", torch.cpu._is_avx512_bf16_supported),
+    ):
+        if there():
+            log_once(f"Neighbour search: bfloat16 candidates, because this CPU has bfloat16 dot products ({unit}).")
+            return "bfloat16"
     log_once("Neighbour search: float32, because this CPU has no bfloat16 dot products (AMX or avx512_bf16).")
     return "float32"
 
@@ -99,24 +100,17 @@ def _search_bfloat16(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
     rounded = round_rows(rows)
     candidates = _decided(partial(candidates_needed, rounded, keep), shared)
     if candidates is None:
-        log_once(
-            "Neighbour search: float32, because these embeddings lie too close together to be told apart in bfloat16."
-        )
+        log_once("Neighbour search: float32, because these embeddings lie too close together for bfloat16.")
         return _search_float32(rows, keep, shared)
     similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, shared)
     del rounded
     unproven = np.flatnonzero(~proven)
+    some = f"{len(unproven)} of {len(rows)} rows"
     if len(unproven) > _UNPROVEN_SHARE * len(rows):
-        log_once(
-            "Neighbour search: float32 for all rows, because bfloat16 candidates could not be proven complete "
-            f"for {len(unproven)} of {len(rows)} rows."
-        )
+        log_once(f"Neighbour search: float32, because {some} could not be proven complete in bfloat16.")
         return _search_float32(rows, keep, shared)
     if len(unproven):
-        log_once(
-            f"Neighbour search: float32 for {len(unproven)} of {len(rows)} rows, whose bfloat16 candidates could "
-            "not be proven complete."
-        )
+        log_once(f"Neighbour search: float32 for {some}, which could not be proven complete in bfloat16.")
         buffers = search_some_rows(rows.numpy(), unproven, keep, float32_product())
         similarities[unproven], indices[unproven] = buffers.sorted()
     return similarities, indices

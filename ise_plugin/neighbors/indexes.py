@@ -1,6 +1,6 @@
 """faiss indexes of unit rows by inner product; every index of the package is built here."""
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def build_ivf(
     import faiss
 
     width, num_cells = vectors.shape[1], num_cells or default_cells(len(vectors))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, num_cells, faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, num_cells, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = SEED
     index.cp.min_points_per_centroid = 1  # small sets are allowed; they need no warning
     index.nprobe = min(num_probes, num_cells)

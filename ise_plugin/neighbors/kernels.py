@@ -5,22 +5,18 @@ the worst score kept at the last clean-up, so after the first blocks almost ever
 comparison. Blocks must arrive so that each row sees its columns in ascending order; then refusing equal scores is
 exactly "the lower index wins a tie".
 
-Every kernel works on the rows ``first..last`` and writes to nothing else. For n rows asked for among N, ``keep`` candidates:
+Every kernel works on the rows ``first..last`` and writes to nothing else. Their arrays, for n rows asked for among N:
 
-=====================  =============  =======  =========================================================================
-array                  shape          dtype    content
-=====================  =============  =======  =========================================================================
-block                  (b, b)         float32  products of rows and columns; or int16, the bits of bfloat16 (unknown to
-                                               numba): those of non-negative floats order like integers, as the gate uses
-scores, columns        (n, 2 * keep)  float32  buffers of candidates; columns int32
-filled, thresholds     (n,)           int32    candidates in each buffer; the score that a new one has to beat (float32)
-own                    (n,)           int64    the column that is the row itself and therefore no candidate
-features               (N, D)         float32  the rows
-similarities, indices  (N, k)         float32  the outcome, best first, ties by index; indices int32
-slopes, proven         (N,)           float32  bound of a score's error; whether no neighbour can be missing (bool)
-group                  (N,)           int64    copies of one row form a group: 0..U-1
-starts, members        (U + 1,)       int64    where the members of a group begin; rows by group (N,)
-=====================  =============  =======  =========================================================================
+    block                 (b, b)         float32, products of rows and columns; or int16, the bits of bfloat16, which numba does
+                                         not know: those of non-negative floats order like integers, which the gate uses
+    scores, columns       (n, 2 * keep)  float32, int32: buffers of candidates
+    filled, thresholds    (n,)           int32, float32: candidates in each buffer, the score that a new one has to beat
+    own                   (n,)           int64, the column that is the row itself and therefore no candidate
+    features              (N, D)         float32
+    similarities, indices (N, k)         float32, int32: the outcome, best first, ties by index
+    slopes, proven        (N,)           float32, bool: bound of a score's error; whether no neighbour can be missing
+    group, members        (N,)           int64: 0..U-1, equal rows form a group; rows by group
+    starts                (U + 1,)       int64, where the members of a group begin
 """
 
 import numpy as np
@@ -65,35 +61,9 @@ def _gate_overload(threshold, block):
 
 
 @njit(nogil=True, cache=True)
-def _kth_largest(values, k):
-    """Quickselect: the k-th largest (k >= 1) of ``values``, which is reordered."""
-    low, high, target = 0, values.size - 1, k - 1
-    while low < high:
-        pivot = values[(low + high) // 2]
-        left, right = low, high
-        while left <= right:
-            while values[left] > pivot:
-                left += 1
-            while values[right] < pivot:
-                right -= 1
-            if left <= right:
-                values[left], values[right] = values[right], values[left]
-                left += 1
-                right -= 1
-        if target <= right:
-            high = right
-        elif target >= left:
-            low = left
-        else:
-            break
-    return values[target]
-
-
-@njit(nogil=True, cache=True)
-def _clean_up(scores, columns, filled, keep, scratch):
+def _clean_up(scores, columns, filled, keep):
     """Cut one buffer down to its best ``keep``, order of arrival kept; gives the worst score that stayed."""
-    scratch[:filled] = scores[:filled]
-    worst = _kth_largest(scratch[:filled], keep)
+    worst = np.partition(scores[:filled], filled - keep)[filled - keep]
     ties_left = keep
     for position in range(filled):
         if scores[position] > worst:
@@ -110,7 +80,7 @@ def _clean_up(scores, columns, filled, keep, scratch):
 
 
 @njit(nogil=True, cache=True)
-def _offer(score, column, row, keep, scores, columns, filled, thresholds, scratch):
+def _offer(score, column, row, keep, scores, columns, filled, thresholds):
     """Put one candidate into a row's buffer if it beats the row's threshold."""
     if score > thresholds[row]:
         position = filled[row]
@@ -118,7 +88,7 @@ def _offer(score, column, row, keep, scores, columns, filled, thresholds, scratc
         columns[row, position] = column
         filled[row] = position + 1
         if position + 1 == scores.shape[1]:
-            thresholds[row] = _clean_up(scores[row], columns[row], position + 1, keep, scratch)
+            thresholds[row] = _clean_up(scores[row], columns[row], position + 1, keep)
             filled[row] = keep
 
 
@@ -127,7 +97,6 @@ def offer_rows(
     block, own, row_start, column_start, first, last, num_columns, keep, scores, columns, filled, thresholds
 ):
     """Offer the block's columns to its rows ``first..last``, to each all but the column ``own`` says is itself."""
-    scratch = np.empty(scores.shape[1], dtype=np.float32)
     for i in range(first, last):
         row = row_start + i
         gate = _gate(thresholds[row], block)
@@ -141,7 +110,7 @@ def offer_rows(
             for j in range(min(CHUNK, num_columns - chunk)):
                 column = column_start + chunk + j
                 if part[j] >= gate and column != own[row]:
-                    _offer(_score(part[j]), column, row, keep, scores, columns, filled, thresholds, scratch)
+                    _offer(_score(part[j]), column, row, keep, scores, columns, filled, thresholds)
                     gate = _gate(thresholds[row], block)
 
 
@@ -151,7 +120,6 @@ def offer_columns(block, row_start, column_start, first, last, num_rows, keep, s
 
     ``first`` is a multiple of ``CHUNK``.
     """
-    scratch = np.empty(scores.shape[1], dtype=np.float32)
     gates = np.zeros(last - first + CHUNK, dtype=block.dtype)
     for j in range(first, last):
         gates[j - first] = _gate(thresholds[column_start + j], block)
@@ -166,7 +134,7 @@ def offer_columns(block, row_start, column_start, first, last, num_rows, keep, s
             for j in range(min(CHUNK, last - chunk)):
                 if part[j] >= part_gates[j]:
                     row = column_start + chunk + j
-                    _offer(_score(part[j]), row_start + i, row, keep, scores, columns, filled, thresholds, scratch)
+                    _offer(_score(part[j]), row_start + i, row, keep, scores, columns, filled, thresholds)
                     part_gates[j] = _gate(thresholds[row], block)
 
 
@@ -176,10 +144,9 @@ def sort_buffers(first, last, keep, scores, columns, filled):
 
     Gives every row's number of candidates in ``filled``.
     """
-    scratch = np.empty(scores.shape[1], dtype=np.float32)
     for row in range(first, last):
         if filled[row] > keep:
-            _clean_up(scores[row], columns[row], filled[row], keep, scratch)
+            _clean_up(scores[row], columns[row], filled[row], keep)
             filled[row] = keep
         count = filled[row]
         order = np.argsort(-scores[row, :count], kind="mergesort")

@@ -74,19 +74,19 @@ def test_counting_measures_equal_slow_obvious_code(labelling):
         return
     same = lambda values, i: {j for j in images if values[j] == values[i]}
     both = {i: len(same(labels, i) & same(identities, i)) for i in images}
-    cubed = quality.b_cubed(labels, identities)
-    assert cubed.precision == pytest.approx(np.mean([both[i] / len(same(labels, i)) for i in images]))
-    assert cubed.recall == pytest.approx(np.mean([both[i] / len(same(identities, i)) for i in images]))
+    precision, recall, _ = quality.b_cubed(labels, identities)
+    assert precision == pytest.approx(np.mean([both[i] / len(same(labels, i)) for i in images]))
+    assert recall == pytest.approx(np.mean([both[i] / len(same(identities, i)) for i in images]))
     pieces = [len({labels[i] for i in images if identities[i] == p}) for p in {identities[i] for i in images}]
-    sub = quality.sub_cluster_error(labels, identities)
-    assert sub.share == pytest.approx(np.mean([n > 1 for n in pieces]))
+    split_share, mean_pieces = quality.sub_cluster_error(labels, identities)
+    assert split_share == pytest.approx(np.mean([n > 1 for n in pieces]))
     split = [n for n in pieces if n > 1]
-    assert sub.pieces == pytest.approx(np.mean(split)) if split else math.isnan(sub.pieces)
+    assert mean_pieces == pytest.approx(np.mean(split)) if split else math.isnan(mean_pieces)
     members = [[identities[i] for i in images if labels[i] == m] for m in {labels[i] for i in images}]
-    mixed = quality.mixed_cluster_error(labels, identities)
-    assert mixed.share == pytest.approx(np.mean([len(set(m)) > 1 for m in members]))
+    mixed, minority_share = quality.mixed_cluster_error(labels, identities)
+    assert mixed == pytest.approx(np.mean([len(set(m)) > 1 for m in members]))
     minority = sum(len(m) - max(m.count(p) for p in m) for m in members)
-    assert mixed.minority == pytest.approx(minority / len(images))
+    assert minority_share == pytest.approx(minority / len(images))
 
 
 def test_outliers_alone_are_clusters_of_one():
@@ -146,5 +146,10 @@ def test_perfect_labels_are_perfect_in_every_measure():
 
 @pytest.mark.parametrize("labels, identities", [([0, 1], [0]), ([[0, 1]], [[0, 1]])])
 def test_labellings_of_different_images_are_refused(labels, identities):
-    with pytest.raises(ValueError, match="labels and identities must be two rows of one length"):
+    with pytest.raises(ValueError, match="labels and identities must be rows of one length"):
         quality.adjusted_rand_index(labels, identities)
+
+
+def test_a_labelling_without_clusters_is_refused():
+    with pytest.raises(ValueError, match="no image has a cluster"):
+        quality.purity(np.full(3, -1), np.arange(3))
