@@ -23,11 +23,9 @@ def mark_reciprocal(first, last, ranks, depth, marks):
     """marks[i, p] = whether i is among the first ``depth`` neighbours of its own p-th, for p < depth."""
     for i in range(first, last):
         for p in range(depth):
-            neighbor = ranks[i, p]
-            found = False
+            marks[i, p] = False
             for q in range(depth):
-                found |= ranks[neighbor, q] == i
-            marks[i, p] = found
+                marks[i, p] |= ranks[ranks[i, p], q] == i
 
 
 @njit(nogil=True, cache=True)
@@ -61,8 +59,7 @@ def _expand(i, ranks, mutual, half_mutual, stamps, inner, found):
             count += 1
     for p in range(count):
         candidate = found[p]
-        size = 0
-        shared = 0
+        size, shared = 0, 0
         for q in range(half):
             if half_mutual[candidate, q]:
                 size += 1
@@ -167,11 +164,11 @@ def near_pairs(
     """Pairs i < j at distance <= max_distance.
 
     A pair counts as near only if the shared mass m(i, j) = sum over shared columns of the smaller weight reaches
-    2 (1 - d) / (2 - d). So row i may leave out columns that together weigh less than that: it leaves out its most crowded
-    ones, which hold most of the work and little of the news, and sums m in full only for the rows that can still reach the
-    bound.
+    2 (1 - d) / (2 - d), which solves d = 1 - m / (2 - m). So row i may leave out columns that together weigh less than that:
+    its most crowded ones, which hold most of the work and little of the news. m is summed in full only for the rows that can
+    still reach the bound.
     """
-    needed = _needed_mass(max_distance)
+    needed = np.float32(2.0 * (1.0 - max_distance) / (2.0 - max_distance) - _ROUNDING_SLACK)
     mass = np.zeros(counts.size, dtype=np.float32)
     touched = np.empty(counts.size, dtype=np.int32)
     near, distances = _room_for(first, last)
@@ -209,12 +206,6 @@ _ROUNDING_SLACK = 1e-4
 # Part of the needed mass that may be left out. The rest is what a pair has to show before its sum is made in full:
 # leaving out more saves walking, and lets more pairs through.
 _LEFT_OUT_SHARE = 0.75
-
-
-@njit(nogil=True, cache=True)
-def _needed_mass(max_distance):
-    """The shared mass of a pair at that distance, d = 1 - m / (2 - m) solved for m, less the rounding slack."""
-    return np.float32(2.0 * (1.0 - max_distance) / (2.0 - max_distance) - _ROUNDING_SLACK)
 
 
 @njit(nogil=True, cache=True)
@@ -310,8 +301,7 @@ def grow_clusters(starts, columns, near, min_samples):
         if labels[seed] >= 0 or not core[seed]:
             continue
         labels[seed] = label
-        waiting[0] = seed
-        num_waiting = 1
+        waiting[0], num_waiting = seed, 1
         while num_waiting > 0:
             num_waiting -= 1
             i = waiting[num_waiting]

@@ -5,7 +5,7 @@ from typing import Any, Union
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..neighbors.checks import Features, at_least, unit_interval
+from ..neighbors.checks import Features, integer, unit_interval
 from ..registry import CLUSTERER
 from . import _kernels as kernels
 from .eps import LARGEST_EPS, choose_eps
@@ -20,8 +20,7 @@ class DBSCAN:
 
     Gives exactly the labels of ``sklearn.cluster.DBSCAN(metric="precomputed")`` on the dense matrix, border points
     included: clusters are numbered in the order of their first core point, and a border point belongs to the first
-    cluster that reaches it. (On a graph of a million rows with 80 entries each, scikit-learn's takes 12 s and 3.4 GB, this
-    0.4 s and 0.1 GB; the graph itself has 0.6 GB.)
+    cluster that reaches it. (A million rows with 80 entries each: scikit-learn's 12 s and 3.4 GB, this 0.4 s and 0.1 GB.)
 
     Args:
         eps: largest distance of two neighbours, in [0, 1]. Larger values give fewer, larger clusters. "auto" chooses it from
@@ -41,7 +40,7 @@ class DBSCAN:
     def __init__(self, eps: Union[float, str] = 0.6, min_samples: int = 4):
         self.eps = eps if isinstance(eps, str) and eps == AUTO else unit_interval(eps, "eps")
         self.max_distance = LARGEST_EPS if isinstance(self.eps, str) else self.eps
-        self.min_samples = at_least(1, min_samples, "min_samples")
+        self.min_samples = integer(min_samples, "min_samples", 1)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:

@@ -5,7 +5,7 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..neighbors.checks import at_least
+from ..neighbors.checks import integer
 from .quality import OUTLIER, stability
 
 # Distance between two candidates. On drawn persons, with steps of half this size, the choice stays within two steps.
@@ -25,8 +25,8 @@ class Candidate(NamedTuple):
         clusters: how many it gives.
         clustered: share of images in one of them, in [0, 1].
         largest: share of images in the largest, in [0, 1].
-        stability: the smaller adjusted Rand index (Hubert and Arabie, 1985) between this labelling and those one step below
-            and above, an outlier being a cluster of its own; 1: the labels do not depend on eps here.
+        stability: the smaller adjusted Rand index between this labelling and those one step below and above, an outlier being
+            a cluster of its own; 1: the labels do not depend on eps here.
     """
 
     eps: float
@@ -65,7 +65,7 @@ def choose_eps(graph: csr_matrix, min_samples: int, clusterer: Callable) -> EpsC
     Raises:
         ValueError: min_samples < 1.
     """
-    others = max(1, at_least(1, min_samples, "min_samples") - 1)
+    others = max(1, integer(min_samples, "min_samples", 1) - 1)
     low, high = np.quantile(kth_neighbor_distances(graph, others), _CORE_QUANTILES)
     grid = _grid(low, high)
     labels = [clusterer(eps=eps, min_samples=min_samples).fit_predict(graph) for eps in grid]
@@ -92,7 +92,7 @@ def kth_neighbor_distances(graph: csr_matrix, k: int) -> np.ndarray:
     Returns:
         (N,) float32; 1.0 where the graph stores fewer than k other rows.
     """
-    k = at_least(1, k, "k")
+    k = integer(k, "k", 1)
     found = np.ones(graph.shape[0], dtype=np.float32)
     lengths = np.diff(graph.indptr)
     for row in np.flatnonzero(lengths > k):
@@ -111,10 +111,9 @@ def _grid(low: float, high: float) -> list[float]:
 
 def _judged(grid: Sequence[float], labels: Sequence[np.ndarray]) -> list[Candidate]:
     """All but the two at the ends, which serve for comparison only."""
-    agreement = [stability(one, other) for one, other in zip(labels, labels[1:])]
-    return [_candidate(grid[i], labels[i], min(agreement[i - 1], agreement[i])) for i in range(1, len(grid) - 1)]
-
-
-def _candidate(eps: float, labels: np.ndarray, stability: float) -> Candidate:
-    sizes = np.bincount(labels[labels != OUTLIER], minlength=1) / len(labels)
-    return Candidate(eps, int(labels.max()) + 1, float(sizes.sum()), float(sizes.max()), float(stability))
+    agreement, candidates = [stability(one, other) for one, other in zip(labels, labels[1:])], []
+    for i in range(1, len(grid) - 1):
+        sizes = np.bincount(labels[i][labels[i] != OUTLIER], minlength=1) / len(labels[i])
+        shares = float(sizes.sum()), float(sizes.max())
+        candidates.append(Candidate(grid[i], int(labels[i].max()) + 1, *shares, min(agreement[i - 1], agreement[i])))
+    return candidates

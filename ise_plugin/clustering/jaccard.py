@@ -20,6 +20,8 @@ from . import _kernels as kernels
 
 # Rows per task: small enough to share the work evenly, large enough that a task's scratch arrays cost nothing.
 _ROWS_PER_TASK = 1024
+# The same where a task's scratch is a whole row of distances.
+_WHOLE_ROWS_PER_TASK = 64
 # Similarities computed at once on an accelerator.
 _PAIRS_AT_ONCE = 1 << 16
 
@@ -58,7 +60,8 @@ class Jaccard:
         similarities, ranks = neighbors
         if ranks.shape[1] < k1:
             raise ValueError(f"neighbors must hold k1 = {k1} of every row, got {ranks.shape[1]}")
-        weights = expanded_neighborhoods(rows, similarities[:, :k1], ranks[:, :k1], half_size(k1))
+        half = min(int(np.around(k1 / 2)) + 1, k1)
+        weights = expanded_neighborhoods(rows, similarities[:, :k1], ranks[:, :k1], half)
         weights.data[:] = 2 - 2 * weights.data  # squared Euclidean distance of unit rows
         return JaccardDistances(neighborhood_weights(weights, ranks, k2))
 
@@ -90,18 +93,15 @@ class JaccardDistances:
         if unit_interval(max_distance, "max_distance") == 1.0:
             columns = np.tile(np.arange(count, dtype=np.int32), count)
             return _sparse_rows(np.full(count, count), columns, self.of_rows(np.arange(count)).ravel())
-        return _symmetric(self._near_pairs(max_distance))
-
-    def _near_pairs(self, max_distance: float) -> csr_matrix:
-        """The upper triangle of the graph, for max_distance < 1."""
-        arrays = *arrays_of(self.weights), *arrays_of(self.weights.tocsc())
-        return _rows_of_blocks(self.weights.shape[0], kernels.near_pairs, *arrays, np.float32(max_distance))
+        arrays = *_arrays(self.weights), *_arrays(self.weights.tocsc())
+        upper = _rows_of_blocks(count, kernels.near_pairs, *arrays, np.float32(max_distance))
+        del arrays  # the matrix by columns is as large as the weights
+        return _symmetric(upper)
 
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The distances of the rows ``rows`` (S,) to all rows: (S, N) float32 in [0, 1], equal to those of the graph."""
         distances = np.zeros((len(rows), self.weights.shape[0]), np.float32)
-        arrays = *arrays_of(self.weights[rows]), *arrays_of(self.weights.tocsc())
-        each_row_block(len(rows), kernels.add_distances, *arrays, 0, np.float32(1), distances)
+        add_distances(self.weights[rows], self.weights, 0, 1.0, distances)
         distances[np.arange(len(rows)), rows] = 0
         return distances
 
@@ -130,7 +130,6 @@ def jaccard_graph(
         ValueError: features that are no finite unit rows, k1 outside [1, N), k2 < 1, max_distance outside [0, 1].
         A single row is allowed with any k1.
     """
-    max_distance = unit_interval(max_distance, "max_distance")
     return _distances(features, k1, k2, search, search_options).within(max_distance)
 
 
@@ -154,11 +153,6 @@ def _distances(features: Features, k1: int, k2: int, search: str, options: dict)
     return Jaccard(k1, k2)(rows, NEIGHBOR_SEARCH.get(search)(rows, k1, **options))
 
 
-def half_size(k1: int) -> int:
-    """Neighbours that count for the sets which expand a neighbourhood of k1."""
-    return min(int(np.around(k1 / 2)) + 1, k1)
-
-
 def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: np.ndarray, half: int) -> csr_matrix:
     """Every row's expanded k-reciprocal neighbourhood, with the similarities as values.
 
@@ -172,12 +166,12 @@ def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: 
     """
     similarities, ranks = np.ascontiguousarray(similarities, np.float32), np.ascontiguousarray(ranks, np.int32)
     mutual, half_mutual = np.empty(ranks.shape, np.bool_), np.empty((len(ranks), half), np.bool_)
-    for marks in (mutual, half_mutual):
-        each_row_block(len(ranks), kernels.mark_reciprocal, ranks, marks.shape[1], marks)
+    for depth, marks in ((ranks.shape[1], mutual), (half, half_mutual)):
+        _each_row_block(len(ranks), kernels.mark_reciprocal, ranks, depth, marks)
     expanded = _rows_of_blocks(len(ranks), kernels.expanded_neighborhoods, ranks, similarities, mutual, half_mutual)
     if rows.device.type == "cpu":
-        starts, columns, values = arrays_of(expanded)
-        each_row_block(len(ranks), kernels.missing_similarities, starts, columns, rows.numpy(), values)
+        starts, columns, values = _arrays(expanded)
+        _each_row_block(len(ranks), kernels.missing_similarities, starts, columns, rows.numpy(), values)
     else:
         _fill_on_device(rows, expanded)
     return expanded
@@ -198,28 +192,34 @@ def neighborhood_weights(distances: csr_matrix, ranks: np.ndarray, k2: int) -> c
 
     Overwrites the values of ``distances``.
     """
-    each_row_block(len(ranks), kernels.softmax_rows, distances.indptr, distances.data)
+    _each_row_block(len(ranks), kernels.softmax_rows, distances.indptr, distances.data)
     if k2 == 1:
         return distances
     ranks = np.ascontiguousarray(ranks[:, :k2], dtype=np.int32)
-    return _rows_of_blocks(len(ranks), kernels.mean_of_neighbors, ranks, k2, *arrays_of(distances))
+    return _rows_of_blocks(len(ranks), kernels.mean_of_neighbors, ranks, k2, *_arrays(distances))
 
 
-def arrays_of(matrix: Union[csr_matrix, csc_matrix]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def add_distances(some: csr_matrix, weights: csr_matrix, offset: int, share: float, sums: np.ndarray) -> None:
+    """Adds ``share`` times the distance between the i-th of some rows (S, N) and row offset + j to ``sums`` (S, M) float32."""
+    arrays = *_arrays(some), *_arrays(weights.tocsc()), offset, np.float32(share), sums
+    _each_row_block(len(sums), kernels.add_distances, *arrays, rows_per_task=_WHOLE_ROWS_PER_TASK)
+
+
+def _arrays(matrix: Union[csr_matrix, csc_matrix]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each row (or column) begins, and the indices and values of the entries, as the kernels take them."""
     return matrix.indptr, matrix.indices, matrix.data
 
 
-def each_row_block(num_rows: int, kernel: Callable, *arguments: Any) -> list:
+def _each_row_block(num_rows: int, kernel: Callable, *arguments: Any, rows_per_task: int = 0) -> list:
     """Calls a kernel for all blocks of rows, in threads; what it returns for each."""
     work = lambda first, last: kernel(first, last, *arguments)
-    return for_each_block(work, blocks_of(num_rows, _ROWS_PER_TASK), kernel.__name__.replace("_", " "))
+    return for_each_block(work, blocks_of(num_rows, rows_per_task or _ROWS_PER_TASK), kernel.__name__.replace("_", " "))
 
 
 def _rows_of_blocks(num_rows: int, kernel: Callable, *arguments: Any) -> csr_matrix:
     """(N, N), from a kernel that returns the columns and values of a block and fills ``counts``."""
     counts = np.zeros(num_rows, dtype=np.int64)
-    columns, values = zip(*each_row_block(num_rows, kernel, counts, *arguments))
+    columns, values = zip(*_each_row_block(num_rows, kernel, counts, *arguments))
     return _sparse_rows(counts, np.concatenate(columns), np.concatenate(values))
 
 

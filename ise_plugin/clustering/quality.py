@@ -101,11 +101,6 @@ def cluster_sizes(labels: np.ndarray) -> np.ndarray:
     return np.unique(labels[labels != OUTLIER], return_counts=True)[1]
 
 
-def outlier_share(labels: np.ndarray) -> float:
-    """Share of images without a cluster, in [0, 1]."""
-    return float(np.mean(labels == OUTLIER)) if len(labels) else math.nan
-
-
 def stability(labels: np.ndarray, previous: np.ndarray) -> float:
     """Adjusted Rand index against the labelling before; outliers as clusters of their own."""
     return adjusted_rand_index(outliers_alone(labels), outliers_alone(previous))
@@ -158,7 +153,7 @@ def structure_quality(
     mean = lambda values, least: values[clustered].mean() if len(sizes) >= least else math.nan
     return _defined(
         clusters=len(sizes),
-        outlier_share=outlier_share(labels),
+        outlier_share=(~clustered).mean(),
         largest_share=sizes.max() / len(labels) if len(sizes) else math.nan,
         median_size=np.median(sizes) if len(sizes) else math.nan,
         stability=math.nan if previous is None else stability(labels, previous),

@@ -11,14 +11,9 @@ import torch
 from scipy.sparse import csr_matrix
 
 from ..neighbors.all_pairs import search_all_pairs
-from ..neighbors.checks import Features, at_least, normalized_rows, unit_interval
+from ..neighbors.checks import Features, integer, normalized_rows, unit_interval
 from ..neighbors.exact_search import exact, float32_product
-from ..utils.parallel import blocks_of, for_each_block
-from . import _kernels as kernels
-from .jaccard import arrays_of, expanded_neighborhoods, neighborhood_weights
-
-# Queries per task: a task's scratch is one row of the result.
-_QUERIES_PER_TASK = 64
+from .jaccard import add_distances, expanded_neighborhoods, neighborhood_weights
 
 
 def rerank_distance(
@@ -56,7 +51,7 @@ def rerank_distance(
         raise ValueError(
             f"gallery_features must have {queries.shape[1]} columns like query_features, got {gallery.shape[1]}"
         )
-    k1, k2, lambda_value = at_least(1, k1, "k1"), at_least(1, k2, "k2"), unit_interval(lambda_value, "lambda_value")
+    k1, k2, lambda_value = integer(k1, "k1", 1), integer(k2, "k2", 1), unit_interval(lambda_value, "lambda_value")
     images = torch.cat([queries, gallery])
     farthest = _largest_distances(images)
     weights = _weights(images, farthest, k1, k2, precision)
@@ -64,9 +59,7 @@ def rerank_distance(
     distances = (queries @ gallery.T).neg_().add_(1).square_()
     factors = torch.from_numpy(lambda_value / farthest[: len(queries), None]).float()
     mixed = distances.mul_(factors).numpy()
-    arrays = *arrays_of(weights), *arrays_of(weights.tocsc()), len(queries), np.float32(1.0 - lambda_value), mixed
-    work = lambda first, last: kernels.add_distances(first, last, *arrays)
-    for_each_block(work, blocks_of(len(queries), _QUERIES_PER_TASK), "re-ranking")
+    add_distances(weights[: len(queries)], weights, len(queries), 1.0 - lambda_value, mixed)
     return mixed
 
 

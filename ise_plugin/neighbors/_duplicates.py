@@ -27,9 +27,10 @@ class Copies:
 
 def find_copies(rows: np.ndarray) -> Optional[Copies]:
     """Group equal rows of an (N, D) float32 matrix; None if all rows differ."""
-    hashes = np.empty(len(rows), dtype=np.uint64)
-    work = lambda first, last: kernels.hash_rows(first, last, rows.view(np.uint32), hashes)
-    for_each_block(work, blocks_of(len(rows), _ROWS_PER_TASK), "looking for copies")
+    # sums of the bits, each times a random odd number, modulo 2 ** 64; equal ones are compared in full below
+    factors = np.random.default_rng(0).integers(2**63, size=rows.shape[1], dtype=np.uint64) * 2 + 1
+    work = lambda first, last: rows[first:last].view(np.uint32) @ factors
+    hashes = np.concatenate(for_each_block(work, blocks_of(len(rows), _ROWS_PER_TASK), "looking for copies"))
     _, firsts, group = np.unique(hashes, return_index=True, return_inverse=True)
     if len(firsts) == len(rows):
         return None

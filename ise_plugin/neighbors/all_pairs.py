@@ -32,10 +32,8 @@ class CandidateBuffers:
     """
 
     def __init__(self, own: np.ndarray, keep: int):
-        self.own = own
-        self.keep = keep
-        self.scores = np.empty((len(own), 2 * keep), dtype=np.float32)
-        self.columns = np.empty((len(own), 2 * keep), dtype=np.int32)
+        self.own, self.keep, shape = own, keep, (len(own), 2 * keep)
+        self.scores, self.columns = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int32)
         self.filled = np.zeros(len(own), dtype=np.int32)
         self.thresholds = np.full(len(own), -np.inf, dtype=np.float32)
 
@@ -51,8 +49,7 @@ class CandidateBuffers:
             if mirror:
                 chunks = -(-num_columns // CHUNK)
                 first, last = chunks * stripe // stripes * CHUNK, chunks * (stripe + 1) // stripes * CHUNK
-                last = min(last, num_columns)
-                offer_columns(block, rows[0], columns[0], first, last, num_rows, *state)
+                offer_columns(block, rows[0], columns[0], first, min(last, num_columns), num_rows, *state)
 
         list(pool.map(work, range(stripes)))
 
@@ -85,10 +82,7 @@ def search_all_pairs(rows: np.ndarray, keep: int, multiply: Multiply, shared: bo
     pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
     if shared:
         pairs = pairs[rank() :: world_size()]  # in the same order: buffers want ascending columns
-    with (
-        ThreadPoolExecutor(num_threads()) as pool,
-        progress_bar(len(pairs), "neighbour search", "blocks") as bar,
-    ):
+    with ThreadPoolExecutor(num_threads()) as pool, progress_bar(len(pairs), "neighbour search", "blocks") as bar:
         for i, j in pairs:
             buffers.offer(pool, multiply(operands[i], operands[j]), blocks[i], blocks[j], mirror=i != j)
             bar.update()
@@ -133,10 +127,7 @@ def search_some_rows(rows: np.ndarray, which: np.ndarray, keep: int, multiply: M
     operands, blocks = _equal_blocks(rows, block_size(len(rows)))
     buffers = CandidateBuffers(which, keep)
     size = block_size(len(which))
-    with (
-        ThreadPoolExecutor(num_threads()) as pool,
-        progress_bar(len(which), "neighbour search of the rest") as bar,
-    ):
+    with ThreadPoolExecutor(num_threads()) as pool, progress_bar(len(which), "neighbour search of the rest") as bar:
         for start, stop in blocks_of(len(which), size):
             queries = _padded(rows[which[start:stop]], size)
             for operand, columns in zip(operands, blocks):
@@ -151,8 +142,4 @@ def _equal_blocks(rows: np.ndarray, size: int) -> tuple[list[np.ndarray], list[B
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    if len(rows) == size:
-        return rows
-    padded = np.zeros((size, rows.shape[1]), dtype=rows.dtype)
-    padded[: len(rows)] = rows
-    return padded
+    return rows if len(rows) == size else np.pad(rows, ((0, size - len(rows)), (0, 0)))

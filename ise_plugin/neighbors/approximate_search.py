@@ -8,9 +8,9 @@ from ..registry import NEIGHBOR_SEARCH
 from ..utils.logs import log_once
 from ..utils.parallel import blocks_of, progress_bar
 from .all_pairs import search_some_rows
-from .checks import Features, at_least, integer, neighbor_count, unit_rows
+from .checks import Features, integer, searchable
 from .exact_search import Neighbors, float32_product
-from .indexes import ROWS_AT_ONCE, build_hnsw, build_ivf, default_cells, set_effort
+from .indexes import ROWS_AT_ONCE, build_hnsw, build_ivf, set_effort
 
 
 @NEIGHBOR_SEARCH.register()
@@ -31,13 +31,11 @@ def ivf(features: Features, k: int, num_cells: Optional[int] = None, num_probes:
     Raises:
         ValueError: features that are no finite unit rows, k outside [1, N], num_cells outside [1, N], num_probes < 1.
     """
-    rows = unit_rows(features)
-    k = neighbor_count(k, len(rows))
-    num_cells = default_cells(len(rows)) if num_cells is None else integer(num_cells, "num_cells")
-    if not 1 <= num_cells <= len(rows):
-        raise ValueError(f"num_cells must lie in [1, {len(rows)}] for {len(rows)} rows, got {num_cells}")
+    rows, k = searchable(features, k)
+    if num_cells is not None:
+        num_cells = integer(num_cells, "num_cells", 1, len(rows))
     vectors = rows.cpu().numpy()
-    index = build_ivf(vectors, num_cells, at_least(1, num_probes, "num_probes"), on_gpus=True)
+    index = build_ivf(vectors, num_cells, integer(num_probes, "num_probes", 1), on_gpus=True)
     return _query(index, vectors, k)
 
 
@@ -63,11 +61,10 @@ def hnsw(
     Raises:
         ValueError: features that are no finite unit rows, k outside [1, N], a parameter below its least value.
     """
-    rows = unit_rows(features)
-    k = neighbor_count(k, len(rows))
-    links, search_effort = at_least(2, num_links, "num_links"), at_least(1, search_effort, "search_effort")
+    rows, k = searchable(features, k)
+    links, search_effort = integer(num_links, "num_links", 2), integer(search_effort, "search_effort", 1)
     vectors = rows.cpu().numpy()
-    index = build_hnsw(vectors, links, at_least(1, construction_effort, "construction_effort"))
+    index = build_hnsw(vectors, links, integer(construction_effort, "construction_effort", 1))
     set_effort(index, max(search_effort, k))
     return _query(index, vectors, k)
 
@@ -80,7 +77,12 @@ def _query(index: Any, vectors: np.ndarray, k: int) -> Neighbors:
             similarities[start:stop], indices[start:stop] = index.search(vectors[start:stop], k)
             _move_own_index_first(similarities[start:stop], indices[start:stop], start)
             bar.update(stop - start)
-    _complete(vectors, similarities, indices)
+    short = np.flatnonzero((indices < 0).any(axis=1))  # faiss writes -1 where it met fewer than k rows
+    if len(short):
+        log_once(f"Neighbour search: exact for {len(short)} of {len(vectors)} rows, which met too few others.")
+        similarities[short, 0], indices[short, 0] = 1.0, short
+        others = search_some_rows(vectors, short, k - 1, float32_product()).sorted()
+        similarities[short, 1:], indices[short, 1:] = others
     return similarities, indices
 
 
@@ -94,15 +96,3 @@ def _move_own_index_first(similarities: np.ndarray, indices: np.ndarray, start: 
     for found in (indices, similarities):
         found[late] = np.take_along_axis(found[late], order, axis=1)
     indices[late, 0], similarities[late, 0] = own[late], 1.0
-
-
-def _complete(vectors: np.ndarray, similarities: np.ndarray, indices: np.ndarray) -> None:
-    """faiss writes -1 where it met fewer than k rows; search those rows exactly."""
-    short = np.flatnonzero((indices < 0).any(axis=1))
-    if len(short) == 0:
-        return
-    log_once(f"Neighbour search: exact for {len(short)} of {len(vectors)} rows, which met too few others.")
-    keep = indices.shape[1] - 1
-    buffers = search_some_rows(vectors, short, keep, float32_product())
-    similarities[short, 1:], indices[short, 1:] = buffers.sorted()
-    similarities[short, 0], indices[short, 0] = 1.0, short

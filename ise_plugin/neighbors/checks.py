@@ -2,7 +2,7 @@
 
 import math
 import operator
-from typing import Union
+from typing import Optional, Union
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ def neighbor_counts(num_rows: int, k1: int, k2: int) -> tuple[int, int]:
     Raises:
         ValueError: k1 < 1, k1 >= N (unless N = 1), k2 < 1.
     """
-    k1, k2 = at_least(1, k1, "k1"), at_least(1, k2, "k2")
+    k1, k2 = integer(k1, "k1", 1), integer(k2, "k2", 1)
     if num_rows == 1:
         return 1, 1
     if k1 >= num_rows:
@@ -84,33 +84,28 @@ def neighbor_counts(num_rows: int, k1: int, k2: int) -> tuple[int, int]:
     return k1, min(k2, k1)
 
 
-def neighbor_count(k: int, num_rows: int) -> int:
-    """Check the number of neighbours asked of a search, the row itself included.
+def searchable(features: Features, k: int) -> tuple[torch.Tensor, int]:
+    """What :func:`unit_rows` gives, and the number of neighbours asked of a search, the row itself included.
 
     Raises:
-        ValueError: k outside [1, N].
+        ValueError: as there; k outside [1, N].
     """
-    k = integer(k, "k")
-    if not 1 <= k <= num_rows:
-        raise ValueError(f"k must lie in [1, {num_rows}] for {num_rows} rows, got {k}")
-    return k
+    rows = unit_rows(features)
+    return rows, integer(k, "k", 1, len(rows))
 
 
-def integer(value: int, name: str) -> int:
-    """Give ``value`` as a plain int, or say which argument was not whole."""
+def integer(value: int, name: str, least: int, most: Optional[int] = None) -> int:
+    """Give ``value`` as a plain int.
+
+    Raises:
+        ValueError: it is not whole, or outside [least, most].
+    """
     try:
-        return operator.index(value)
+        value = operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be an integer, got {value!r}") from None
-
-
-def at_least(least: int, value: int, name: str) -> int:
-    """Check that ``value`` is an integer and no less than ``least``.
-
-    Raises:
-        ValueError: it is not.
-    """
-    value = integer(value, name)
+    if most is not None and not least <= value <= most:
+        raise ValueError(f"{name} must lie in [{least}, {most}], got {value}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return value

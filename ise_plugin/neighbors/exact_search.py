@@ -12,7 +12,7 @@ from ..utils.logs import log_once
 from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
 from ._duplicates import find_copies, spread_over_copies
 from .all_pairs import Multiply, gathered, search_all_pairs, search_some_rows
-from .checks import Features, neighbor_count, unit_rows
+from .checks import Features, searchable
 
 Neighbors = tuple[np.ndarray, np.ndarray]  # similarities and indices, (N, k)
 
@@ -40,8 +40,7 @@ def exact(features: Features, k: int, precision: str = "auto", shared: bool = Fa
     """
     if precision not in _PRECISIONS:
         raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
-    rows = unit_rows(features)
-    k = neighbor_count(k, len(rows))
+    rows, k = searchable(features, k)
     own = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
     copies = find_copies(rows.cpu().numpy())
     if copies is None:
@@ -50,10 +49,8 @@ def exact(features: Features, k: int, precision: str = "auto", shared: bool = Fa
         distinct = rows[torch.from_numpy(copies.firsts).to(rows.device)]
         others = _search_others(distinct, min(k, len(distinct)) - 1, precision, shared)
         found = spread_over_copies(copies, own[copies.firsts], *others, k - 1)
-    return (
-        np.concatenate([own[:, None], found[0]], axis=1),
-        np.concatenate([np.arange(len(rows))[:, None], found[1]], axis=1),
-    )
+    itself = np.arange(len(rows))[:, None]
+    return np.concatenate([own[:, None], found[0]], axis=1), np.concatenate([itself, found[1]], axis=1)
 
 
 exact.shared = True  # all processes may call it together
@@ -139,25 +136,23 @@ _DEVICE_BLOCK_ELEMENTS = 1 << 27
 
 def _search_on_device(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
     """Row blocks against everything with torch, in full float32 (TF32 would disturb the order of neighbours)."""
+    size = max(1, _DEVICE_BLOCK_ELEMENTS // len(rows))
+    starts = range(0, len(rows), size)
+    mine = shard(len(starts)) if shared else range(len(starts))
+    found = [
+        (torch.empty(0, keep), torch.empty(0, keep, dtype=torch.int64))
+    ]  # all there is for a process without a share
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        size = max(1, _DEVICE_BLOCK_ELEMENTS // len(rows))
-        starts = range(0, len(rows), size)
-        mine = shard(len(starts)) if shared else range(len(starts))
-        found = [_search_rows(rows, start, size, keep) for start in starts[mine.start : mine.stop]]
+        for start in starts[mine.start : mine.stop]:
+            scores = rows[start : start + size] @ rows.T
+            scores.diagonal(start).fill_(-torch.inf)  # itself
+            values, columns = scores.topk(keep, dim=1)
+            found.append((values.cpu(), columns.cpu()))
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
-    nothing = torch.empty(0, keep), torch.empty(0, keep, dtype=torch.int64)
-    similarities, indices = (torch.cat(parts).cpu() for parts in zip(*found)) if found else nothing
+    similarities, indices = (torch.cat(parts) for parts in zip(*found))
     if shared:
         similarities, indices = gather_rows(similarities), gather_rows(indices)
     return similarities.numpy(), indices.numpy().astype(np.int32)
-
-
-def _search_rows(rows: torch.Tensor, start: int, size: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
-    block = rows[start : start + size]
-    scores = block @ rows.T
-    own = torch.arange(start, start + len(block), device=rows.device)
-    scores.scatter_(1, own[:, None], -torch.inf)
-    return scores.topk(keep, dim=1, sorted=True)

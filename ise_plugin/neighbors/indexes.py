@@ -28,11 +28,6 @@ def build_flat(vectors: np.ndarray) -> "faiss.Index":
     return index
 
 
-def default_cells(num_rows: int) -> int:
-    """Cells of an inverted file of so many rows: 4 * sqrt(N), at most N."""
-    return min(num_rows, round(4 * num_rows**0.5))
-
-
 def build_ivf(
     vectors: np.ndarray, num_cells: Optional[int] = None, num_probes: int = 1, on_gpus: bool = False
 ) -> "faiss.Index":
@@ -40,13 +35,13 @@ def build_ivf(
 
     Args:
         vectors: (N, D) float32.
-        num_cells: in [1, N]; None takes :func:`default_cells`.
+        num_cells: in [1, N]; None takes 4 * sqrt(N), at most N.
         num_probes: cells that a search looks into, at least 1.
         on_gpus: uses all GPUs that a GPU build of faiss finds. Otherwise rows can be read back by their number.
     """
     import faiss
 
-    width, num_cells = vectors.shape[1], num_cells or default_cells(len(vectors))
+    width, num_cells = vectors.shape[1], num_cells or min(len(vectors), round(4 * len(vectors) ** 0.5))
     index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, num_cells, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = SEED
     index.cp.min_points_per_centroid = 1  # small sets are allowed; they need no warning

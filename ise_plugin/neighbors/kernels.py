@@ -64,17 +64,12 @@ def _gate_overload(threshold, block):
 def _clean_up(scores, columns, filled, keep):
     """Cut one buffer down to its best ``keep``, order of arrival kept; gives the worst score that stayed."""
     worst = np.partition(scores[:filled], filled - keep)[filled - keep]
-    ties_left = keep
-    for position in range(filled):
-        if scores[position] > worst:
-            ties_left -= 1
+    ties_left = keep - np.sum(scores[:filled] > worst)
     stayed = 0
     for position in range(filled):
         if scores[position] > worst or (scores[position] == worst and ties_left > 0):
-            if scores[position] == worst:
-                ties_left -= 1
-            scores[stayed] = scores[position]
-            columns[stayed] = columns[position]
+            ties_left -= scores[position] == worst
+            scores[stayed], columns[stayed] = scores[position], columns[position]
             stayed += 1
     return worst
 
@@ -84,8 +79,7 @@ def _offer(score, column, row, keep, scores, columns, filled, thresholds):
     """Put one candidate into a row's buffer if it beats the row's threshold."""
     if score > thresholds[row]:
         position = filled[row]
-        scores[row, position] = score
-        columns[row, position] = column
+        scores[row, position], columns[row, position] = score, column
         filled[row] = position + 1
         if position + 1 == scores.shape[1]:
             thresholds[row] = _clean_up(scores[row], columns[row], position + 1, keep)
@@ -212,26 +206,10 @@ def _insert(similarity, column, similarities, indices, count):
     while place > 0 and (
         similarities[place - 1] < similarity or (similarities[place - 1] == similarity and indices[place - 1] > column)
     ):
-        similarities[place] = similarities[place - 1]
-        indices[place] = indices[place - 1]
+        similarities[place], indices[place] = similarities[place - 1], indices[place - 1]
         place -= 1
-    similarities[place] = similarity
-    indices[place] = column
+    similarities[place], indices[place] = similarity, column
     return count + 1
-
-
-# FNV-1a, a hash of bytes, here fed with 32 bits at a time; equal hashes are compared in full afterwards.
-_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
-_FNV_PRIME = np.uint64(0x100000001B3)
-
-
-@njit(nogil=True, cache=True)
-def hash_rows(first, last, bits, hashes):
-    for row in range(first, last):
-        value = _FNV_OFFSET
-        for column in range(bits.shape[1]):
-            value = (value ^ np.uint64(bits[row, column])) * _FNV_PRIME
-        hashes[row] = value
 
 
 @njit(nogil=True, cache=True)

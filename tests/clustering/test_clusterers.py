@@ -61,7 +61,7 @@ def test_it_is_registered_under_its_name():
     assert CLUSTERER.get("DBSCAN") is DBSCAN
 
 
-@pytest.mark.parametrize("eps", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("eps", [-0.1, 1.1, float("nan"), "automatic"])
 def test_bad_eps(eps):
     with pytest.raises(ValueError, match=f"eps.*{eps}"):
         DBSCAN(eps=eps)
