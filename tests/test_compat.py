@@ -72,13 +72,13 @@ except (ImportError, RuntimeError) as error:
     assert "failed:" in result.stdout and words[left_out] in result.stdout, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("mended", [False, True])
-def test_import_warns_of_missing_extensions_unless_told_not_to(mended):
+@pytest.mark.parametrize("repaired", [False, True])
+def test_import_warns_of_missing_extensions_unless_told_not_to(repaired):
     code = f"""
 import warnings
 warnings.simplefilter("always")
 from ise_plugin import compat
-if not {mended}:
+if not {repaired}:
     compat.pass_over_missing_extensions = lambda: None
 compat.prepare()
 import fastreid.evaluation.rank
@@ -90,7 +90,7 @@ if fastreid.evaluation.rank.IS_CYTHON_AVAI:
     if "extension" in result.stdout:
         pytest.skip("the extension is there, so the fault is absent")
     assert "another" in result.stderr, result.stderr
-    assert ("Cython" in result.stderr) is not mended
+    assert ("Cython" in result.stderr) is not repaired
 
 
 def test_names_that_are_there_are_left_alone(monkeypatch):
@@ -126,10 +126,10 @@ def weights_after_one_step(**options):
 
 
 def test_contiguous_parameters_learn_nothing_and_are_off_by_default():
-    stock, mended = weights_after_one_step(contiguous=True), weights_after_one_step()
+    stock, repaired = weights_after_one_step(contiguous=True), weights_after_one_step()
     # weight decay moves the flat buffer; the gradient of ones never arrives
     assert torch.all(stock > 0.9)
-    assert torch.all(mended < 0.1)
+    assert torch.all(repaired < 0.1)
 
 
 REGNET_X = "fastreid/modeling/backbones/regnet/regnetx/RegNetX-200MF_dds_8gpu.yaml"
@@ -153,12 +153,12 @@ def test_regnet_files_are_found_from_any_folder(tmp_path, monkeypatch):
 
 def test_regnet_settings_do_not_leak_into_the_next_network(monkeypatch):
     monkeypatch.chdir(os.path.dirname(os.path.dirname(fastreid.__file__)))  # where the stock class finds its files
-    stock, mended = stock_regnet_node(), regnet_config.cfg
-    for node in stock, mended:
+    stock, repaired = stock_regnet_node(), regnet_config.cfg
+    for node in stock, repaired:
         node.merge_from_file(REGNET_Y)
         node.merge_from_file(REGNET_X)
     assert stock.REGNET.SE_ON is True, "stock merging starts from the defaults by now: the patch is not needed any more"
-    assert mended.REGNET.SE_ON is False
+    assert repaired.REGNET.SE_ON is False
 
 
 def test_random_affine_takes_the_arguments_that_fastreid_passes():
@@ -248,7 +248,7 @@ except ImportError as error:
     "import_lines",
     [
         "from torch._six import container_abcs, string_classes, int_classes\nfrom collections.abc import Mapping\n",  # older
-        "string_classes = (str, bytes)\nfrom collections.abc import Mapping\n",  # mended by its user
+        "string_classes = (str, bytes)\nfrom collections.abc import Mapping\n",  # repaired by its user
     ],
 )
 def test_a_checkout_on_the_path_works_whatever_its_import_lines(tmp_path, import_lines):
@@ -268,7 +268,7 @@ def test_a_checkout_on_the_path_works_whatever_its_import_lines(tmp_path, import
     assert result.stdout.split() == [str(tmp_path / "fastreid/__init__.py"), "ISE"], result.stderr
 
 
-def test_patches_say_which_fault_they_mend():
+def test_patches_say_which_fault_they_repair():
     patches = [
         f for name, f in vars(compat).items() if isinstance(f, types.FunctionType) and f.__module__ == compat.__name__
     ]

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from typing import Callable, Iterator, NamedTuple, Optional, Sequence, TypeVar
+from typing import Callable, Iterator, Sequence, TypeVar
 
 import torch
 
@@ -81,38 +81,26 @@ def _say_unreadable(error: OSError) -> None:
     logger.warning(f"{shown(str(error.filename))} cannot be listed ({error.strerror}); left out")
 
 
-class CheckedImages(NamedTuple):
-    """What :func:`check_images` found.
-
-    Attributes:
-        names: readable files, relative to their folder, in the order given.
-        problems: the others.
-        duplicates: readable files whose bytes are those of an earlier one; they stay in ``names``.
-    """
-
-    names: list
-    problems: list
-    duplicates: int
-
-
-def check_images(
-    folder: str, names: Sequence[str], max_bad_share: float, option: str, show_progress: Optional[bool] = None
-) -> CheckedImages:
+def check_images(folder: str, names: Sequence[str], max_bad_share: float, option: str) -> list[str]:
     """Decodes every file once and leaves out what cannot be decoded, naming each in the log.
+
+    Files whose bytes are those of another one stay; the log says how many there are.
 
     Args:
         folder: of the files.
         names: relative to it.
         max_bad_share: share of files that may be left out, in [0, 1].
         option: where the user sets it, for the message.
-        show_progress: True or False overrules the look at the terminal.
+
+    Returns:
+        The names of the readable files, in the order given.
 
     Raises:
         UsageError: more files are unreadable, or all are; the message names the first, the log all.
     """
     paths = [os.path.join(folder, name) for name in names]
     readable, problems, digests = [], [], set()
-    with progress_bar(len(paths), "checking images", unit="img", show=show_progress) as bar:
+    with progress_bar(len(paths), "checking images", unit="img") as bar:
         for name, found in zip(names, read_many(paths, _digest_of_readable, num_threads())):
             bar.update()
             if found.reason is None:
@@ -126,7 +114,7 @@ def check_images(
     duplicates = len(readable) - len(digests)
     if duplicates:
         logger.warning(f"{shown(folder)}: {duplicates} images are the same, byte by byte, as another one; all are kept")
-    return CheckedImages(readable, problems, duplicates)
+    return readable
 
 
 def _digest_of_readable(content: bytes) -> bytes:

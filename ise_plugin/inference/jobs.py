@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
@@ -52,7 +52,6 @@ def embed_files(
     output: str,
     formats: Sequence[str] = FORMATS,
     max_bad_share: float = 0.05,
-    show_progress: Optional[bool] = None,
 ) -> EmbeddingJob:
     """Embeds files and the pictures of folders, or what is missing of them, and writes the result.
 
@@ -62,7 +61,6 @@ def embed_files(
         output: path without ending (.npz or .parquet at its end is left out).
         formats: some of "npz" and "parquet".
         max_bad_share: of the files that may be unreadable, in [0, 1].
-        show_progress: True or False overrules the look at the terminal.
 
     Raises:
         UsageError: too many files are unreadable, or the network gives no finite numbers; what was embedded until then is
@@ -79,7 +77,7 @@ def embed_files(
     problems: list[Problem] = []
     try:
         missing = store.missing(paths)
-        with progress_bar(len(missing), "embedding", unit="img", show=show_progress) as bar:
+        with progress_bar(len(missing), "embedding", unit="img") as bar:
             for found in embedder.stream(missing):
                 bar.update()
                 if found.embedding is not None:

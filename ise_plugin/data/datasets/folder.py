@@ -14,7 +14,7 @@ from fastreid.data.datasets.bases import ImageDataset
 from ...errors import UsageError
 from ...utils.distributed import computed_once
 from ...utils.files import shown
-from ..image_files import CheckedImages, check_images, find_images
+from ..image_files import check_images, find_images
 
 logger = logging.getLogger("fastreid.ise.folder")
 
@@ -85,22 +85,13 @@ class Folder(ImageDataset):
     @classmethod
     def from_config(cls, cfg) -> dict:
         """Arguments of the constructor."""
-        settings = cfg.DATASETS.FOLDER
-        return {
-            "folder": settings.ROOT,
-            "camera_regex": settings.CAMERA_REGEX,
-            "camera_csv": settings.CAMERA_CSV,
-            "camera_folders": settings.CAMERA_FOLDERS,
-            "query": settings.QUERY,
-            "gallery": settings.GALLERY,
-            "max_bad_share": settings.MAX_BAD_SHARE,
-            "output_dir": cfg.OUTPUT_DIR,
-        }
+        settings = {key.lower(): value for key, value in cfg.DATASETS.FOLDER.items()}
+        return {"folder": settings.pop("root"), "output_dir": cfg.OUTPUT_DIR, **settings}
 
     def _read_train(self) -> list[Item]:
         if not self.data_dir:
             raise UsageError(f"{_KEY}.ROOT is empty; set it to the folder with the images")
-        names = self._usable(self.data_dir, self._written_by_the_run()).names
+        names = self._usable(self.data_dir, self._written_by_the_run())
         cameras = self._cameras(names)
         return [(os.path.join(self.data_dir, name), UNKNOWN, camera) for name, camera in zip(names, cameras)]
 
@@ -108,7 +99,7 @@ class Folder(ImageDataset):
         if not folder:
             return []
         folder = os.path.expanduser(folder)
-        names = self._usable(folder).names
+        names = self._usable(folder)
         stray = [name for name in names if "/" not in name]
         if stray:
             raise UsageError(
@@ -134,10 +125,10 @@ class Folder(ImageDataset):
         )
         return "" if inside == "." or inside.split("/")[0] == ".." else inside
 
-    def _usable(self, folder: str, left_out: str = "") -> CheckedImages:
+    def _usable(self, folder: str, left_out: str = "") -> list[str]:
         return computed_once(lambda: self._checked(folder, left_out))
 
-    def _checked(self, folder: str, left_out: str) -> CheckedImages:
+    def _checked(self, folder: str, left_out: str) -> list[str]:
         found = find_images(folder)
         names = [name for name in found if not left_out or not name.startswith(f"{left_out}/")]
         if len(names) < len(found):
