@@ -87,14 +87,14 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
 
 class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, counts):
+    def forward(ctx: Any, rows: Tensor, counts: Optional[Sequence[int]]) -> Tensor:
         if counts is None:
             counts = [int(count) for count in gather_rows(torch.tensor([len(rows)], device=rows.device))]
         ctx.start, ctx.count = sum(counts[: rank()]), len(rows)
         return gather_rows(rows, counts)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # All processes compute the same loss, so each knows its rows' gradient without asking. DistributedDataParallel
         # will divide by the number of processes; the factor leaves the sum over all images, as one process has it.
         return gradient[ctx.start : ctx.start + ctx.count] * world_size(), None

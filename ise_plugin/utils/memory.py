@@ -4,7 +4,7 @@ keeping what was freed."""
 import ctypes
 import logging
 from contextlib import contextmanager
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Optional
 
 import torch
 from torch import Tensor
@@ -34,8 +34,8 @@ class Halving:
         most: images at a time; None as long as none were too many.
     """
 
-    def __init__(self):
-        self.most = None
+    def __init__(self) -> None:
+        self.most: Optional[int] = None
 
     def __call__(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """``function(images)``, (B, ...) to (B, D), in as many pieces as it takes; every halving is logged.
