@@ -11,12 +11,12 @@ from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
 from ..data.datasets.folder import UNKNOWN, Folder
-from ..engine.checkpointing import load_checkpoint_file
 from ..engine.labelling import Labelling
 from ..registry import HOOK
 from ..utils.distributed import unwrapped
 from ..utils.files import write_atomically
-from .groups import identities_of, measure, table_of, write_identities
+from ..utils.weights import DamagedWeights, load_checkpoint_file, sealed
+from .groups import identities_of, table_of, write_identities
 
 logger = logging.getLogger("fastreid.ise.choice")
 
@@ -27,9 +27,10 @@ CHOSEN_NAME = "model_chosen.pth"
 class IdentityChoice(HookBase):
     """Keeps the weights whose groups stand furthest apart as model_chosen.pth; at the end writes the identities.
 
-    The score of an epoch's weights is the separation of the groups that they find (:class:`Measures` in
-    :mod:`ise_plugin.identities.groups`). It comes for free with the labelling at the start of the next epoch; the last weights
-    are labelled once more. Labels given for evaluation play no part. Belongs behind everything that saves.
+    The score of an epoch's weights is the separation of the groups that they find: the mean simplified silhouette of all
+    images, in [-1, 1], an outlier counting 0 (:class:`ise_plugin.clustering.centroids.CentroidSimilarities`). It comes for free
+    with the labelling at the start of the next epoch; the last weights are labelled once more. Labels given for evaluation play
+    no part. In all processes, which label together; the first one writes.
 
     Args:
         cfg: configuration.
@@ -48,21 +49,25 @@ class IdentityChoice(HookBase):
         self.chosen: Optional[int] = None
 
     def after_labelling(self, labelling: Labelling) -> None:
+        """Judges the weights that this epoch starts with."""
         self._judge(self.trainer.epoch, labelling)
 
     def _judge(self, epochs_done: int, labelling: Labelling) -> None:
-        score = measure(labelling.features.cpu().numpy(), labelling.labels).separation
+        score = float(labelling.similarities.silhouette.mean())
         self.scores[epochs_done] = score
         best = self.scores[self.chosen] if self.chosen in self.scores else None
         if epochs_done > 0 and (best is None or score > best or self.chosen == epochs_done):
             self.chosen = epochs_done
             if comm.is_main_process():
-                buffer = io.BytesIO()
-                state = {"model": unwrapped(self.trainer.model).state_dict(), "epoch": epochs_done - 1}
-                torch.save(state, buffer)
-                write_atomically(self._path, buffer.getvalue())
+                self._keep_weights(epochs_done)
+
+    def _keep_weights(self, epochs_done: int) -> None:
+        buffer = io.BytesIO()
+        torch.save({"model": unwrapped(self.trainer.model).state_dict(), "epoch": epochs_done - 1}, buffer)
+        write_atomically(self._path, sealed(buffer.getvalue()))
 
     def after_train(self) -> None:
+        """Judges the last weights, and writes the identities of the chosen ones."""
         last = self.trainer.max_epoch
         labelling = self.trainer.pseudo_labels.label()
         self._judge(last, labelling)
@@ -86,25 +91,21 @@ class IdentityChoice(HookBase):
             model.load_state_dict(weights)
 
     def _write(self, labelling: Labelling) -> None:
-        images, settings = self.trainer.images, self._cfg.ISE.IDENTITIES
-        lost = images.stand_ins.lost.tolist() if images.stand_ins else [False] * len(images)
-        there = [i for i in range(len(images)) if not lost[i]]
-        folder = os.path.abspath(os.path.expanduser(self._cfg.DATASETS.FOLDER.ROOT) if images.stand_ins else ".")
-        measures = measure(labelling.features.cpu().numpy(), labelling.labels)
-        rows = identities_of(
-            [os.path.relpath(images.paths[i], folder) for i in there],
-            [_camera_name(images.camera_names[images.cameras[i]]) for i in there],
-            labelling.labels[there],
-            measures._replace(**{n: getattr(measures, n)[there] for n in measures._fields if n != "confidence"}),
-            settings.MIN_CONFIDENCE,
-        )
+        images, stand_ins = self.trainer.images, self.trainer.images.stand_ins
+        folder = os.path.abspath(os.path.expanduser(self._cfg.DATASETS.FOLDER.ROOT) if stand_ins else ".")
+        paths = [os.path.relpath(path, folder) for path in images.paths]
+        cameras = [_camera_name(images.camera_names[camera]) for camera in images.cameras]
+        least = self._cfg.ISE.IDENTITIES.MIN_CONFIDENCE
+        rows = identities_of(paths, cameras, labelling.labels, labelling.similarities, least)
+        lost = {path for path, gone in zip(paths, stand_ins.lost.tolist()) if gone} if stand_ins else set()
         more = {
-            "lost_during_the_run": len(images) - len(there),
-            "eps": round(labelling.eps, 4),
+            "lost_during_the_run": len(lost),
+            "eps": None if labelling.eps is None else round(labelling.eps, 4),
             "epoch": self.chosen,
             "separation": round(self.scores[self.chosen], 4),
         }
-        summary = write_identities(self._cfg.OUTPUT_DIR, folder, rows, more)
+        kept = [row for row in rows if row.path not in lost]
+        summary = write_identities(self._cfg.OUTPUT_DIR, folder, kept, more)
         logger.info(f"Identities, also in {self._cfg.OUTPUT_DIR}/identities.csv and identities/:\n{table_of(summary)}")
 
     def state_dict(self) -> dict:
@@ -112,11 +113,16 @@ class IdentityChoice(HookBase):
         return {"scores": dict(self.scores), "chosen": self.chosen}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes what :meth:`state_dict` gave. Where the file holds other weights by now (a run that got further, and was
-        taken up again from before), the choice starts anew."""
-        self.scores = dict(state["scores"])
-        there = load_checkpoint_file(self._path)["epoch"] + 1 if os.path.isfile(self._path) else None
-        self.chosen = state["chosen"] if state["chosen"] == there else None
+        """Takes what :meth:`state_dict` gave. The choice starts anew where the file holds other weights by now (of a run that
+        got further and was resumed from an earlier checkpoint), is damaged, or is not there."""
+        self.scores, self.chosen = dict(state["scores"]), None
+        if state["chosen"] is None or not os.path.isfile(self._path):
+            return
+        try:
+            if load_checkpoint_file(self._path)["epoch"] + 1 == state["chosen"]:
+                self.chosen = state["chosen"]
+        except DamagedWeights as error:
+            logger.warning(f"{error}; the weights to keep are chosen among the coming epochs")
 
 
 def _camera_name(name: str) -> str:

@@ -9,28 +9,16 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from ..clustering import OUTLIER
+from ..clustering import OUTLIER, CentroidSimilarities
 from ..errors import UsageError
 from ..utils.files import UnwritableFile, shown, write_atomically
 from .contact_sheets import write_contact_sheets
 
 CSV_NAME, SUMMARY_NAME, SHEETS_NAME = "identities.csv", "identities.json", "identities"
-COLUMNS = (
-    "path",
-    "cluster",
-    "outlier",
-    "similarity",
-    "nearest_cluster",
-    "nearest_similarity",
-    "camera",
-    "confidence",
-)
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"). The mark itself is among them, so that
 # taking one mark away always gives the text back.
 _MARK = "'"
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", _MARK)
-# Rows compared with all centroids at once.
-_ROWS_PER_BLOCK = 4096
 _DECIMALS = 4
 
 
@@ -58,92 +46,50 @@ class Identity(NamedTuple):
     confidence: Optional[float]
 
 
-class Measures(NamedTuple):
-    """What :func:`measure` finds: similarities (N,) float32, NaN where there is none; nearest (N,) int64, -1 likewise;
-    silhouettes (N,) float32, 0 for outliers; confidence (M,) float64."""
-
-    similarity: np.ndarray
-    nearest: np.ndarray
-    nearest_similarity: np.ndarray
-    silhouette: np.ndarray
-    confidence: np.ndarray
-
-    @property
-    def separation(self) -> float:
-        """Mean silhouette of all images, in [-1, 1], an outlier counting 0: how well the groups stand apart."""
-        return float(self.silhouette.mean())
-
-
-def measure(features: np.ndarray, labels: np.ndarray) -> Measures:
-    """How each image lies to the centroids of its own and of the nearest other group.
-
-    The simplified silhouette (Hruschka, de Castro and Campello, ICDM 2004) is (b - a) / max(a, b) with the cosine distances a
-    to the own and b to the nearest other centroid.
-
-    Args:
-        features: (N, D), float32, unit rows.
-        labels: (N,), int64, 0..M-1 and -1 for outliers, every cluster with at least one image.
-    """
-    count = int(labels.max()) + 1
-    centroids = _centroids(features, labels, count)
-    own, other, nearest = (np.full(len(labels), np.nan, np.float32) for _ in range(3))
-    for start in range(0, len(labels) if count else 0, _ROWS_PER_BLOCK):
-        block = slice(start, start + _ROWS_PER_BLOCK)
-        similarities = features[block] @ centroids.T
-        rows = np.flatnonzero(labels[block] != OUTLIER)
-        own[block][rows] = similarities[rows, labels[block][rows]]
-        similarities[rows, labels[block][rows]] = -np.inf
-        nearest[block], other[block] = similarities.argmax(axis=1), similarities.max(axis=1)
-    alone = ~np.isfinite(other)  # one group has no other
-    other[alone], nearest[alone] = np.nan, OUTLIER
-    silhouette = _silhouette(1 - own, 1 - other)
-    sums = np.bincount(labels[labels != OUTLIER], silhouette[labels != OUTLIER], minlength=count)
-    sizes = np.bincount(labels[labels != OUTLIER], minlength=count)
-    return Measures(own, nearest.astype(np.int64), other, silhouette, np.clip(sums / np.maximum(sizes, 1), 0, 1))
-
-
-def _centroids(features: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Normalised means (M, D), float32."""
-    sums = np.zeros((count, features.shape[1]), np.float64)
-    np.add.at(sums, labels[labels != OUTLIER], features[labels != OUTLIER])
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    return (sums / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-
-
-def _silhouette(own: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """0 where one of the two distances is missing or both are 0."""
-    larger = np.fmax(np.maximum(own, other), 0)
-    return np.divide(other - own, larger, out=np.zeros_like(own), where=larger > 0)
+COLUMNS = Identity._fields
 
 
 def identities_of(
-    paths: Sequence[str], cameras: Sequence[str], labels: np.ndarray, measures: Measures, min_confidence: float = 0.0
+    paths: Sequence[str],
+    cameras: Sequence[str],
+    labels: np.ndarray,
+    similarities: CentroidSimilarities,
+    min_confidence: float = 0.0,
 ) -> list[Identity]:
     """The rows of identities.csv, sorted by path.
 
     Args:
         paths: N, relative to their folder.
         cameras: N names.
-        labels, measures: as for :func:`measure`.
+        labels: (N,), int64, 0..M-1 and -1 for outliers.
+        similarities: of the N images to the centroids.
         min_confidence: in [0, 1]; see :func:`keep_safe`.
     """
+    confidence = confidence_of(labels, similarities.silhouette)
     rows = []
     for i in sorted(range(len(paths)), key=lambda i: paths[i]):
         outlier = bool(labels[i] == OUTLIER)
-        has_other = measures.nearest[i] != OUTLIER
+        has_other = similarities.nearest[i] != OUTLIER
         rows.append(
             Identity(
                 path=paths[i],
                 cluster=int(labels[i]),
                 outlier=outlier,
-                similarity=None if outlier else _rounded(measures.similarity[i]),
-                nearest_cluster=int(measures.nearest[i]) if has_other else None,
-                nearest_similarity=_rounded(measures.nearest_similarity[i]) if has_other else None,
+                similarity=None if outlier else _rounded(similarities.own[i]),
+                nearest_cluster=int(similarities.nearest[i]) if has_other else None,
+                nearest_similarity=_rounded(similarities.other[i]) if has_other else None,
                 camera=cameras[i],
-                confidence=None if outlier else _rounded(measures.confidence[labels[i]]),
+                confidence=None if outlier else _rounded(confidence[labels[i]]),
             )
         )
     return keep_safe(rows, min_confidence)
+
+
+def confidence_of(labels: np.ndarray, silhouette: np.ndarray) -> np.ndarray:
+    """The mean silhouette (N,) of each of M groups, what is negative as 0: (M,) float64 in [0, 1]."""
+    clustered = labels != OUTLIER
+    sums = np.bincount(labels[clustered], silhouette[clustered])
+    return np.clip(sums / np.maximum(np.bincount(labels[clustered]), 1), 0, 1)
 
 
 def keep_safe(rows: Sequence[Identity], min_confidence: float) -> list[Identity]:
@@ -185,9 +131,7 @@ def read_csv(path: str) -> list[Identity]:
         return [_parsed(line) for line in lines[1:]]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"{shown(path)} cannot be read ({reason}); name the identities.csv of a finished run"
-        ) from error
+        raise UsageError(f"{shown(path)} cannot be read ({reason}); name a finished run's identities.csv") from error
 
 
 def _parsed(line: Sequence[str]) -> Identity:
@@ -196,14 +140,14 @@ def _parsed(line: Sequence[str]) -> Identity:
     if not int(outlier) and not (similarity and confidence):
         raise ValueError(f"{_original(path)} is in a group, but without similarity or confidence")
     return Identity(
-        _original(path),
-        int(cluster),
-        bool(int(outlier)),
-        number(similarity),
-        int(nearest) if nearest else None,
-        number(nearest_similarity),
-        _original(camera),
-        number(confidence),
+        path=_original(path),
+        cluster=int(cluster),
+        outlier=bool(int(outlier)),
+        similarity=number(similarity),
+        nearest_cluster=int(nearest) if nearest else None,
+        nearest_similarity=number(nearest_similarity),
+        camera=_original(camera),
+        confidence=number(confidence),
     )
 
 
@@ -245,7 +189,7 @@ def table_of(summary: dict) -> str:
 
 
 def write_identities(output_dir: str, folder: str, rows: Sequence[Identity], more: Optional[dict] = None) -> dict:
-    """Writes the three of them, each file whole or not at all, the CSV last.
+    """Writes contact sheets, summary and CSV, in this order, each file whole or not at all.
 
     Args:
         output_dir: where to; made when it is not there.
@@ -260,17 +204,14 @@ def write_identities(output_dir: str, folder: str, rows: Sequence[Identity], mor
         UsageError: the folder cannot be written to.
     """
     summary = summary_of(rows) | (more or {})
+    text = json.dumps({"folder": folder, **summary}, indent=2) + "\n"
     try:
         write_contact_sheets(os.path.join(output_dir, SHEETS_NAME), folder, rows)
-        write_atomically(
-            os.path.join(output_dir, SUMMARY_NAME),
-            (json.dumps({"folder": folder, **summary}, indent=2) + "\n").encode(),
-        )
-        write_atomically(os.path.join(output_dir, CSV_NAME), to_csv(rows))
     except UnwritableFile:
         raise
     except OSError as error:
-        raise UsageError(
-            f"{shown(output_dir)} cannot be written to ({error.strerror or error}); choose another folder"
-        ) from error
+        reason = error.strerror or error
+        raise UsageError(f"{shown(output_dir)} cannot be written to ({reason}); choose another folder") from error
+    write_atomically(os.path.join(output_dir, SUMMARY_NAME), text.encode())
+    write_atomically(os.path.join(output_dir, CSV_NAME), to_csv(rows))
     return summary

@@ -7,8 +7,7 @@ from typing import NamedTuple, Optional, Sequence
 from tabulate import tabulate
 
 from . import figures
-from .page import document
-from .pictures import escaped
+from .page import render
 from .run_files import Run
 
 # Keys that do not make another setting: the seed, and where and how things are written.
@@ -26,22 +25,15 @@ QUANTITIES = (
     ("mixed clusters %", "log", "labels/mixed_clusters", 100),
     ("minutes", "results", "seconds", 1 / 60),
 )
+# What has curves: title, logged name, what y is, factor.
 _CURVES = (
-    ("mAP", "percent", 1),
-    ("labels/ari", "ARI", 1),
-    ("clusters", "clusters", 1),
-    ("labels/outlier_share", "percent outliers", 100),
-    ("labels/split_identities", "percent split identities", 100),
-    ("labels/mixed_clusters", "percent mixed clusters", 100),
+    ("mAP", "mAP", "percent", 1),
+    ("Adjusted Rand index", "labels/ari", "ARI", 1),
+    ("Clusters", "clusters", "clusters", 1),
+    ("Outliers", "labels/outlier_share", "percent outliers", 100),
+    ("Split identities", "labels/split_identities", "percent split identities", 100),
+    ("Mixed clusters", "labels/mixed_clusters", "percent mixed clusters", 100),
 )
-_CURVE_TITLES = {
-    "mAP": "mAP",
-    "labels/ari": "Adjusted Rand index",
-    "clusters": "Clusters",
-    "labels/outlier_share": "Outliers",
-    "labels/split_identities": "Split identities",
-    "labels/mixed_clusters": "Mixed clusters",
-}
 
 
 class Spread(NamedTuple):
@@ -83,10 +75,7 @@ def value_of(run: Run, source: str, name: str) -> Optional[float]:
     """A quantity of a run: of results.json (``"results"``), its final metrics (``"final"``), or the log's last (``"log"``)."""
     if source == "log":
         return run.last(name)
-    content = run.results if source == "results" else run.results.get("final") or {}
-    if source == "final" and content and "mAP" not in content:
-        content = next((values for values in content.values() if isinstance(values, dict)), {})
-    return content.get(name)
+    return (run.results if source == "results" else run.metrics("final")).get(name)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -174,54 +163,32 @@ def build_comparison(runs: Sequence[Run]) -> str:
         runs: at least one.
     """
     groups = grouped(runs)
-    sections = [("Settings", _settings(groups)), ("Results", _results(groups)), ("Curves", _curves(groups))]
-    problems = [f"{run.name}: {problem}" for run in runs for problem in run.problems]
-    if problems:
-        items = "".join(f"<li>{escaped(problem)}</li>" for problem in problems)
-        sections.insert(0, ("Problems", f'<ul class="notes">{items}</ul>'))
-    return document("Comparison", f"{len(runs)} runs, {len(groups)} settings", [s for s in sections if s[1]])
-
-
-def _settings(groups: Sequence[Group]) -> str:
-    rows = "".join(
-        f'<tr><th>{_letter(i)}</th><td class="wrap">{escaped(group.title)}</td>'
-        f'<td class="wrap">{escaped(", ".join(run.name for run in group.runs))}</td></tr>'
+    settings = [
+        {"letter": _letter(i), "title": group.title, "names": ", ".join(run.name for run in group.runs)}
         for i, group in enumerate(groups)
+    ]
+    return render(
+        "comparison.html",
+        state=f"{len(runs)} runs, {len(groups)} settings",
+        problems=[f"{run.name}: {problem}" for run in runs for problem in run.problems],
+        groups=settings,
+        head=comparison_head(groups),
+        rows=comparison_rows(groups),
+        curves=_curves(groups) if figures.available() else None,
     )
-    return f'<div class="card scroll"><table><tr><th></th><th>what differs</th><th>runs</th></tr>{rows}</table></div>'
 
 
-def _results(groups: Sequence[Group]) -> str:
-    rows = comparison_rows(groups)
-    if not rows:
-        return '<p class="missing">Nothing has been measured.</p>'
-    head = "".join(f"<th>{escaped(cell)}</th>" for cell in comparison_head(groups))
-    body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    text = (
-        "Mean ± standard deviation over the runs of a setting, last epoch. A difference exceeds the spread when the means "
-        "lie farther apart than both deviations together."
-    )
-    return f'<p class="muted">{text}</p><div class="card scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _curves(groups: Sequence[Group]) -> str:
-    if not figures.available():
-        return '<p class="missing">No pictures: matplotlib is not installed (pip install matplotlib).</p>'
-    drawn = []
-    for name, ylabel, factor in _CURVES:
+def _curves(groups: Sequence[Group]) -> list[figures.Figure]:
+    drawing, drawn = figures.Figures(), []
+    for title, name, ylabel, factor in _CURVES:
         series = []
         for number, group in enumerate(groups[: len(figures.SERIES)]):
             epochs, means = mean_curve([run.values(name) for run in group.runs])
             if epochs:
                 series.append((_letter(number), epochs, [factor * value for value in means]))
         if series:
-            svg = figures.line_figure(series, ylabel)
-            drawn.append(f"<figure><h3>{escaped(_CURVE_TITLES[name])}</h3>{svg}</figure>")
-    return (
-        f'<p class="muted">Means over the runs of a setting.</p><div class="grid">{"".join(drawn)}</div>'
-        if drawn
-        else ""
-    )
+            drawn.append(drawing.lines(title, series, ylabel))
+    return drawn
 
 
 def mean_curve(curves: Sequence[tuple[list, list]]) -> tuple[list, list]:

@@ -6,13 +6,11 @@ matplotlib is imported when the first figure is drawn: training starts without i
 import importlib.util
 import io
 import re
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import Iterator, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from .embedding_map import CENTROID, REAL, SUPPORT
+from .geometry import CENTROID, REAL, SUPPORT
 
 # Drawn at the width that a phone shows, so that text keeps its size there. Points, which the page takes as pixels.
 _WIDTH, _HEIGHT, _MAP_HEIGHT = 400, 250, 380
@@ -20,7 +18,7 @@ _POINTS_PER_INCH = 72
 # Room around the axes, in points: numbers at the left, the title above, below it numbers, a label and rows of the legend. Fixed,
 # because measuring it takes as long as drawing does.
 _LEFT, _RIGHT, _TOP, _BELOW, _LEGEND_ROW = 44, 12, 26, 42, 18
-# Colours that matplotlib draws with, each replaced by a variable of the page (``page.py``).
+# Colours that matplotlib draws with, each replaced by a variable of the page (``templates/style.css``).
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
 SERIES = tuple(f"#0500{i:02x}" for i in range(8))
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "card", **{c: f"s{i}" for i, c in enumerate(SERIES)}}
@@ -66,11 +64,15 @@ _STYLE = {
 }
 _LEGEND_COLUMNS = 3
 
-# What ``remembering`` has set: where curves and bars are kept, and whether they are taken from there.
-_kept: dict = {}
-_reuse = False
-
 Series = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
+
+
+class Figure(NamedTuple):
+    """What the templates show: ``svg`` is markup, the others are text."""
+
+    title: str
+    svg: str
+    caption: str = ""
 
 
 def available() -> bool:
@@ -78,78 +80,77 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-@contextmanager
-def remembering(kept: dict, reuse: bool) -> Iterator[None]:
-    """Inside, curves and bars are kept in ``kept``; with ``reuse`` those there are given as they were, which takes no time."""
-    global _kept, _reuse
-    _kept, _reuse = kept, reuse
-    try:
-        yield
-    finally:
-        _kept, _reuse = {}, False
+class Figures:
+    """Draws the figures of a page, and remembers each under its title: one whose data are those of the last page, as most
+    are, is not drawn again.
 
-
-def line_figure(
-    series: Sequence[Series], ylabel: str, level: Optional[tuple[str, float]] = None, xlabel: str = "epoch", low=None
-) -> str:
-    """Curves, with a level drawn across where one is given.
-
-    Args:
-        series: name, x and y of each; a name "" gives no legend.
-        ylabel: what y is, with its unit.
-        level: name and height of a dotted line.
-        low: the lower end of the y axis; None leaves it to the data.
+    Attributes:
+        reuse: whether curves and bars are given as they are remembered although their data are others now: drawing takes time.
     """
-    names = tuple(name for name, _, _ in series)
-    return _current(("line", names, ylabel), _key(series), ylabel, _key(level), xlabel, low)
+
+    def __init__(self) -> None:
+        self.reuse = False
+        self._drawn: dict = {}
+
+    def lines(
+        self,
+        title: str,
+        series: Sequence[Series],
+        ylabel: str,
+        level: Optional[tuple[str, float]] = None,
+        xlabel: str = "epoch",
+        low: Optional[float] = None,
+        caption: str = "",
+    ) -> Figure:
+        """Curves, with a level drawn across where one is given.
+
+        Args:
+            series: name, x and y of each; a name "" gives no legend.
+            ylabel: what y is, with its unit.
+            level: name and height of a dotted line.
+            low: the lower end of the y axis; None leaves it to the data.
+        """
+        return self._figure(title, caption, _paint_lines, series, ylabel, level, xlabel, low)
+
+    def bars(
+        self, title: str, names: Sequence[str], x: Sequence, heights: Sequence[Sequence], ylabel: str, caption: str = ""
+    ) -> Figure:
+        """One bar per epoch, made of a part for every name; ``heights`` has a row for each name."""
+        return self._figure(title, caption, _paint_bars, names, x, heights, ylabel)
+
+    def sizes(self, title: str, series: Sequence[tuple[str, Sequence[int]]], caption: str = "") -> Figure:
+        """How many clusters there are of which size; one outline for each named list of sizes."""
+        return self._figure(title, caption, _paint_sizes, series)
+
+    def distances(self, title: str, histogram: dict, name: str, caption: str = "") -> Figure:
+        """:func:`ise_plugin.report.geometry.distance_histogram` of the distance of that name, with eps as an upright line."""
+        return self._figure(title, caption, _paint_distances, histogram, name)
+
+    def map(self, title: str, points: dict, caption: str = "") -> Figure:
+        """:func:`ise_plugin.report.geometry.placed`: circles are real samples (hollow: outliers), diamonds centroids,
+        crosses support samples; colour and number are the group."""
+        return self._figure(title, caption, _paint_map, points)
+
+    def _figure(self, title: str, caption: str, paint: Callable, *data) -> Figure:
+        before, svg = self._drawn.get(title, (None, ""))
+        if before is None or before != data and not (self.reuse and paint in (_paint_lines, _paint_bars)):
+            svg = _draw(paint, *data)
+            self._drawn[title] = data, svg
+        return Figure(title, svg, caption)
 
 
-def stacked_bars(names: Sequence[str], x: Sequence[float], heights: Sequence[Sequence[float]], ylabel: str) -> str:
-    """One bar per epoch, made of a part for every name; ``heights`` has a row for each name."""
-    return _current(("bars", tuple(names), ylabel), tuple(names), tuple(x), _key(heights), ylabel)
-
-
-def size_histogram(series: Sequence[tuple[str, Sequence[int]]]) -> str:
-    """How many clusters there are of which size; one outline for each named list of sizes."""
-    return _drawn("sizes", _key(series))
-
-
-def distance_figure(histogram: dict) -> str:
-    """:func:`ise_plugin.report.distances.distance_histogram` with eps as an upright line."""
-    return _drawn("distances", _key(sorted(histogram.items())))
-
-
-def map_figure(points: dict) -> str:
-    """:func:`ise_plugin.report.embedding_map.placed`: circles are real samples (hollow: outliers), diamonds centroids,
-    crosses support samples; colour and number are the group."""
-    return _drawn("map", _key(sorted(points.items())))
-
-
-def _key(value):
-    """Lists as tuples, which can be remembered by."""
-    return tuple(map(_key, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _current(figure: tuple, *arguments) -> str:
-    if not (_reuse and figure in _kept):
-        _kept[figure] = _drawn(figure[0], *arguments)
-    return _kept[figure]
-
-
-@lru_cache(maxsize=64)
-def _drawn(kind: str, *arguments) -> str:
-    """Draws a figure, or gives the one drawn before from the same data: most do not change from epoch to epoch."""
+def _draw(paint: Callable, *data) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
-    height = _MAP_HEIGHT if kind == "map" else _HEIGHT
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": kind}):
-        figure = Figure(figsize=(_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH))
+    height = _MAP_HEIGHT if paint is _paint_map else _HEIGHT
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": paint.__name__}):
+        figure = Drawing(figsize=(_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH))
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0, 0, 1, 1))
-        _PAINTERS[kind](axes, *arguments)
-        if kind != "map":
+        paint(axes, *data)
+        if paint is not _paint_map:
             _make_room(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -199,39 +200,32 @@ def _paint_sizes(axes, series) -> None:
     bins = np.arange(0.5, largest + 1.5, max(1, round(largest / 40)))
     bins = np.append(bins, bins[-1] + (bins[1] - bins[0] if len(bins) > 1 else 1))
     for i, (name, sizes) in enumerate(series):
-        filled = i == len(series) - 1
-        style = (
-            {"color": SERIES[0], "alpha": 0.55} if filled else {"edgecolor": SERIES[1], "fill": False, "linewidth": 1.6}
-        )
-        axes.hist(sizes, bins, histtype="stepfilled" if filled else "step", label=name, **style)
+        style = {"histtype": "step", "edgecolor": SERIES[1], "fill": False, "linewidth": 1.6}
+        if i == len(series) - 1:
+            style = {"histtype": "stepfilled", "color": SERIES[0], "alpha": 0.55}
+        axes.hist(sizes, bins, label=name, **style)
     _label(axes, "images in the cluster", "clusters")
 
 
-def _paint_distances(axes, histogram) -> None:
-    histogram = dict(histogram)
-    edges = histogram["edges"]
-    names = {"same": "same identity", "different": "different identities", "all": "pairs"}
-    for i, name in enumerate(n for n in names if n in histogram):
-        axes.stairs(
-            np.maximum(histogram[name], 1), edges, baseline=1, color=SERIES[i], alpha=0.45, fill=True, label=names[name]
-        )
-        axes.stairs(
-            np.maximum(histogram[name], 1), edges, baseline=None, color=SERIES[i], linestyle=_DASHES[i], linewidth=1.6
-        )
-    axes.axvline(histogram["eps"], color=INK, linewidth=1.6, label=f"eps {histogram['eps']:.3g}")
+def _paint_distances(axes, histogram, distance) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
+    names = {"same": "same identity", "different": "different identities", "all": "pairs"}
+    for i, name in enumerate(n for n in names if n in histogram):
+        counts, edges = np.maximum(histogram[name], 1), histogram["edges"]
+        axes.stairs(counts, edges, baseline=1, color=SERIES[i], alpha=0.45, fill=True, label=names[name])
+        axes.stairs(counts, edges, baseline=None, color=SERIES[i], linestyle=_DASHES[i], linewidth=1.6)
+    if histogram["eps"] is not None:
+        axes.axvline(histogram["eps"], color=INK, linewidth=1.6, label=f"eps {histogram['eps']:.3g}")
+    short = FuncFormatter(lambda count, _: f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k")
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda count, _: f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k")
-    )
+    axes.yaxis.set_major_formatter(short)
     axes.set_xlim(0, 1)
-    _label(axes, "Jaccard distance", "pairs")
+    _label(axes, f"{distance} distance", "pairs")
 
 
 def _paint_map(axes, points) -> None:
-    points = dict(points)
     places, group = np.asarray(points["places"]), np.asarray(points["group"])
     kind, outlier = np.asarray(points["kind"]), np.asarray(points["outlier"])
     for number in np.unique(group):
@@ -274,12 +268,3 @@ def _make_room(axes) -> None:
         axes.figure.legend(
             handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, bbox_to_anchor=(_RIGHT / _WIDTH, 0)
         )
-
-
-_PAINTERS = {
-    "line": _paint_lines,
-    "bars": _paint_bars,
-    "sizes": _paint_sizes,
-    "distances": _paint_distances,
-    "map": _paint_map,
-}

@@ -9,8 +9,6 @@ import io
 import json
 import logging
 import os
-import shlex
-import sys
 import time
 from typing import Callable, Optional
 
@@ -19,35 +17,27 @@ import torch
 from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
-from .. import __version__
 from ..clustering import quality
-from ..config import get_cfg, load_base_cfg
-from ..data.image_sets import ROOT_VARIABLE
 from ..engine.console import RESULT
 from ..engine.evaluation import Evaluation, Retrieval
 from ..engine.labelling import Labelling
 from ..method import progressive_degree
 from ..registry import HOOK
-from ..utils.distributed import world_size
 from ..utils.files import write_atomically
-from . import embedding_map, figures, run_files
-from .advice import advice
-from .distances import distance_histogram
+from . import figures, geometry, run_files
+from .facts import read_true_identities, run_facts
 from .page import build_page
-from .retrieval import retrieval_rows
-from .sheets import sheets_of
-from .true_identities import read_true_identities
+from .sheets import retrieval_rows, sheets_of
+from .troubles import find_troubles
 
 logger = logging.getLogger("fastreid.ise.report")
 
 EMBEDDINGS_NAME = "embeddings_{:04d}.npz"
-# Decimals of what is kept for the page.
+# Decimals of the CMC curves that are kept.
 _DECIMALS = 5
-# Curves are drawn anew after an epoch only while reporting has taken less than this share of the run: with epochs of seconds
-# drawing would be felt. The last page always has them.
+# Curves are drawn anew after an epoch only while reporting has taken less than this share of the run: where epochs take
+# seconds, drawing would be felt. The last page always has them.
 _DRAWING_SHARE = 0.03
-# Keys that say where and how often, not what was trained.
-_NOT_IN_DIFFERENCES = ("OUTPUT_DIR", "ISE.REPORT.")
 
 
 def _harmless(method: Callable) -> Callable:
@@ -71,7 +61,8 @@ def _harmless(method: Callable) -> Callable:
 class RunReport(HookBase):
     """Measures every labelling, keeps what the page shows, and writes the page after every epoch. In the first process only.
 
-    Belongs behind the hook that labels, and behind everything that measures or writes.
+    What the labelling has computed is read from it. Runs after everything that measures or writes
+    (:data:`ise_plugin.engine.hooks.ORDER`).
 
     Args:
         cfg: configuration; the keys are under ``ISE.REPORT``.
@@ -82,6 +73,7 @@ class RunReport(HookBase):
 
     @classmethod
     def from_config(cls, cfg) -> Optional[dict]:
+        """None in every process but the first."""
         return {"cfg": cfg} if comm.is_main_process() else None
 
     def __init__(self, cfg):
@@ -92,7 +84,7 @@ class RunReport(HookBase):
         self._chosen: Optional[tuple] = None  # images of the map, and the group of each
         self._retrieval: dict = {}
         self._facts: dict = {}
-        self._figures: dict = {}
+        self._figures = figures.Figures()
         self._problems: dict = {}
         self._warned: set = set()
         self._seconds = self._seconds_logged = 0.0
@@ -115,7 +107,7 @@ class RunReport(HookBase):
         self._facts = {
             "images": len(self.trainer.images),
             "identities": 0,
-            **run_facts(self.cfg, self.trainer.config_file),
+            **run_facts(self.cfg, getattr(self.trainer, "config_file", None)),
         }
         self._write_facts()
         if self._retrieval:
@@ -183,25 +175,16 @@ class RunReport(HookBase):
         if (points := self._map_points(labelling)) is not None:
             kept["map"] = points
         if epoch in _pictured_epochs(epochs, self.cfg.ISE.PSEUDO_LABEL.PERIOD):
-            label = self.cfg.ISE.PSEUDO_LABEL
-            kept["distances"] = distance_histogram(
-                labelling.features, self._identities, label.K1, label.K2, label.SEARCH, labelling.eps
-            )
+            kept["distances"] = geometry.distance_histogram(labelling, self._identities)
             if points is not None:
-                kept["map"] = {
-                    **embedding_map.placed(points, self.cfg.ISE.REPORT.MAP_METHOD),
-                    "images": points["images"],
-                }
+                kept["map"] = geometry.placed(points, self.cfg.ISE.REPORT.MAP_METHOD)
             self._write(run_files.LABELLING_NAME.format(epoch), kept)
         self._write(run_files.LATEST, kept)
 
     def _map_points(self, labelling: Labelling) -> Optional[dict]:
-        features, labels, cfg = labelling.features, labelling.labels, self.cfg.ISE
+        cfg = self.cfg.ISE
         if self._chosen is None:
-            groups = labels if self._identities is None else self._identities
-            images, names = embedding_map.choose_images(features, groups, cfg.REPORT.MAP_IDENTITIES)
-            of = {name: number for number, name in enumerate(names)}
-            self._chosen = images, np.array([of[str(groups[i])] for i in images], np.int64)
+            self._chosen = geometry.choose_images(labelling, self._identities, cfg.REPORT.MAP_IDENTITIES)
         images, group_of = self._chosen
         if not len(images):
             self._chosen = None  # no clusters yet
@@ -209,14 +192,13 @@ class RunReport(HookBase):
         # the degree that this epoch ends with: at its start the first epoch extends nothing
         degree = progressive_degree((self.trainer.epoch + 1) / self.trainer.max_epoch, cfg.SUPPORT.BASE_DEGREE)
         neighbors = cfg.SUPPORT.NUM_NEIGHBORS if cfg.SUPPORT.ENABLED else 0
-        points = embedding_map.map_of(features, labels, images, group_of, neighbors, degree)
+        points = geometry.map_of(labelling, images, group_of, neighbors, degree)
         return {**points, "images": images.tolist()}
 
     @_harmless
     def _keep_sheets(self, labelling: Labelling) -> None:
-        similarities = labelling.similarities.own[labelling.labels >= 0]
-        sheets = sheets_of(self.trainer.images.paths, labelling.labels, self._identities, similarities)
-        self._write(run_files.SHEETS, sheets)
+        paths, own = self.trainer.images.paths, labelling.similarities.own
+        self._write(run_files.SHEETS, sheets_of(paths, labelling.labels, self._identities, own))
 
     def after_evaluation(self, evaluation: Evaluation) -> None:
         """Takes what was ranked."""
@@ -248,15 +230,14 @@ class RunReport(HookBase):
     @_harmless
     def _write_page(self) -> None:
         run = run_files.read_run(self.cfg.OUTPUT_DIR)
-        found = advice(run.history, run.epochs, self.cfg.SOLVER.BASE_LR)
+        found = find_troubles(run)
         for kind in found.keys() - self._warned:  # again only when it had gone
             logger.warning(f"epoch {self.trainer.epoch + 1}: {found[kind]}")
         self._warned = set(found)
         last = self.trainer.epoch + 1 == self.trainer.max_epoch
         spare = self._seconds < _DRAWING_SHARE * (time.perf_counter() - self.trainer.start_time)
-        with figures.remembering(self._figures, reuse=not (last or spare)):
-            page = build_page(run, arrange_last=False)
-        write_atomically(self.path, page.encode())
+        self._figures.reuse = not (last or spare)
+        write_atomically(self.path, build_page(run, False, self._figures).encode())
 
     def after_train(self) -> None:
         """Says what the reporting has cost, and where the page is."""
@@ -282,70 +263,6 @@ class RunReport(HookBase):
     def _write(self, name: str, content) -> None:
         text = json.dumps(content, separators=(",", ":"))
         write_atomically(os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER, name), text.encode())
-
-
-def write_report(folder: str) -> str:
-    """Builds the page of a run from its files, again; returns its path.
-
-    Raises:
-        UsageError: the folder holds no run.
-        OSError: the page cannot be written.
-    """
-    path = os.path.join(folder, run_files.REPORT_NAME)
-    write_atomically(path, build_page(run_files.read_run(folder)).encode())
-    return path
-
-
-def run_facts(cfg, config_file: Optional[str] = None) -> dict:
-    """Command, environment, configuration, and its differences from the base that ``config_file`` goes back to."""
-    name, base = load_base_cfg(config_file) if config_file else ("the defaults", get_cfg())
-    ours, theirs = (run_files.flat(_plain(c)) for c in (cfg, base))
-    differs = [
-        [key, str(theirs.get(key, "")), str(value)]
-        for key, value in sorted(ours.items())
-        if theirs.get(key) != value and not key.startswith(_NOT_IN_DIFFERENCES)
-    ]
-    return {
-        "command": _command(cfg),
-        "base": os.path.basename(name),
-        "differs": differs,
-        "environment": _environment(cfg),
-        "config": cfg.dump(),
-    }
-
-
-def _plain(cfg) -> dict:
-    return {key: _plain(value) if isinstance(value, dict) else value for key, value in cfg.items()}
-
-
-def _command(cfg) -> str:
-    """What was typed, with the seed and the folder of the data sets that were in force."""
-    words = ["python", *sys.argv]
-    if ["SEED", str(cfg.SEED)] not in [words[i : i + 2] for i in range(len(words))]:
-        words += ["SEED", str(cfg.SEED)]
-    root = os.environ.get(ROOT_VARIABLE)
-    return (f"{ROOT_VARIABLE}={shlex.quote(root)} " if root else "") + shlex.join(words)
-
-
-def _environment(cfg) -> list:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    device = torch.device(cfg.MODEL.DEVICE) if cfg.MODEL.DEVICE != "auto" else torch.device("cpu")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    rows = [
-        ["seed", str(cfg.SEED)],
-        ["device", f"{cfg.MODEL.DEVICE}, {name}, {torch.get_num_threads()} threads, {world_size()} process(es)"],
-        ["system", platform.platform()],
-        ["Python", platform.python_version()],
-        ["ise_plugin", __version__],
-    ]
-    for package in ("fastreid", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "faiss-cpu", "matplotlib"):
-        try:
-            rows.append([package, version(package)])
-        except PackageNotFoundError:
-            continue
-    return rows
 
 
 def _pictured_epochs(epochs: int, period: int) -> set:

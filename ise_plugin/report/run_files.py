@@ -1,4 +1,4 @@
-"""What a run has left in its folder, read with patience: a run may be interrupted, old, or partly deleted."""
+"""What a run has left in its folder, as far as it can be read: a run may be interrupted, old, or partly deleted."""
 
 import json
 import os
@@ -63,6 +63,15 @@ class Run:
         done = [entry["epoch"] for entry in self.history if "lr" in entry]
         return max(done, default=0)
 
+    def metrics(self, stage: str) -> dict:
+        """Those of the first test set in results.json; ``stage`` is "initial" or "final"."""
+        found = self.results.get(stage)
+        if not isinstance(found, dict):
+            return {}
+        if "mAP" in found:
+            return found
+        return next((values for values in found.values() if isinstance(values, dict)), {})
+
     def values(self, name: str) -> tuple[list, list]:
         """(epochs, values) of one logged quantity, where it is known."""
         known = [(entry["epoch"], entry[name]) for entry in self.history if entry.get(name) is not None]
@@ -121,7 +130,9 @@ def _read_json(run: Run, name: str, default):
         run.problems.append(f"{os.path.basename(path)} cannot be read ({error})")
         return default
     if not isinstance(content, type(default)):
-        run.problems.append(f"{os.path.basename(path)} holds a {type(content).__name__}, not what was written there")
+        run.problems.append(
+            f"{os.path.basename(path)} holds a {type(content).__name__} instead of what the report writes; left out"
+        )
         return default
     return content
 
@@ -140,7 +151,7 @@ def _read_config(run: Run) -> dict:
 
 
 def _read_metrics(run: Run) -> list:
-    """The lines of metrics.json; a resumed or repeated run writes behind what was there, and what it repeats counts."""
+    """The lines of metrics.json; a resumed or repeated run appends to what was there, and what it repeats counts."""
     path = os.path.join(run.folder, "metrics.json")
     if not os.path.exists(path):
         return []

@@ -1,46 +1,60 @@
-"""Which clusters to look at: the purest, the most mixed, the most split identities; without identities, tight and loose ones."""
+"""Images to look at: clusters of a labelling and queries of an evaluation, the best and the worst. Whatever JSON can hold, for
+the page."""
 
+import os
 from typing import Callable, Optional, Sequence
 
 import numpy as np
 
 from ..clustering import OUTLIER
-from .pictures import picture
+from ..data.thumbnails import thumbnail
+from ..engine.evaluation import Retrieval
 
-ROWS = 3
 IMAGES_PER_ROW = 10
 RIGHT, WRONG = "✓", "✗"
+_ROWS = 3
 # Smaller clusters are pure or tight by chance.
 _SMALLEST_CLUSTER = 4
 _PIECES = "ABCDEFGHIJ"
+# Queries that are ranked to choose from, and quantiles of their average precision that are shown.
+_QUERIES_RANKED = 200
+_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+def picture(path: str, mark: str, good: bool) -> dict:
+    """What the page needs to show an image: its thumbnail, file name, mark, and which border it gets."""
+    return {"src": thumbnail(path), "name": os.path.basename(path), "mark": mark, "good": bool(good)}
 
 
 def sheets_of(
     paths: Sequence[str], labels: np.ndarray, identities: Optional[np.ndarray], similarities: np.ndarray
 ) -> list:
-    """The sheets of one labelling.
+    """The sheets of one labelling: the purest and the most mixed clusters and the most split identities; where identities are
+    not known, the tightest and the loosest clusters.
 
     Args:
         paths: N image files.
         labels: (N,), cluster numbers, -1 for outliers.
         identities: (N,), any, or None where they are not known.
-        similarities: (N - outliers,), of every clustered image with its centroid, in the images' order.
+        similarities: (N,), of every image with the centroid of its cluster; those of outliers do not matter.
 
     Returns:
-        Dictionaries with ``title``, ``caption`` and ``rows``; each row has ``title`` and ``images``
-        (:func:`ise_plugin.report.pictures.picture`). Empty where there are no clusters.
+        Dictionaries with ``title``, ``caption`` and ``rows``; each row has ``title`` and ``images`` (:func:`picture`). Empty
+        where there are no clusters.
     """
-    if not (labels != OUTLIER).any():
+    clusters = {int(n): np.flatnonzero(labels == n) for n in np.unique(labels) if n != OUTLIER}
+    if not clusters:
         return []
     if identities is None:
-        return _by_similarity(paths, labels, similarities)
-    clusters = [_Cluster(number, np.flatnonzero(labels == number), identities) for number in _numbers(labels)]
-    large = [c for c in clusters if len(c.members) >= _SMALLEST_CLUSTER] or clusters
+        return _by_similarity(paths, clusters, similarities)
+    members = [_Cluster(number, inside, identities) for number, inside in clusters.items()]
+    large = [c for c in members if len(c.members) >= _SMALLEST_CLUSTER] or members
     purest = sorted(large, key=lambda c: (c.minority / len(c.members), -len(c.members)))
-    mixed = sorted((c for c in clusters if c.minority), key=lambda c: -c.minority)
+    mixed = sorted((c for c in members if c.minority), key=lambda c: -c.minority)
+    caption = f"{RIGHT} most frequent identity of the cluster, {WRONG} others"
     return [
         _sheet("Purest clusters", "the largest of the clusters with the fewest strangers", purest, paths),
-        _sheet("Most mixed clusters", f"{RIGHT} most frequent identity of the cluster, {WRONG} others", mixed, paths),
+        _sheet("Most mixed clusters", caption, mixed, paths),
         _split_sheet(paths, labels, identities),
     ]
 
@@ -67,7 +81,7 @@ class _Cluster:
 
 
 def _sheet(title: str, caption: str, clusters: list, paths: Sequence[str]) -> dict:
-    return {"title": title, "caption": caption, "rows": [cluster.row(paths) for cluster in clusters[:ROWS]]}
+    return {"title": title, "caption": caption, "rows": [cluster.row(paths) for cluster in clusters[:_ROWS]]}
 
 
 def _split_sheet(paths: Sequence[str], labels: np.ndarray, identities: np.ndarray) -> dict:
@@ -75,7 +89,7 @@ def _split_sheet(paths: Sequence[str], labels: np.ndarray, identities: np.ndarra
     names, of = np.unique(identities[clustered], return_inverse=True)
     pairs = np.unique(np.stack([of, labels[clustered]]), axis=1)
     pieces = np.bincount(pairs[0])
-    worst = [p for p in np.argsort(-pieces, kind="stable")[:ROWS] if pieces[p] > 1]
+    worst = [p for p in np.argsort(-pieces, kind="stable")[:_ROWS] if pieces[p] > 1]
     rows = [_split_row(paths, np.flatnonzero(identities == names[p]), labels) for p in worst]
     caption = "one identity each; the same letter is the same cluster, – an outlier"
     return {"title": "Most split identities", "caption": caption, "rows": rows}
@@ -90,32 +104,65 @@ def _split_row(paths: Sequence[str], members: np.ndarray, labels: np.ndarray) ->
         images += [picture(paths[i], letter, letter == _PIECES[0]) for i in members[labels[members] == number][:share]]
     outliers = members[labels[members] == OUTLIER]
     images += [picture(paths[i], "–", False) for i in outliers[: IMAGES_PER_ROW - len(images)]]
-    title = f"{len(members)} images in {len(numbers)} clusters" + (
-        f", {len(outliers)} outliers" if len(outliers) else ""
-    )
-    return {"title": title, "images": images}
+    rest = f", {len(outliers)} outliers" if len(outliers) else ""
+    return {"title": f"{len(members)} images in {len(numbers)} clusters{rest}", "images": images}
 
 
-def _by_similarity(paths: Sequence[str], labels: np.ndarray, similarities: np.ndarray) -> list:
-    mean, members = {}, {}
-    clustered = np.flatnonzero(labels != OUTLIER)
-    for number in _numbers(labels):
-        inside = labels[clustered] == number
-        members[number], mean[number] = clustered[inside], float(similarities[inside].mean())
-    numbers = [n for n in members if len(members[n]) >= _SMALLEST_CLUSTER] or list(members)
+def _by_similarity(paths: Sequence[str], clusters: dict, similarities: np.ndarray) -> list:
+    mean = {number: float(similarities[members].mean()) for number, members in clusters.items()}
+    numbers = [n for n in clusters if len(clusters[n]) >= _SMALLEST_CLUSTER] or list(clusters)
 
     def sheet(title: str, key: Callable) -> dict:
         rows = [
             {
-                "title": f"cluster {n}: {len(members[n])} images, similarity to the centroid {mean[n]:.2f}",
-                "images": [picture(paths[i], "", True) for i in members[n][:IMAGES_PER_ROW]],
+                "title": f"cluster {n}: {len(clusters[n])} images, similarity to the centroid {mean[n]:.2f}",
+                "images": [picture(paths[i], "", True) for i in clusters[n][:IMAGES_PER_ROW]],
             }
-            for n in sorted(numbers, key=key)[:ROWS]
+            for n in sorted(numbers, key=key)[:_ROWS]
         ]
         return {"title": title, "caption": "by mean similarity to the centroid; identities are not known", "rows": rows}
 
     return [sheet("Tightest clusters", lambda n: -mean[n]), sheet("Loosest clusters", lambda n: mean[n])]
 
 
-def _numbers(labels: np.ndarray) -> list:
-    return [int(n) for n in np.unique(labels) if n != OUTLIER]
+def ranking(retrieval: Retrieval, query: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gallery images of one query, nearest first, those of its identity by its camera left out; and which are matches."""
+    count = len(retrieval.distances)
+    identities, cameras = retrieval.identities[count:], retrieval.cameras[count:]
+    order = np.argsort(retrieval.distances[query], kind="stable")
+    match = identities[order] == retrieval.identities[query]
+    kept = ~(match & (cameras[order] == retrieval.cameras[query]))
+    return order[kept], match[kept]
+
+
+def average_precision(match: np.ndarray) -> float:
+    """Mean over the matches of the precision up to their rank; NaN without a match."""
+    ranks = np.flatnonzero(match) + 1
+    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks)) if len(ranks) else float("nan")
+
+
+def retrieval_rows(retrieval: Retrieval) -> list:
+    """Ranked queries, chosen over the whole range from the worst to the best of a sample; those without a match are left out.
+
+    Returns:
+        Dictionaries with ``title``, ``query`` and ``images`` (:func:`picture`), the worst first.
+    """
+    count = len(retrieval.distances)
+    candidates = np.unique(np.linspace(0, count - 1, min(count, _QUERIES_RANKED)).astype(int))
+    precisions = {int(q): average_precision(ranking(retrieval, q)[1]) for q in candidates}
+    ranked = sorted((q for q in precisions if not np.isnan(precisions[q])), key=precisions.get)
+    if not ranked:
+        return []
+    places = np.unique(np.round(np.array(_QUANTILES) * (len(ranked) - 1)).astype(int))
+    return [_ranked_row(retrieval, ranked[place], precisions[ranked[place]]) for place in places]
+
+
+def _ranked_row(retrieval: Retrieval, query: int, precision: float) -> dict:
+    order, match = ranking(retrieval, query)
+    gallery = retrieval.paths[len(retrieval.distances) :]
+    first = list(zip(order, match))[:IMAGES_PER_ROW]
+    return {
+        "title": f"average precision {precision:.0%}",
+        "query": picture(retrieval.paths[query], "query", True),
+        "images": [picture(gallery[i], RIGHT if right else WRONG, right) for i, right in first],
+    }

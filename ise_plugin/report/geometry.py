@@ -1,4 +1,5 @@
-"""The picture of the paper: real samples, centroids and support samples of a few identities, in two dimensions."""
+"""Where the embeddings lie: the distances around eps, and the picture of the paper, real samples, centroids and support samples
+of a few identities in two dimensions."""
 
 import importlib.util
 from typing import Optional, Sequence
@@ -8,9 +9,13 @@ import torch
 from sklearn.manifold import TSNE
 
 from ..clustering import OUTLIER
+from ..engine.labelling import Labelling
 from ..errors import UsageError
 from ..method import cluster_centroids, generate_support_samples
 
+# Rows whose distances to all images are counted; each has a few hundred below one.
+_SAMPLE = 200
+_BINS = 40
 # As many groups as there are colours that can be told apart, and few enough points to see each.
 GROUPS = 8
 IMAGES_PER_GROUP = 12
@@ -28,43 +33,74 @@ REAL, CENTROID, SUPPORT = "real", "centroid", "support"
 METHODS = {"tsne": "sklearn", "opentsne": "openTSNE", "umap": "umap"}
 
 
+def distance_histogram(labelling: Labelling, identities: Optional[np.ndarray], seed: int = 0) -> dict:
+    """Distances of a sample of images to all others, those below one: the rest have no neighbour in common.
+
+    Args:
+        labelling: of N >= 2 images, with its distances.
+        identities: (N,), any; None where they are not known.
+        seed: of the sample.
+
+    Returns:
+        ``edges`` (B + 1 numbers), ``eps``, and counts of B bins: ``same`` and ``different`` identity, or ``all``.
+    """
+    count = len(labelling.labels)
+    rows = np.sort(np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False))
+    distances = labelling.distances.of_rows(rows)
+    counted = distances < 1
+    counted[np.arange(len(rows)), rows] = False
+    edges = np.linspace(0, 1, _BINS + 1)
+    parts = {"all": counted}
+    if identities is not None:
+        same = identities[rows, None] == identities[None]
+        parts = {"same": counted & same, "different": counted & ~same}
+    counts = {name: np.histogram(distances[where], edges)[0].tolist() for name, where in parts.items()}
+    eps = None if labelling.eps is None else float(labelling.eps)
+    return {"edges": np.round(edges, _DECIMALS).tolist(), "eps": eps, **counts}
+
+
 def choose_images(
-    features: torch.Tensor, groups: np.ndarray, wanted: Sequence[str] = ()
-) -> tuple[np.ndarray, list[str]]:
+    labelling: Labelling, identities: Optional[np.ndarray], wanted: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """The images that the map shows: those of wanted groups, or of the groups that lie closest together.
 
     Args:
-        features: (N, D), float32, unit rows.
-        groups: (N,), identities, or cluster numbers where they are not known (-1: none).
+        labelling: of N images.
+        identities: (N,), the groups; where they are not known (None) the clusters are.
         wanted: names of groups; empty picks the group with the densest neighbourhood and its nearest ones, by the groups'
             mean embeddings: there are the errors.
 
     Returns:
-        Indices of the images, ascending within a group, group after group; and the names of the groups.
+        Indices of the images, ascending within a group, group after group; and for each of them the place of its group in
+        this order, from 0. Empty where there is no group large enough.
 
     Raises:
         UsageError: a wanted group is not there.
     """
+    groups = labelling.labels if identities is None else identities
     names, of, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    if wanted:
-        unknown = [name for name in wanted if str(name) not in set(map(str, names))]
-        if unknown:
-            raise UsageError(f"ISE.REPORT.MAP_IDENTITIES: there is no {unknown[0]!r}; known is, say, {str(names[0])!r}")
-        chosen = [int(np.flatnonzero(names.astype(str) == str(name))[0]) for name in wanted][:GROUPS]
-    else:
-        chosen = _crowd(features, names, of, counts)
+    texts = names.astype(str).tolist()
+    if unknown := [name for name in map(str, wanted) if name not in texts]:
+        raise UsageError(f"ISE.REPORT.MAP_IDENTITIES: there is no {unknown[0]!r}; known is, say, {texts[0]!r}")
+    chosen = [texts.index(str(name)) for name in wanted][:GROUPS]
+    if not wanted:
+        usable = np.flatnonzero((counts >= _SMALLEST_GROUP) & (names.astype(str) != str(OUTLIER)))
+        if identities is None:
+            means = labelling.centroids[torch.from_numpy(names[usable])]
+        else:
+            means = cluster_centroids(labelling.features, torch.from_numpy(of).to(labelling.features.device))[usable]
+        chosen = usable[_crowd(means.cpu())]
     images = [_spread(np.flatnonzero(of == group)) for group in chosen]
-    return np.concatenate(images or [np.empty(0, np.int64)]), [str(names[group]) for group in chosen]
+    group_of = np.repeat(np.arange(len(images)), [len(members) for members in images])
+    return np.concatenate([np.empty(0, np.int64), *images]), group_of
 
 
-def _crowd(features: torch.Tensor, names: np.ndarray, of: np.ndarray, counts: np.ndarray) -> list[int]:
-    usable = np.flatnonzero((counts >= _SMALLEST_GROUP) & (names.astype(str) != str(OUTLIER)))
-    if not len(usable):
-        return []
-    sums = torch.zeros(len(names), features.shape[1]).index_add_(0, torch.from_numpy(of), features)
-    means = torch.nn.functional.normalize(sums[torch.from_numpy(usable)], dim=1)
-    nearest, order = (means @ means.T).topk(min(GROUPS, len(usable)), dim=1)
-    return usable[order[nearest[:, -1].argmax()].numpy()].tolist()
+def _crowd(means: torch.Tensor) -> np.ndarray:
+    """The places of the mean with the densest neighbourhood, and of its nearest ones."""
+    if not len(means):
+        return np.empty(0, np.int64)
+    nearest, order = (means @ means.T).topk(min(GROUPS, len(means)), dim=1)
+    return order[nearest[:, -1].argmax()].numpy()
 
 
 def _spread(members: np.ndarray) -> np.ndarray:
@@ -73,14 +109,11 @@ def _spread(members: np.ndarray) -> np.ndarray:
     return members[np.round(places).astype(int)]
 
 
-def map_of(
-    features: torch.Tensor, labels: np.ndarray, images: np.ndarray, group_of: np.ndarray, neighbors: int, degree: float
-) -> dict:
+def map_of(labelling: Labelling, images: np.ndarray, group_of: np.ndarray, neighbors: int, degree: float) -> dict:
     """The points of the map, without their places.
 
     Args:
-        features: (N, D), float32, unit rows.
-        labels: (N,), cluster numbers 0..M-1, -1 for outliers.
+        labelling: of N images.
         images: (P,), the images shown.
         group_of: (P,), int, the group 0..GROUPS-1 of each.
         neighbors: support samples per image; 0 makes none.
@@ -89,31 +122,28 @@ def map_of(
     Returns:
         ``vectors`` (list of lists), and for each of them ``kind``, ``group``, ``outlier``; ``degree``.
     """
-    shown = torch.from_numpy(images)
-    vectors, kinds, groups = [features[shown]], [REAL] * len(images), list(map(int, group_of))
-    outlier = (labels[images] == OUTLIER).tolist()
-    clustered = np.flatnonzero(labels[images] != OUTLIER)
+    labels, centroids = labelling.labels[images], labelling.centroids.cpu()
+    real = labelling.features[torch.from_numpy(images).to(labelling.features.device)].cpu()
+    vectors, kinds, groups = [real], [REAL] * len(images), group_of.tolist()
+    clustered = np.flatnonzero(labels != OUTLIER)
     if len(clustered):
-        centroids = cluster_centroids(features, torch.from_numpy(labels))
-        own = labels[images[clustered]]
+        own = labels[clustered]
         numbers = np.unique(own)
         vectors.append(centroids[torch.from_numpy(numbers)])
         kinds += [CENTROID] * len(numbers)
         groups += [int(np.bincount(group_of[clustered][own == n]).argmax()) for n in numbers]
-        count = min(neighbors, len(centroids) - 1)
-        if count:
-            real = features[shown[torch.from_numpy(clustered)]]
-            supports, _ = generate_support_samples(real, torch.from_numpy(own), centroids, count, degree)
+        if count := min(neighbors, len(centroids) - 1):
+            members = real[torch.from_numpy(clustered)]
+            supports, _ = generate_support_samples(members, torch.from_numpy(own), centroids, count, degree)
             vectors.append(supports)
             kinds += [SUPPORT] * len(supports)
             groups += np.repeat(group_of[clustered], count).tolist()
-    outlier += [False] * (len(kinds) - len(outlier))
-    points = _main_directions(torch.cat(vectors).double().numpy())
+    outlier = (labels == OUTLIER).tolist()
     return {
-        "vectors": np.round(points, _DECIMALS).tolist(),
+        "vectors": np.round(_main_directions(torch.cat(vectors).double().numpy()), _DECIMALS).tolist(),
         "kind": kinds,
         "group": groups,
-        "outlier": outlier,
+        "outlier": outlier + [False] * (len(kinds) - len(outlier)),
         "degree": degree,
     }
 
