@@ -34,7 +34,7 @@ def run_python(code):
         "import ise_plugin.config",
         "import ise_plugin.data.image_dataset",  # as a worker process does that unpickles one
         "import ise_plugin.identities.choice",
-        "import ise_plugin.report.retrieval",
+        "import ise_plugin.report.sheets",
         "from ise_plugin import Embedder, get_cfg",
     ],
 )

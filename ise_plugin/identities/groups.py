@@ -131,7 +131,9 @@ def read_csv(path: str) -> list[Identity]:
         return [_parsed(line) for line in lines[1:]]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{shown(path)} cannot be read ({reason}); name a finished run's identities.csv") from error
+        raise UsageError(
+            f"{shown(path)} cannot be read ({reason}); name the identities.csv of a finished run"
+        ) from error
 
 
 def _parsed(line: Sequence[str]) -> Identity:

@@ -22,7 +22,7 @@ from ise_plugin.data.thumbnails import TILE, tile
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.checkpointing import ISECheckpointer
 from ise_plugin.engine.evaluation import Retrieval, evaluate_sets
-from ise_plugin.report.retrieval import average_precision, ranking
+from ise_plugin.report.sheets import average_precision, ranking
 from ise_plugin.utils.command_line import run_command
 from ise_plugin.utils.files import write_atomically
 

@@ -13,6 +13,7 @@ from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.labelling import Labelling
 from ise_plugin.identities.choice import CHOSEN_NAME, IdentityChoice
 from ise_plugin.identities.groups import read_csv
+from ise_plugin.utils.weights import DamagedWeights
 
 
 def grouped(spread, seed=0):
@@ -75,6 +76,20 @@ def test_untrained_weights_are_never_chosen(setting):
     choice = IdentityChoice(cfg)
     FakeTrainer(choice, epochs=1).go_through([0.01, 0.5])
     assert choice.chosen is None and not path.exists() and list(choice.scores) == [0]
+
+
+def test_weights_that_were_damaged_are_noticed(setting, caplog):
+    cfg, path, _ = setting
+    choice = IdentityChoice(cfg)
+    FakeTrainer(choice, epochs=2).go_through([0.5, 0.1, 0.2])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedWeights, match="digest"):
+        choice.after_train()
+    resumed = IdentityChoice(cfg)
+    resumed.load_state_dict(choice.state_dict())
+    assert resumed.chosen is None and "chosen among the coming epochs" in caplog.text
 
 
 @pytest.mark.parametrize("file_epoch, chosen", [(1, 1), (2, None), (None, None)])

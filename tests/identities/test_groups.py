@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ise_plugin.clustering import similarity_to_centroids
+from ise_plugin.data.thumbnails import TILE
 from ise_plugin.errors import UsageError
-from ise_plugin.identities.contact_sheets import IMAGES_PER_ROW, ROWS_PER_PAGE, TILE, write_contact_sheets
+from ise_plugin.identities.contact_sheets import IMAGES_PER_ROW, ROWS_PER_PAGE, write_contact_sheets
 from ise_plugin.identities.groups import (
     Identity,
+    confidence_of,
     identities_of,
     keep_safe,
-    measure,
     read_csv,
     summary_of,
     to_csv,
@@ -38,45 +40,20 @@ def grouped():
     return unit(rows), labels
 
 
-def test_measures_are_those_of_the_definition(grouped):
+def test_confidence_is_the_mean_silhouette_of_a_group_and_never_negative(grouped):
     features, labels = grouped
-    found = measure(features, labels)
-    centroids = unit(np.stack([features[labels == c].mean(axis=0) for c in range(3)]))
-    silhouettes = []
-    for i, label in enumerate(labels):
-        similarity = [float(features[i] @ c) for c in centroids]
-        others = {c: s for c, s in enumerate(similarity) if c != label}
-        nearest = max(others, key=others.get)
-        assert found.nearest[i] == nearest and found.nearest_similarity[i] == pytest.approx(others[nearest], abs=1e-5)
-        if label < 0:
-            assert np.isnan(found.similarity[i]) and found.silhouette[i] == 0
-            silhouettes.append(0.0)
-        else:
-            assert found.similarity[i] == pytest.approx(similarity[label], abs=1e-5)
-            a, b = 1 - similarity[label], 1 - others[nearest]
-            silhouettes.append((b - a) / max(a, b))
-    assert found.silhouette == pytest.approx(silhouettes, abs=1e-4)
-    assert found.separation == pytest.approx(np.mean(silhouettes), abs=1e-4)
-    expected = [max(0, np.mean([s for s, label in zip(silhouettes, labels) if label == c])) for c in range(3)]
-    assert found.confidence == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("labels", [[0, 0, 0], [-1, -1, -1]])
-def test_one_group_or_none_has_no_neighbour(labels):
-    found = measure(unit(np.random.default_rng(0).standard_normal((3, 4))), np.array(labels))
-    assert (found.nearest == -1).all() and np.isnan(found.nearest_similarity).all() and found.separation == 0
-
-
-def test_equal_images_are_perfectly_grouped():
-    features = unit(np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]]))
-    assert measure(features, np.array([0, 0, 1, 1])).silhouette == pytest.approx(1, abs=1e-5)
+    silhouette = similarity_to_centroids(features, labels).silhouette.copy()
+    silhouette[labels == 1] = -0.5
+    expected = [silhouette[labels == 0].mean(), 0, silhouette[labels == 2].mean()]
+    assert confidence_of(labels, silhouette) == pytest.approx(expected, abs=1e-6)
+    assert confidence_of(np.full(3, -1), np.zeros(3)).shape == (0,)
 
 
 def rows_of(grouped, **options):
     features, labels = grouped
     paths = [f"{(7 * i) % 20:02d}.jpg" for i in range(20)]
     cameras = ["c1" if i % 2 else "c2" for i in range(20)]
-    return identities_of(paths, cameras, labels, measure(features, labels), **options)
+    return identities_of(paths, cameras, labels, similarity_to_centroids(features, labels), **options)
 
 
 def test_rows_are_sorted_and_complete(grouped):

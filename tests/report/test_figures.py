@@ -3,12 +3,15 @@
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ise_plugin.report import figures
-from ise_plugin.report.style import CSS
+from ise_plugin.report.figures import Figures
+
+CSS = (Path(figures.__file__).parent / "templates/style.css").read_text()
 
 POINTS = {
     "places": np.random.default_rng(0).random((9, 2)).tolist(),
@@ -16,22 +19,22 @@ POINTS = {
     "group": [0, 0, 1, 1, 0, 1, 0, 0, 1],
     "outlier": [False, True] + [False] * 7,
 }
+HISTOGRAM = {"edges": [0, 0.5, 1], "eps": 0.4, "same": [3, 0], "different": [0, 9]}
 DRAWN = {
-    "lines": lambda: figures.line_figure([("a", [1, 2], [3, 4]), ("b", [2], [1])], "y", ("level", 2.0), low=0),
-    "one point": lambda: figures.line_figure([("", [1], [0.5])], "y"),
-    "many epochs": lambda: figures.line_figure([("a", list(range(100)), list(range(100)))], "y"),
-    "bars": lambda: figures.stacked_bars(["a", "b"], [1, 2], [[1, 2], [3, 4]], "seconds"),
-    "sizes": lambda: figures.size_histogram([("first", [4, 5, 300]), ("last", [7])]),
-    "distances": lambda: figures.distance_figure(
-        {"edges": [0, 0.5, 1], "eps": 0.4, "same": [3, 0], "different": [0, 9]}
-    ),
-    "map": lambda: figures.map_figure(POINTS),
+    "lines": lambda f: f.lines("", [("a", [1, 2], [3, 4]), ("b", [2], [1])], "y", ("level", 2.0), low=0),
+    "one point": lambda f: f.lines("", [("", [1], [0.5])], "y"),
+    "many epochs": lambda f: f.lines("", [("a", list(range(100)), list(range(100)))], "y"),
+    "bars": lambda f: f.bars("", ["a", "b"], [1, 2], [[1, 2], [3, 4]], "seconds"),
+    "sizes": lambda f: f.sizes("", [("first", [4, 5, 300]), ("last", [7])]),
+    "distances": lambda f: f.distances("", HISTOGRAM, "Jaccard"),
+    "distances without eps": lambda f: f.distances("", {**HISTOGRAM, "eps": None}, "Jaccard"),
+    "map": lambda f: f.map("", POINTS),
 }
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_figures_are_whole_coloured_by_the_page_and_point_nowhere(name):
-    svg = DRAWN[name]()
+    svg = DRAWN[name](Figures()).svg
     root = ElementTree.fromstring(svg)
     assert root.tag == "svg" and root.attrib["viewBox"].startswith("0 0 400 ")
     assert not re.search(r"#[0-9a-f]{6}\b", svg)  # every colour is a variable
@@ -44,21 +47,19 @@ def test_figures_are_whole_coloured_by_the_page_and_point_nowhere(name):
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_equal_data_give_equal_text(name):
-    first = DRAWN[name]()
-    figures._drawn.cache_clear()
-    assert DRAWN[name]() == first
+    assert DRAWN[name](Figures()) == DRAWN[name](Figures())
 
 
 def test_marks_of_the_map_are_distinct():
-    svg = figures.map_figure(POINTS)
+    svg = Figures().map("", POINTS).svg
     marks = re.findall(r'<path id="[^"]*" d="([^"]+)"', svg)
     shapes = {re.sub(r"[\d.\-\s]+", "", mark) for mark in marks}
     assert len(shapes) >= 3  # circles (curves), diamonds (closed lines), crosses (open lines)
-    assert svg != figures.map_figure({**POINTS, "outlier": [False] * 9})  # outliers are hollow
+    assert svg != Figures().map("", {**POINTS, "outlier": [False] * 9}).svg  # outliers are hollow
 
 
 def test_names_are_text_and_not_markup():
-    svg = figures.line_figure([("<b>$x_1^2$", [1, 2], [1, 2])], "a & b")
+    svg = Figures().lines("", [("<b>$x_1^2$", [1, 2], [1, 2])], "a & b").svg
     assert "<b>" not in svg and ElementTree.fromstring(svg) is not None
 
 
@@ -89,19 +90,20 @@ def test_without_matplotlib_it_says_so(monkeypatch):
     assert not figures.available()
 
 
-@pytest.mark.parametrize(
-    "draw", [figures.line_figure, lambda series, y: figures.stacked_bars(["a"], *series[0][1:2], [series[0][2]], y)]
-)
-def test_curves_are_reused_where_asked(draw):
-    first, later = [("a", [1], [3])], [("a", [1, 2], [3, 4])]
-    kept = {}
-    with figures.remembering(kept, reuse=True):
-        old = draw(first, "y")
-        other = draw(later, "another")
-    with figures.remembering(kept, reuse=True):
-        assert draw(later, "y") == old
-    with figures.remembering(kept, reuse=False):
-        new = draw(later, "y")
-    assert new != old and new == draw(later, "y") and other != old
-    with figures.remembering({}, reuse=True):  # of another run
-        assert draw(later, "y") == new
+DRAWS = {
+    "lines": (lambda f, end: f.lines("a", [("a", [1, 2], [3, end])], "y"), True),
+    "bars": (lambda f, end: f.bars("a", ["a"], [1, 2], [[3, end]], "y"), True),
+    "sizes": (lambda f, end: f.sizes("a", [("a", [3, end])]), False),
+}
+
+
+@pytest.mark.parametrize("draw, reused", DRAWS.values(), ids=DRAWS)
+def test_curves_are_reused_where_asked_and_the_rest_only_while_its_data_are_the_same(monkeypatch, draw, reused):
+    drawing, calls, own = Figures(), [], figures._draw
+    monkeypatch.setattr(figures, "_draw", lambda *arguments: calls.append(1) or own(*arguments))
+    first = draw(drawing, 4)
+    assert draw(drawing, 4) == first and len(calls) == 1
+    drawing.reuse = True
+    assert (draw(drawing, 9) == first) is reused and len(calls) == 2 - reused
+    drawing.reuse = False
+    assert draw(drawing, 9) == draw(Figures(), 9) != first

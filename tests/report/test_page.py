@@ -37,7 +37,7 @@ FACTS = {
     "environment": [["torch", "2.13.0"]],
     "problems": [],
 }
-HOSTILE = "<script>alert(1)</script>'\" onerror=alert(2) x=.png"
+HOSTILE = "<script>alert(1)</script>'\" onerror=alert(2) {{ 7 * 7 }} \udcff x=.png"
 
 
 def page_of(folder) -> str:
@@ -71,9 +71,7 @@ def test_a_whole_run_shows_everything(whole_run, read_page):
 
 
 def test_the_same_files_give_the_same_page(whole_run):
-    first = page_of(whole_run)
-    figures._drawn.cache_clear()
-    assert page_of(whole_run) == first
+    assert page_of(whole_run) == page_of(whole_run)
 
 
 def test_right_and_wrong_differ_in_border_and_in_symbol(whole_run, read_page):
@@ -92,7 +90,8 @@ def test_hostile_names_are_shown_and_not_run(make_run, image_files, read_page, t
         {"title": HOSTILE, "images": [{"src": "javascript:alert(3)", "name": HOSTILE, "mark": HOSTILE, "good": True}]}
     ]
     retrieval = {HOSTILE: {"after": {"cmc": [0.5, 0.6], "rows": rows}}}
-    lines = metrics_lines(2, **{f"loss_{HOSTILE}": 1.0, f"{HOSTILE}/mAP": 50.0})
+    drawn = HOSTILE.replace("\udcff", "")  # matplotlib draws text alone
+    lines = metrics_lines(2, **{f"loss_{drawn}": 1.0, f"{HOSTILE}/mAP": 50.0})
     run = make_run(name="<b>run", config=config, lines=lines, run=facts, sheets=sheets, retrieval=retrieval)
     markup = page_of(run)
     page = read_page(markup)
@@ -128,7 +127,7 @@ MISSING = {
         {"lines": [{"iteration": 0, "clusters": 0.0, "outliers": 9.0}], "latest": {"epoch": 1, "sizes": []}},
         ["No clusters were found", "No map", "No clusters to show"],
     ),
-    "recorded before there were reports": ({"lines": metrics_lines(3)}, ["Recorded without ISE.REPORT.ENABLED"]),
+    "recorded before there were reports": ({"lines": metrics_lines(3)}, ["Recorded without RunReport"]),
     "several test sets": (
         {"lines": metrics_lines(3), "results": {"final": {"A": {"mAP": 40.0}, "B": {"mAP": 60.0}}}},
         ["40.0 %"],

@@ -1,9 +1,11 @@
-"""Which clusters the sheets show."""
+"""Which clusters the sheets show, and which queries; ranked as fastreid ranks."""
 
 import numpy as np
 import pytest
+from fastreid.evaluation.rank import evaluate_rank
 
-from ise_plugin.report.sheets import IMAGES_PER_ROW, sheets_of
+from ise_plugin.engine.evaluation import Retrieval
+from ise_plugin.report.sheets import IMAGES_PER_ROW, average_precision, picture, ranking, retrieval_rows, sheets_of
 
 # cluster 0: a alone; 1: six of b and two of c; 2: four of c and one of d; 3: a and b; identity e is an outlier
 LABELS = np.array([0] * 5 + [1] * 8 + [2] * 5 + [3] * 2 + [-1])
@@ -17,7 +19,7 @@ def by_title(sheets):
 
 @pytest.fixture
 def sheets():
-    return by_title(sheets_of(PATHS, LABELS, IDENTITIES, np.ones(20)))
+    return by_title(sheets_of(PATHS, LABELS, IDENTITIES, np.ones(21)))
 
 
 def test_purest_come_first_and_small_clusters_do_not_count(sheets):
@@ -50,7 +52,7 @@ def test_most_split_show_every_piece_under_a_letter(sheets):
 
 def test_outliers_of_a_split_identity_are_shown_as_such():
     labels = np.array([0, 0, 1, 1, -1, -1])
-    row = by_title(sheets_of(PATHS[:6], labels, np.full(6, "a"), np.ones(4)))["Most split identities"][0]
+    row = by_title(sheets_of(PATHS[:6], labels, np.full(6, "a"), np.ones(6)))["Most split identities"][0]
     assert [image["mark"] for image in row["images"]] == ["A", "A", "B", "B", "–", "–"]
     assert row["title"] == "6 images in 2 clusters, 2 outliers"
 
@@ -63,7 +65,7 @@ def test_rows_stay_short():
 
 def test_without_identities_tight_and_loose_clusters_are_shown():
     labels = np.repeat([0, 1, 2, -1], 5)
-    sheets = by_title(sheets_of(PATHS[:20], labels, None, np.repeat([0.5, 0.9, 0.2], 5)))
+    sheets = by_title(sheets_of(PATHS[:20], labels, None, np.repeat([0.5, 0.9, 0.2, np.nan], 5)))
     assert [row["title"].split(":")[0] for row in sheets["Tightest clusters"]] == [
         "cluster 1",
         "cluster 0",
@@ -73,5 +75,57 @@ def test_without_identities_tight_and_loose_clusters_are_shown():
 
 
 def test_without_clusters_there_are_no_sheets():
-    assert sheets_of(PATHS[:3], np.full(3, -1), np.array(list("abc")), np.empty(0)) == []
-    assert sheets_of(PATHS[:3], np.full(3, -1), None, np.empty(0)) == []
+    assert sheets_of(PATHS[:3], np.full(3, -1), np.array(list("abc")), np.full(3, np.nan)) == []
+    assert sheets_of(PATHS[:3], np.full(3, -1), None, np.full(3, np.nan)) == []
+
+
+def test_picture_names_the_file_without_its_folder(tmp_path):
+    found = picture(str(tmp_path / "a.jpg"), "✓", True)
+    assert found == {"src": None, "name": "a.jpg", "mark": "✓", "good": True}
+
+
+def drawn(queries=12, gallery=60, people=5, seed=0):
+    random = np.random.default_rng(seed)
+    identities = random.integers(0, people, queries + gallery)
+    cameras = random.integers(0, 3, queries + gallery)
+    distances = random.random((queries, gallery))
+    distances -= 0.4 * (identities[:queries, None] == identities[None, queries:])
+    paths = [f"{i}.jpg" for i in range(queries + gallery)]
+    return Retrieval("Drawn", paths, distances, identities, cameras, np.ones(10))
+
+
+def test_average_precision_is_fastreids():
+    found = drawn()
+    _, expected, _ = evaluate_rank(
+        found.distances, found.identities[:12], found.identities[12:], found.cameras[:12], found.cameras[12:]
+    )
+    assert [average_precision(ranking(found, q)[1]) for q in range(12)] == pytest.approx(expected)
+
+
+def test_average_precision_by_hand():
+    assert average_precision(np.array([True, False, True, False])) == pytest.approx((1 + 2 / 3) / 2)
+    assert np.isnan(average_precision(np.array([False, False])))
+
+
+def test_rows_go_from_the_worst_to_the_best_and_mark_right_and_wrong():
+    found = drawn()
+    rows = retrieval_rows(found)
+    precisions = [average_precision(ranking(found, q)[1]) for q in range(12)]
+    assert rows[0]["query"]["name"] == f"{int(np.argmin(precisions))}.jpg"
+    assert rows[-1]["query"]["name"] == f"{int(np.argmax(precisions))}.jpg"
+    for row in rows:
+        query = int(row["query"]["name"].split(".")[0])
+        shown = [int(image["name"].split(".")[0]) for image in row["images"]]
+        right = [found.identities[i] == found.identities[query] for i in shown]
+        assert [image["mark"] == "✓" for image in row["images"]] == right == [image["good"] for image in row["images"]]
+        assert not any(r and found.cameras[i] == found.cameras[query] for i, r in zip(shown, right))
+        nearest = [found.distances[query, i - 12] for i in shown]
+        assert nearest == sorted(nearest) and len(shown) == 10
+
+
+def test_queries_without_a_match_are_passed_over():
+    found = drawn()
+    found.identities[:11] = 99
+    assert {row["query"]["name"] for row in retrieval_rows(found)} == {"11.jpg"}
+    found.identities[:12] = 99
+    assert retrieval_rows(found) == []

@@ -37,4 +37,4 @@ def test_one_run_gets_its_report_anew_and_several_are_compared(make_run, report,
 @pytest.mark.parametrize("arguments, word", [(["nowhere"], "nowhere is not a folder"), (["."], "holds no run")])
 def test_what_is_no_run_gets_one_line(report, arguments, word):
     code, out, err = report(*arguments)
-    assert code == 2 and out == "" and err.startswith("report: ") and word in err and err.count("\n") == 1
+    assert code == 2 and out == "" and err.startswith("error: ") and word in err and err.count("\n") == 1

@@ -1,16 +1,22 @@
-"""Identities come from the readers, for the report alone."""
+"""What is noted of a run; identities come from the readers, for the report alone."""
 
 import ast
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
+from helpers import CONFIGS
 
 import ise_plugin
+from ise_plugin.config import load_cfg
 from ise_plugin.data import read_training_images
-from ise_plugin.report.true_identities import read_true_identities
+from ise_plugin.report.facts import read_true_identities, run_facts
+
+CONFIG_FILE = str(CONFIGS / "ISE/synthetic_tiny.yml")
 
 
 @pytest.fixture
@@ -52,3 +58,17 @@ def test_nothing_but_the_report_asks_for_identities():
             if isinstance(node, (ast.Import, ast.ImportFrom)) and "read_true_identities" in names:
                 users.add(file.relative_to(package).as_posix())
     assert users == {"report/hook.py"}
+
+
+def test_facts_name_what_differs_from_the_base_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", "--config-file", "a b.yml"])
+    monkeypatch.setenv("FASTREID_DATASETS", "/my data")
+    cfg = load_cfg(CONFIG_FILE, ["OUTPUT_DIR", str(tmp_path), "SEED", "7"])
+    facts = run_facts(cfg, CONFIG_FILE)
+    differs = {key: (base, own) for key, base, own in facts["differs"]}
+    assert facts["base"] == "Base-ISE.yml" and differs["SOLVER.MAX_EPOCH"] == (str(load_cfg().SOLVER.MAX_EPOCH), "2")
+    assert differs["SEED"] == ("0", "7") and "OUTPUT_DIR" not in differs and "MODEL.META_ARCHITECTURE" not in differs
+    assert run_facts(cfg)["base"] == "the defaults" and "MODEL.META_ARCHITECTURE" in str(run_facts(cfg)["differs"])
+    command = "FASTREID_DATASETS='/my data' python tools/train_net.py --config-file 'a b.yml' SEED 7"
+    assert facts["command"] == command
+    assert json.loads(json.dumps(facts)) == facts and ["seed", "7"] in facts["environment"]
