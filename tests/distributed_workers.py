@@ -267,6 +267,15 @@ def meet(folder):
     (Path(folder) / f"{dist.get_rank()} of {dist.get_world_size()}").touch()
 
 
+def wait_to_be_told(folder):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    dist.barrier()
+    if dist.get_rank() == 0:
+        os.kill(os.getppid(), signal.SIGTERM)
+    if signal.sigtimedwait([signal.SIGTERM], HANG):
+        (Path(folder) / f"{dist.get_rank()} was told").touch()
+
+
 def fail():
     if dist.get_rank() == 1:
         raise UsageError("process 1 has no images")

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 import torch
 import torch.distributed as dist
@@ -100,3 +100,25 @@ class Interruption:
         if self.granted:
             comm.synchronize()  # whoever watches the processes ends all when the first one ends, and one may be saving still
             raise Interrupted(self.signal or signal.SIGTERM)  # without one: another process has it
+
+
+@contextmanager
+def passed_on(processes: Sequence) -> Iterator[None]:
+    """SIGTERM and SIGINT for this process go on to those that it has started, which save and end; it waits for them.
+
+    Args:
+        processes: of ``multiprocessing``.
+    """
+
+    def pass_on(number: int, _frame) -> None:
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+
+    in_main = threading.current_thread() is threading.main_thread()  # Python lets no other thread handle signals
+    handlers = {number: signal.signal(number, pass_on) for number in _SIGNALS} if in_main else {}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

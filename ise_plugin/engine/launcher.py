@@ -18,6 +18,7 @@ from ..compat import tell_local_process_group
 from ..errors import ProcessLost, UsageError
 from ..utils import distributed
 from ..utils.logs import kept_warnings
+from .interruption import passed_on
 
 logger = logging.getLogger("fastreid.ise.processes")
 
@@ -72,8 +73,9 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     own = dist_url, num_gpus * num_machines, num_gpus * machine_rank, timeout, main, args
     processes = mp.start_processes(_spawned, own, nprocs=num_gpus, start_method="spawn", join=False)
-    while not processes.join(grace_period=_GRACE):
-        pass
+    with passed_on(processes.processes):
+        while not processes.join(grace_period=_GRACE):
+            pass
 
 
 def restarted(output_dir: str, resume: bool) -> bool:

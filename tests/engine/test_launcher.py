@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import signal
 import threading
 
 import distributed_workers as workers
@@ -53,6 +54,13 @@ def started(main, timeout, args=()):
 def test_processes_meet_and_end(two_devices, tmp_path):
     assert started(workers.meet, HANG, (str(tmp_path),)) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
+
+
+def test_a_signal_goes_on_to_the_processes_and_is_waited_for(two_devices, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    launch(workers.wait_to_be_told, num_gpus=2, timeout=HANG, args=(str(tmp_path),))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0 was told", "1 was told"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_first_error_is_the_one_that_is_shown(quick_start):
