@@ -12,6 +12,8 @@ from .run_files import Run
 
 # Keys that do not make another setting: the seed, and where and how things are written.
 _NOT_A_SETTING = ("SEED", "OUTPUT_DIR", "ISE.REPORT.", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE")
+# Hooks that only watch.
+_WATCHING = ("RunReport", "EpochSummary", "IdentityChoice")
 # What is compared: name, where it is from (results.json or the log), factor on the logged value.
 QUANTITIES = (
     ("mAP %", "final", "mAP", 1),
@@ -86,6 +88,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     groups: list[Group] = []
     for run in runs:
         setting = {k: v for k, v in run.config.items() if not k.startswith(_NOT_A_SETTING)}
+        if "ISE.HOOKS" in setting:
+            setting["ISE.HOOKS"] = [name for name in setting["ISE.HOOKS"] if name not in _WATCHING]
         group = next((g for g in groups if not _differing(g.setting, setting)), None)
         if group is None:
             groups.append(group := Group(setting))

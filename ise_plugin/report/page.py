@@ -22,52 +22,24 @@ _LABEL_TILES = (
     ("labels/mixed_clusters", "Mixed clusters", "{:.0%}"),
     ("labels/stability", "Labels as before", "{:.3f}"),
 )
-# Figures of curves: title, (name of the curve, logged name) ..., what y is, lower end of y, caption.
-_SHARES = ("outliers", "labels/outlier_share"), ("largest cluster", "labels/largest_share")
-_AGREEMENT = (
-    ("ARI", "labels/ari"),
-    ("NMI", "labels/nmi"),
-    ("purity", "labels/purity"),
-    ("B-cubed precision", "labels/bcubed_precision"),
-    ("B-cubed recall", "labels/bcubed_recall"),
-    ("B-cubed F", "labels/bcubed_f"),
-)
-_ERRORS = (
-    ("split identities", "labels/split_identities"),
-    ("mixed clusters", "labels/mixed_clusters"),
-    ("minority images", "labels/minority_images"),
-)
-_BLIND = (
-    ("as before (ARI)", "labels/stability"),
-    ("silhouette", "labels/silhouette"),
-    ("own centroid", "labels/similarity_inside"),
-    ("nearest other", "labels/similarity_to_nearest_other"),
-)
+# Figures of curves: title, what y is, lower end of y, caption, names of the curves with what was logged.
+_SHARES = {"outliers": "labels/outlier_share", "largest cluster": "labels/largest_share"}
+_AGREEMENT = {"ARI": "labels/ari", "NMI": "labels/nmi", "purity": "labels/purity"}
+_BCUBED = {f"B-cubed {part}": f"labels/bcubed_{part.lower()}" for part in ("precision", "recall", "F")}
+_ERRORS = {"split identities": "labels/split_identities", "mixed clusters": "labels/mixed_clusters"}
+_MINORITY = {"minority images": "labels/minority_images"}
+_BLIND = {"as before (ARI)": "labels/stability", "silhouette": "labels/silhouette"}
+_COSINES = {"own centroid": "labels/similarity_inside", "nearest other": "labels/similarity_to_nearest_other"}
+_ON_AGREEMENT = "of the images with a cluster; the V-measure equals NMI"
+_ON_ERRORS = "sub-cluster error: identities in several clusters; mixed-cluster error: clusters of several identities"
+_ON_BLIND = "agreement with the labels before, silhouette, mean cosine with the own and the nearest other centroid"
 _CURVES = (
-    ("Degree of extension", (("", "degree"),), "degree", 0, ""),
-    ("Clusters", (("clusters", "clusters"),), "clusters", 0, ""),
-    ("Shares of all images", _SHARES, "share of the images", 0, ""),
-    (
-        "Agreement with true identities",
-        _AGREEMENT,
-        "1 = equal",
-        None,
-        "of the images with a cluster; the V-measure equals NMI",
-    ),
-    (
-        "Errors of the labels",
-        _ERRORS,
-        "share",
-        0,
-        "sub-cluster error: identities in several clusters; mixed-cluster error: clusters of several identities",
-    ),
-    (
-        "Without identities",
-        _BLIND,
-        "",
-        None,
-        "agreement with the labels before, silhouette, mean cosine with the own and the nearest other centroid",
-    ),
+    ("Degree of extension", "degree", 0, "", {"": "degree"}),
+    ("Clusters", "clusters", 0, "", {"clusters": "clusters"}),
+    ("Shares of all images", "share of the images", 0, "", _SHARES),
+    ("Agreement with true identities", "1 = equal", None, _ON_AGREEMENT, {**_AGREEMENT, **_BCUBED}),
+    ("Errors of the labels", "share", 0, _ON_ERRORS, {**_ERRORS, **_MINORITY}),
+    ("Without identities", "", None, _ON_BLIND, {**_BLIND, **_COSINES}),
 )
 _LOSS_NAMES = {"loss_se": "sample extension", "loss_lp": "label preserving"}
 # Columns of the table of epochs: logged name, heading, format.
@@ -239,16 +211,16 @@ def _time_tile(run: Run) -> list:
 
 
 def _curves(run: Run, drawing: Figures) -> list[Figure]:
-    def lines(title, names, ylabel, low, caption) -> list[Figure]:
-        series = [(label, *run.values(name)) for label, name in names]
+    def lines(title, ylabel, low, caption, names: dict) -> list[Figure]:
+        series = [(label, *run.values(name)) for label, name in names.items()]
         series = [one for one in series if one[1]]
         level = ("identities", float(truth)) if truth and title == "Clusters" else None
         return [drawing.lines(title, series, ylabel, level, low=low, caption=caption)] if series else []
 
     truth = run.facts.get("identities")
     parts = sorted({name for entry in run.history for name in entry if name.startswith("loss_")})
-    losses = [("total", "total_loss"), *((_LOSS_NAMES.get(name, name), name) for name in parts)]
-    found = lines("Losses", losses, "", 0, "at the end of each epoch")
+    losses = {"total": "total_loss", **{_LOSS_NAMES.get(name, name): name for name in parts}}
+    found = lines("Losses", "", 0, "at the end of each epoch", losses)
     for curve in _CURVES:
         found += lines(*curve)
     return found + _metrics(run, drawing) + _times(run, drawing)

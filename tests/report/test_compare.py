@@ -47,6 +47,13 @@ def test_a_key_that_an_older_run_does_not_have_makes_no_difference(make_run):
     assert len(grouped([read_run(str(old)), read_run(str(new))])) == 1
 
 
+def test_hooks_make_another_setting_unless_they_only_watch(make_run):
+    hooks = ["RunReport", "EpochSummary"], [], ["my_module.Mine", "RunReport"]
+    folders = [make_run(f"r{i}", config={**config(0, 0.4), "ISE": {"HOOKS": names}}) for i, names in enumerate(hooks)]
+    groups = grouped([read_run(str(folder)) for folder in folders])
+    assert [[run.name for run in group.runs] for group in groups] == [["r0", "r1"], ["r2"]]
+
+
 def test_means_and_deviations(runs):
     first, second = grouped(runs)
     spread = first.spread("final", "mAP")
