@@ -22,8 +22,8 @@ class Ranking(NamedTuple):
     """How well queries find their matches.
 
     Attributes:
-        cmc: (R,), float32: share of the V valid queries with a match among the first 1..R.
-        average_precision, inverse_penalty: (V,), float64, in [0, 1], in the order of the queries.
+        cmc: (R,), float32: share of the queries that count with a match among the first 1..R.
+        average_precision, inverse_penalty: (Q,), float64, in [0, 1]; NaN for a query that does not count.
     """
 
     cmc: np.ndarray
@@ -60,27 +60,12 @@ class RankingMeter:
         row, place = matches // columns, matches % columns
         place = place - (np.searchsorted(left_out, matches) - np.searchsorted(left_out, row * columns))
         counts = np.bincount(row, minlength=rows)
-        counts = counts[counts > 0]
-        starts = np.cumsum(counts) - counts
-        if not len(counts):
-            return
-        hits = np.arange(len(place)) - np.repeat(starts, counts) + 1  # matches up to and with this one
-        self._precisions.append(np.add.reduceat(hits / (place + 1.0), starts) / counts)
-        self._penalties.append(counts / (place[starts + counts - 1] + 1.0))
-        first = place[starts]
-        np.add.at(self._first_matches, first[first < len(self._first_matches)], 1)
-
-    def result(self) -> Ranking:
-        """
-        Raises:
-            ValueError: no query has a match.
-        """
-        precisions, penalties = (
-            np.concatenate(parts or [np.zeros(0)]) for parts in (self._precisions, self._penalties)
-        )
-        if not len(precisions):
+        valid = counts > 0
+        precisions, penalties = (np.concatenate([*parts, []]) for parts in (self._precisions, self._penalties))
+        count = np.isfinite(precisions).sum()
+        if not count:
             raise ValueError("no query has an image of its identity by another camera in the gallery")
-        cmc = self._first_matches.cumsum().astype(np.float32) / np.float32(len(precisions))
+        cmc = self._first_matches.cumsum().astype(np.float32) / np.float32(count)
         return Ranking(cmc, precisions, penalties)
 
 

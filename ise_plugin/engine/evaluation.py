@@ -6,19 +6,24 @@ from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastreid.evaluation import ReidEvaluator, inference_on_dataset, print_csv_format
 from fastreid.evaluation.query_expansion import aqe
-from fastreid.evaluation.rank import evaluate_rank
 from fastreid.evaluation.roc import evaluate_roc
 from fastreid.utils import comm
 from fastreid.utils.compute_dist import build_dist
 from sklearn.metrics import roc_curve
+from torch import Tensor
 
 from ..clustering import rerank_distance
+from ..clustering.ranking import RankingMeter
 from ..errors import UsageError
 from ..utils import distributed
+from ..utils.parallel import blocks_of
 
 _RANKS = (1, 5, 10)
+# Distances held at once: 32 MiB in float32, and their order twice as much.
+_PAIRS_AT_ONCE = 1 << 23
 _FALSE_POSITIVE_RATES = (1e-4, 1e-3, 1e-2)
 
 
@@ -27,9 +32,10 @@ class Retrieval(NamedTuple):
 
     data_set: str
     paths: Sequence[str]  # Q + G, queries first
-    distances: np.ndarray  # (Q, G)
     identities: np.ndarray  # (Q + G,)
     cameras: np.ndarray  # (Q + G,)
+    average_precisions: np.ndarray  # (Q,), NaN for a query without a match
+    distances_of: Callable[[slice], Tensor]  # some of the queries -> their distances (q, G), float32
     cmc: np.ndarray  # (R,), share of queries with a match up to each rank, in [0, 1]
 
 
@@ -105,28 +111,39 @@ class PortableReidEvaluator(ReidEvaluator):
         features = torch.cat([p["feats"] for p in predictions])
         identities, cameras = (torch.cat([p[key] for p in predictions]).numpy() for key in ("pids", "camids"))
         n = self._num_query
-        distances = self._distances(features[:n], features[n:])
-        labels = identities[:n], identities[n:], cameras[:n], cameras[n:]
-        cmc, average_precisions, inverse_penalties = evaluate_rank(distances, *labels)
-        self.retrieval = Retrieval(self._data_set, self._paths, distances, identities, cameras, cmc)
-        mean_ap = np.mean(average_precisions)
+        distances_of = self._distances(features[:n], features[n:])
+        meter = RankingMeter(identities[n:], cameras[n:])
+        for start, stop in blocks_of(n, max(1, _PAIRS_AT_ONCE // max(1, len(features) - n))):
+            block = slice(start, stop)
+            meter.add(distances_of(block), identities[block], cameras[block])
+        cmc, average_precisions, inverse_penalties = meter.result()
+        self.retrieval = Retrieval(
+            self._data_set, self._paths, identities, cameras, average_precisions, distances_of, cmc
+        )
+        mean_ap = np.nanmean(average_precisions)
         self._results = OrderedDict((f"Rank-{rank}", cmc[min(rank, len(cmc)) - 1] * 100) for rank in _RANKS)
         self._results["mAP"] = mean_ap * 100
-        self._results["mINP"] = np.mean(inverse_penalties) * 100
+        self._results["mINP"] = np.nanmean(inverse_penalties) * 100
         self._results["metric"] = (mean_ap + cmc[0]) / 2 * 100
         if self.cfg.TEST.ROC.ENABLED:
-            self._add_roc(distances, labels)
+            self._add_roc(distances_of(slice(None)).numpy(), (identities[:n], identities[n:], cameras[:n], cameras[n:]))
         return OrderedDict(self._results)
 
-    def _distances(self, query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
+    def _distances(self, query: Tensor, gallery: Tensor) -> Callable[[slice], Tensor]:
+        """Distances of some of the queries to the gallery, as fastreid's ``build_dist`` has them, computed when asked for."""
         test = self.cfg.TEST
         if test.AQE.ENABLED:
             query, gallery = aqe(query, gallery, test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA)
-        if not test.RERANK.ENABLED:
-            return build_dist(query, gallery, test.METRIC)
-        if test.METRIC != "cosine":
-            raise UsageError(f"TEST.RERANK.ENABLED needs TEST.METRIC cosine, not {test.METRIC}")
-        return rerank_distance(query, gallery, test.RERANK.K1, test.RERANK.K2, test.RERANK.LAMBDA)
+        if test.RERANK.ENABLED:
+            if test.METRIC != "cosine":
+                raise UsageError(f"TEST.RERANK.ENABLED needs TEST.METRIC cosine, not {test.METRIC}")
+            rerank = test.RERANK
+            distances = torch.from_numpy(rerank_distance(query, gallery, rerank.K1, rerank.K2, rerank.LAMBDA))
+            return lambda block: distances[block]
+        if test.METRIC == "cosine":  # normalised once, not for every block
+            query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
+            return lambda block: 1 - query[block] @ gallery.T
+        return lambda block: torch.from_numpy(build_dist(query[block], gallery, test.METRIC))
 
     def _add_roc(self, distances: np.ndarray, labels: tuple) -> None:
         scores, matches = evaluate_roc(distances, *labels)

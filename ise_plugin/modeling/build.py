@@ -13,7 +13,11 @@ from torch import nn
 
 from ..errors import UsageError
 from ..registry import registered
+<<<<<<< HEAD
 from ..utils.weights import load_checkpoint_file
+=======
+from .precision import take_out_constants
+>>>>>>> fefdb16 (Constants that a normalisation subtracts again are taken out of the weights: the same function without their rounding)
 
 logger = logging.getLogger("fastreid.ise.models")
 
@@ -63,6 +67,8 @@ def build_model(cfg) -> nn.Module:
         ) from error
     if from_file:
         _complete_weights(model.backbone, pretrained, backbone)
+        if taken := take_out_constants(model.backbone, cfg.INPUT.SIZE_TRAIN):
+            logger.info(f"{taken} normalisation(s) of the weights subtract a large constant: taken out, same function")
     if cfg.ISE.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     if cfg.ISE.COMPILE:

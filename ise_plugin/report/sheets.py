@@ -16,8 +16,7 @@ _ROWS = 3
 # Smaller clusters are pure or tight by chance.
 _SMALLEST_CLUSTER = 4
 _PIECES = "ABCDEFGHIJ"
-# Queries that are ranked to choose from, and quantiles of their average precision that are shown.
-_QUERIES_RANKED = 200
+# Queries that are shown, as quantiles of their average precision.
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -125,44 +124,28 @@ def _by_similarity(paths: Sequence[str], clusters: dict, similarities: np.ndarra
     return [sheet("Tightest clusters", lambda n: -mean[n]), sheet("Loosest clusters", lambda n: mean[n])]
 
 
-def ranking(retrieval: Retrieval, query: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gallery images of one query, nearest first, those of its identity by its camera left out; and which are matches."""
-    count = len(retrieval.distances)
-    identities, cameras = retrieval.identities[count:], retrieval.cameras[count:]
-    order = np.argsort(retrieval.distances[query], kind="stable")
-    match = identities[order] == retrieval.identities[query]
-    kept = ~(match & (cameras[order] == retrieval.cameras[query]))
-    return order[kept], match[kept]
-
-
-def average_precision(match: np.ndarray) -> float:
-    """Mean over the matches of the precision up to their rank; NaN without a match."""
-    ranks = np.flatnonzero(match) + 1
-    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks)) if len(ranks) else float("nan")
-
-
 def retrieval_rows(retrieval: Retrieval) -> list:
-    """Ranked queries, chosen over the whole range from the worst to the best of a sample; those without a match are left out.
+    """Ranked queries, chosen over the whole range from the worst to the best; those without a match are left out.
 
     Returns:
         Dictionaries with ``title``, ``query`` and ``images`` (:func:`picture`), the worst first.
     """
-    count = len(retrieval.distances)
-    candidates = np.unique(np.linspace(0, count - 1, min(count, _QUERIES_RANKED)).astype(int))
-    precisions = {int(q): average_precision(ranking(retrieval, q)[1]) for q in candidates}
-    ranked = sorted((q for q in precisions if not np.isnan(precisions[q])), key=precisions.get)
-    if not ranked:
-        return []
-    places = np.unique(np.round(np.array(_QUANTILES) * (len(ranked) - 1)).astype(int))
-    return [_ranked_row(retrieval, ranked[place], precisions[ranked[place]]) for place in places]
+    precisions = retrieval.average_precisions
+    ranked = np.argsort(precisions, kind="stable")[: np.isfinite(precisions).sum()]
+    places = np.unique(np.round(np.array(_QUANTILES) * (len(ranked) - 1)).astype(int)) if len(ranked) else ()
+    return [_ranked_row(retrieval, int(ranked[place])) for place in places]
 
 
-def _ranked_row(retrieval: Retrieval, query: int, precision: float) -> dict:
-    order, match = ranking(retrieval, query)
-    gallery = retrieval.paths[len(retrieval.distances) :]
-    first = list(zip(order, match))[:IMAGES_PER_ROW]
+def _ranked_row(retrieval: Retrieval, query: int) -> dict:
+    count = len(retrieval.average_precisions)
+    identities, cameras = retrieval.identities[count:], retrieval.cameras[count:]
+    order = np.argsort(retrieval.distances_of(slice(query, query + 1))[0].numpy(), kind="stable")
+    match = identities[order] == retrieval.identities[query]
+    kept = ~(match & (cameras[order] == retrieval.cameras[query]))  # what the evaluation leaves out
+    gallery = retrieval.paths[count:]
+    first = list(zip(order[kept], match[kept]))[:IMAGES_PER_ROW]
     return {
-        "title": f"average precision {precision:.0%}",
+        "title": f"average precision {retrieval.average_precisions[query]:.0%}",
         "query": picture(retrieval.paths[query], "query", True),
         "images": [picture(gallery[i], RIGHT if right else WRONG, right) for i, right in first],
     }

@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from ise_plugin.errors import UsageError
-from ise_plugin.modeling.precision import Float32GradientConv2d, choose_precision, rounding_noise, spare_slow_gradients
+from ise_plugin.modeling.precision import (
+    Float32GradientConv2d,
+    choose_precision,
+    rounding_noise,
+    spare_slow_gradients,
+    take_out_constants,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SIZE = (16, 8)
@@ -158,3 +164,48 @@ def test_a_spared_layer_is_a_plain_one_without_autocast():
     spare_slow_gradients(layers, CPU, torch.bfloat16)
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(copy.deepcopy(layers)(images), plain(images))
+
+
+def bottleneck(bias, residual=False):
+    """Normalisation with a large bias, 1 x 1 convolution, normalisation that subtracts it again; maybe with a second use."""
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+            self.expand = nn.Sequential(nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+            self.stem[1].bias.data[1] = bias
+            self.expand[1].running_mean.copy_(self.expand[0].weight[:, 1, 0, 0].detach() * bias)
+
+        def forward(self, images):
+            features = self.stem(images)
+            expanded = self.expand(features)
+            return torch.cat([expanded, features], dim=1) if residual else expanded
+
+    torch.manual_seed(0)
+    return Network()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_constants_are_taken_out_of_an_equal_network(training):
+    network = bottleneck(1e4).double().train(training)
+    images = torch.rand(4, 3, *SIZE, dtype=torch.float64)
+    expected = copy.deepcopy(network)(images)
+    assert rounding_noise(network, torch.bfloat16, SIZE) > 1
+    assert take_out_constants(network, SIZE) == 1
+    assert rounding_noise(network, torch.bfloat16, SIZE) < 1e-6
+    assert network.training == training and torch.allclose(network(images), expected, atol=1e-6)
+
+
+def test_a_constant_that_is_used_elsewhere_stays():
+    network = bottleneck(1e4, residual=True).eval()
+    before = copy.deepcopy(network.state_dict())
+    assert take_out_constants(network, SIZE) == 0
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_network_without_large_constants_stays():
+    network = bottleneck(0.1).eval()
+    before = copy.deepcopy(network.state_dict())
+    assert take_out_constants(network, SIZE) == 0
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
