@@ -13,11 +13,8 @@ from torch import nn
 
 from ..errors import UsageError
 from ..registry import registered
-<<<<<<< HEAD
 from ..utils.weights import load_checkpoint_file
-=======
 from .precision import take_out_constants
->>>>>>> fefdb16 (Constants that a normalisation subtracts again are taken out of the weights: the same function without their rounding)
 
 logger = logging.getLogger("fastreid.ise.models")
 
