@@ -6,6 +6,7 @@ import multiprocessing.forkserver
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -98,3 +99,16 @@ class Reads(TorchDispatchMode):
         if name in self.names or by_mask:
             self.seen.add(name)
         return function(*args, **(kwargs or {}))
+
+
+def retrieval_of(paths: list, distances: np.ndarray, identities: np.ndarray, cameras: np.ndarray):
+    """What an evaluation of these distances (Q, G) would have known."""
+    from ise_plugin.clustering.ranking import RankingMeter  # late: tests of the bare package do without fastreid
+    from ise_plugin.engine.evaluation import Retrieval
+
+    count, distances = len(distances), torch.from_numpy(distances)
+    meter = RankingMeter(identities[count:], cameras[count:])
+    meter.add(distances, identities[:count], cameras[:count])
+    found = meter.result()
+    precisions = found.average_precision
+    return Retrieval("Drawn", paths, identities, cameras, precisions, lambda block: distances[block], found.cmc)

@@ -130,7 +130,9 @@ def _normalised_twice(backbone: nn.Module, images: torch.Tensor) -> list[tuple]:
     def note(layer: nn.Module, given: torch.Tensor, output: torch.Tensor) -> None:
         source = made_by.get(id(given), ())
         if isinstance(layer, nn.Conv2d):
-            plain = set(layer.kernel_size) == {1} and layer.groups == 1 and layer.bias is None and not any(layer.padding)
+            plain = (
+                set(layer.kernel_size) == {1} and layer.groups == 1 and layer.bias is None and not any(layer.padding)
+            )
             made_by[id(output)] = (*source, layer) if plain and len(source) == 1 else ()
         elif layer.bias is not None:
             if len(source) == 2:

@@ -124,6 +124,16 @@ def _by_similarity(paths: Sequence[str], clusters: dict, similarities: np.ndarra
     return [sheet("Tightest clusters", lambda n: -mean[n]), sheet("Loosest clusters", lambda n: mean[n])]
 
 
+def ranking(retrieval: Retrieval, query: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gallery images of one query, nearest first, those of its identity by its camera left out; and which are matches."""
+    count = len(retrieval.average_precisions)
+    identities, cameras = retrieval.identities[count:], retrieval.cameras[count:]
+    order = np.argsort(retrieval.distances_of(slice(query, query + 1))[0].numpy(), kind="stable")
+    match = identities[order] == retrieval.identities[query]
+    kept = ~(match & (cameras[order] == retrieval.cameras[query]))
+    return order[kept], match[kept]
+
+
 def retrieval_rows(retrieval: Retrieval) -> list:
     """Ranked queries, chosen over the whole range from the worst to the best; those without a match are left out.
 
@@ -137,13 +147,9 @@ def retrieval_rows(retrieval: Retrieval) -> list:
 
 
 def _ranked_row(retrieval: Retrieval, query: int) -> dict:
-    count = len(retrieval.average_precisions)
-    identities, cameras = retrieval.identities[count:], retrieval.cameras[count:]
-    order = np.argsort(retrieval.distances_of(slice(query, query + 1))[0].numpy(), kind="stable")
-    match = identities[order] == retrieval.identities[query]
-    kept = ~(match & (cameras[order] == retrieval.cameras[query]))  # what the evaluation leaves out
-    gallery = retrieval.paths[count:]
-    first = list(zip(order[kept], match[kept]))[:IMAGES_PER_ROW]
+    order, match = ranking(retrieval, query)
+    gallery = retrieval.paths[len(retrieval.average_precisions) :]
+    first = list(zip(order, match))[:IMAGES_PER_ROW]
     return {
         "title": f"average precision {retrieval.average_precisions[query]:.0%}",
         "query": picture(retrieval.paths[query], "query", True),

@@ -22,7 +22,7 @@ from ise_plugin.data.thumbnails import TILE, tile
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.checkpointing import ISECheckpointer
 from ise_plugin.engine.evaluation import Retrieval, evaluate_sets
-from ise_plugin.report.sheets import average_precision, ranking
+from ise_plugin.report.sheets import ranking
 from ise_plugin.utils.command_line import run_command
 from ise_plugin.utils.files import write_atomically
 
@@ -57,7 +57,7 @@ def draw(args: argparse.Namespace) -> None:
 def page(stages: dict[str, Retrieval]) -> Image.Image:
     """A row for each query: itself, and its nearest gallery images at each stage, matches in green."""
     before = next(iter(stages.values()))
-    precisions = np.array([average_precision(ranking(before, q)[1]) for q in range(len(before.distances))])
+    precisions = before.average_precisions
     order = np.argsort(precisions)[: np.isfinite(precisions).sum()]
     queries = [int(order[round(quantile * (len(order) - 1))]) for quantile in QUANTILES]
     lefts = [GAP + WIDTH + BLOCK + stage * (RANKS * WIDTH + BLOCK) for stage in range(len(stages))]
@@ -68,7 +68,7 @@ def page(stages: dict[str, Retrieval]) -> Image.Image:
         canvas.text((left, GAP), name, fill=TEXT, font=font)
         for row, query in enumerate(queries):
             nearest, match = ranking(retrieval, query)
-            gallery = retrieval.paths[len(retrieval.distances) :]
+            gallery = retrieval.paths[len(retrieval.average_precisions) :]
             for rank in range(RANKS):
                 framed = ImageOps.expand(tile(gallery[nearest[rank]]), BORDER, RIGHT if match[rank] else WRONG)
                 picture.paste(framed, (left + rank * WIDTH, HEADING + row * HEIGHT))

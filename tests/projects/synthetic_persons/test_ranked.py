@@ -3,10 +3,8 @@
 import importlib.util
 
 import numpy as np
-from helpers import REPOSITORY
+from helpers import REPOSITORY, retrieval_of
 from PIL import Image
-
-from ise_plugin.engine.evaluation import Retrieval
 
 
 def test_each_query_has_a_row_with_matches_bordered_in_green(tmp_path):
@@ -21,7 +19,7 @@ def test_each_query_has_a_row_with_matches_bordered_in_green(tmp_path):
 
     def retrieval(distances):
         paths = [str(tmp_path / "a.png")] * (queries + gallery)
-        return Retrieval("drawn", paths, distances, identities, cameras, np.ones(gallery))
+        return retrieval_of(paths, distances, identities, cameras)
 
     # before, query q has its first match at rank 5 - q (from 0), and all others last; after, every match comes first
     ranks = np.argsort(np.argsort(match, axis=1, kind="stable"), axis=1).astype(float)
