@@ -61,6 +61,24 @@ class RankingMeter:
         place = place - (np.searchsorted(left_out, matches) - np.searchsorted(left_out, row * columns))
         counts = np.bincount(row, minlength=rows)
         valid = counts > 0
+        precisions, penalties = (np.full(rows, np.nan) for _ in range(2))
+        self._precisions.append(precisions)
+        self._penalties.append(penalties)
+        if not valid.any():
+            return
+        counts = counts[valid]
+        starts = np.cumsum(counts) - counts
+        hits = np.arange(len(place)) - np.repeat(starts, counts) + 1  # matches up to and with this one
+        precisions[valid] = np.add.reduceat(hits / (place + 1.0), starts) / counts
+        penalties[valid] = counts / (place[starts + counts - 1] + 1.0)
+        first = place[starts]
+        np.add.at(self._first_matches, first[first < len(self._first_matches)], 1)
+
+    def result(self) -> Ranking:
+        """
+        Raises:
+            ValueError: no query has a match.
+        """
         precisions, penalties = (np.concatenate([*parts, []]) for parts in (self._precisions, self._penalties))
         count = np.isfinite(precisions).sum()
         if not count:
