@@ -89,19 +89,20 @@ class RankingMeter:
 
 def _places(distances: Tensor) -> Tensor:
     """(Q, G), int64: where each gallery image comes in its query's order, from 0."""
-    if distances.device.type == "cpu":
-        values, order = distances.numpy(), np.empty(distances.shape, np.int64)
-
-        def sort(first: int, last: int) -> None:
-            # numpy's own choice among equal distances, as fastreid has it
-            order[first:last] = np.argsort(values[first:last], axis=1)
-
-        for_each_block(sort, blocks_of(len(values), _ROWS_PER_TASK), "ranking", show_progress=False)
-        order = torch.from_numpy(order)
-    else:
-        order = torch.argsort(distances, dim=1, stable=True)
+    order = torch.argsort(distances, dim=1, stable=True) if distances.is_cuda else _numpy_order(distances)
     ascending = torch.arange(distances.shape[1], device=distances.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, ascending)
+
+
+def _numpy_order(distances: Tensor) -> Tensor:
+    """argsort as fastreid has it: what numpy makes of equal distances, on all threads."""
+    values, order = distances.cpu().numpy(), np.empty(distances.shape, np.int64)
+
+    def sort(first: int, last: int) -> None:
+        order[first:last] = np.argsort(values[first:last], axis=1)
+
+    for_each_block(sort, blocks_of(len(values), _ROWS_PER_TASK), "ranking", show_progress=False)
+    return torch.from_numpy(order).to(distances.device)
 
 
 def _sorted_places(places: Tensor, which: Tensor) -> np.ndarray:
