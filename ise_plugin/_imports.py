@@ -48,14 +48,20 @@ def fastreid_is_installed() -> bool:
     return importlib.util.find_spec("fastreid") is not None
 
 
+def require_fastreid() -> None:
+    """Raises ModuleNotFoundError, with the command that installs fastreid, where it cannot be found."""
+    if not fastreid_is_installed():
+        raise ModuleNotFoundError(f"fastreid is not installed; install it with: {INSTALL_COMMAND}", name="fastreid")
+
+
 def watch() -> None:
     """Sets up what this module is about; registers at once where fastreid is imported already."""
-    watchers = [_Watcher(f"{_PACKAGE}.engine", after=lambda: _import(*WING_HOOKS.values()))]
+    watchers = [_Watcher(f"{_PACKAGE}.engine", require_fastreid, lambda: _import(*WING_HOOKS.values()))]
     watchers += [_Watcher(f"{_PACKAGE}.{wing}", before=_import_engine) for wing in WING_HOOKS]
     if "fastreid" in sys.modules:
         _register()
     else:
-        watchers.append(_Watcher("fastreid", before=lambda: _import("compat").prepare_import(), after=_register))
+        watchers.append(_Watcher("fastreid", lambda: _import("compat").prepare_import(), _register))
     sys.meta_path[:0] = [*watchers, _MovedModules()]
 
 

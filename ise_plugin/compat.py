@@ -20,7 +20,7 @@ import warnings
 
 import torch
 
-from ._imports import INSTALL_COMMAND, fastreid_is_installed
+from ._imports import require_fastreid
 from .utils.weights import fetch_weights, load_checkpoint_file
 
 # What torchvision/_meta_registrations.py refers to whether or not its compiled extension was loaded.
@@ -35,10 +35,9 @@ def prepare_import() -> None:
     """Makes ``import fastreid`` work. Safe to call more than once.
 
     Raises:
-        ImportError: fastreid is not installed; the message says which command installs it.
+        ModuleNotFoundError: fastreid is not installed; the message says which command installs it.
     """
-    if not fastreid_is_installed():
-        raise ImportError(f"fastreid is not installed; install it with: {INSTALL_COMMAND}")
+    require_fastreid()
     supply_collections_names()
     supply_torch_six()
     pass_over_missing_extensions()

@@ -10,7 +10,7 @@ import difflib
 import logging
 import math
 import os
-from typing import Iterable, Optional, Sequence
+from typing import Optional, Sequence
 
 import yaml
 from fastreid.config import CfgNode
@@ -29,8 +29,42 @@ _FORMER_SWITCHES = {"ISE.REPORT.ENABLED": "RunReport", "ISE.IDENTITIES.ENABLED":
 AUTO = "auto"
 _AUTOMATIC = ("ISE.PSEUDO_LABEL.EPS",)
 _LARGEST_INT = 2**63 - 1
+# What a number may be: in words, and as a test.
+_RANGES = {
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "greater than 0": lambda value: value > 0,
+    "at least 0 and at most 1": lambda value: 0 <= value <= 1,
+    "at least 0 and less than 1": lambda value: 0 <= value < 1,
+    "greater than 0 and at most 1": lambda value: 0 < value <= 1,
+    "greater than 0 and less than 1": lambda value: 0 < value < 1,
+}
+# Keys with a range; infinity and NaN are outside of every range.
+_BOUNDED = (
+    ("at least 0", "ISE.CHECKPOINT_SECONDS", "ISE.KEEP_CHECKPOINTS", "ISE.MAX_SKIPPED_STEPS", "ISE.BN_GROUP_SIZE"),
+    ("at least 0", "ISE.COLLAPSE.LABELLINGS", "ISE.EXTRACTION.IMS_PER_BATCH", "ISE.SUPPORT.BASE_DEGREE"),
+    ("at least 0", "ISE.LABEL_PRESERVING.WEIGHT", "DATALOADER.CACHE_GIB", "DATALOADER.NUM_WORKERS", "TEST.EVAL_PERIOD"),
+    ("at least 1", "ISE.ITERS_PER_EPOCH", "ISE.SUPPORT.NUM_NEIGHBORS", "ISE.PSEUDO_LABEL.PERIOD"),
+    ("at least 1", "ISE.PSEUDO_LABEL.K1", "ISE.PSEUDO_LABEL.K2", "ISE.PSEUDO_LABEL.MIN_SAMPLES"),
+    ("at least 1", "SOLVER.MAX_EPOCH", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.ACCUMULATE"),
+    ("at least 1", "DATALOADER.NUM_INSTANCE", "TEST.IMS_PER_BATCH"),
+    ("greater than 0", "ISE.MEMORY.TEMPERATURE", "ISE.LABEL_PRESERVING.TEMPERATURE"),
+    ("greater than 0", "ISE.PROCESS_TIMEOUT", "SOLVER.BASE_LR"),
+    ("at least 0 and at most 1", "ISE.IDENTITIES.MIN_CONFIDENCE", "DATASETS.FOLDER.MAX_BAD_SHARE"),
+    ("at least 0 and less than 1", "ISE.MEMORY.MOMENTUM"),
+    ("greater than 0 and at most 1", "ISE.COLLAPSE.MAX_CLUSTER_SHARE", "ISE.COLLAPSE.MAX_OUTLIER_SHARE"),
+    ("greater than 0 and less than 1", "ISE.PSEUDO_LABEL.EPS"),
+)
 # those that fastreid.layers.get_norm knows; it says nothing of others but their name
 _NORMS = ("BN", "syncBN", "GhostBN", "FrozenBN", "GN")
+_CHOICES = {
+    "MODEL.BACKBONE.NORM": _NORMS,
+    "MODEL.HEADS.NORM": _NORMS,
+    "DATALOADER.CACHE": ("none", "ram", "disk"),
+    "ISE.PRECISION": ("auto", "float32", "bfloat16", "float16"),
+    "ISE.MEMORY.UPDATE": ("hard", "mean"),
+    "ISE.REPORT.MAP_METHOD": ("tsne", "opentsne", "umap"),
+}
 
 
 def add_ise_config(cfg: CfgNode) -> None:
@@ -207,11 +241,13 @@ def load_cfg(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> Cfg
         UsageError: a file is missing or no YAML, a key is unknown (the message names the nearest valid one), a value
             has the wrong type or an impossible value.
     """
+    if len(opts) % 2:
+        raise UsageError(f"command line: expected KEY VALUE pairs, but {opts[-1]!r} has no partner")
     cfg = get_cfg()
-    if config_file:
-        for name, values in _read_chain(config_file):
-            _merge(cfg, values, name)
-    _merge_opts(cfg, list(opts))
+    for name, values in _read_chain(config_file) if config_file else ():
+        _merge(cfg, values, name)
+    for key, value in zip(opts[0::2], opts[1::2]):
+        _set_value(cfg, key, value, "command line")
     check_values(cfg)
     return cfg
 
@@ -269,29 +305,18 @@ def _read_chain(config_file: str, seen: tuple = ()) -> list:
 
 
 def _merge(cfg: CfgNode, values: dict, source: str) -> None:
-    for key, value in _leaves(values):
+    for key, value in flat(values).items():
         _set_value(cfg, key, value, source)
 
 
-def flat(config: dict) -> dict:
+def flat(config: dict, prefix: str = "") -> dict:
     """{"A": {"B": 1}} -> {"A.B": 1}."""
-    return dict(_leaves(config))
-
-
-def _leaves(values: dict, prefix: str = "") -> Iterable:
-    for key, value in values.items():
+    values = {}
+    for key, value in config.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and (value or name == _OWN):
-            yield from _leaves(value, name + ".")
-        else:
-            yield name, value
-
-
-def _merge_opts(cfg: CfgNode, opts: list) -> None:
-    if len(opts) % 2:
-        raise UsageError(f"command line: expected KEY VALUE pairs, but {opts[-1]!r} has no partner")
-    for key, value in zip(opts[0::2], opts[1::2]):
-        _set_value(cfg, key, value, "command line")
+        is_group = isinstance(value, dict) and (value or name == _OWN)
+        values.update(flat(value, f"{name}.") if is_group else {name: value})
+    return values
 
 
 def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
@@ -299,15 +324,15 @@ def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
     if key in _FORMER_SWITCHES:
         _switch_hook(cfg, _FORMER_SWITCHES[key], _as_type_of(True, value, key, source), key, source)
         return
-    *parents, leaf = str(key).split(".")
+    *parents, leaf = key.split(".")
     node = cfg
-    if str(key).startswith(f"{_OWN}."):
+    if key.startswith(f"{_OWN}."):
         _set_own_value(cfg.ISE.OWN, parents[2:], leaf, value)
         return
     for parent in parents:
         node = node.get(parent) if isinstance(node, CfgNode) else None
     if not isinstance(node, CfgNode) or leaf not in node:
-        nearest = difflib.get_close_matches(str(key), [k for k, _ in _leaves(cfg)], n=1, cutoff=0)
+        nearest = difflib.get_close_matches(key, flat(cfg), n=1, cutoff=0)
         hint = f"; the nearest valid key is {nearest[0]}" if nearest else ""
         raise UsageError(f"{source}: unknown key {key}{hint}")
     default = node[leaf]
@@ -368,85 +393,41 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         UsageError: names the key, its value and the range.
     """
-    ise, solver = cfg.ISE, cfg.SOLVER
-    label = ise.PSEUDO_LABEL
-    _in_range("ISE.ITERS_PER_EPOCH", ise.ITERS_PER_EPOCH, low=1)
-    _in_range("ISE.CHECKPOINT_SECONDS", ise.CHECKPOINT_SECONDS, low=0)
-    _in_range("ISE.KEEP_CHECKPOINTS", ise.KEEP_CHECKPOINTS, low=0)
-    _in_range("ISE.MAX_SKIPPED_STEPS", ise.MAX_SKIPPED_STEPS, low=0)
-    _in_range("ISE.COLLAPSE.LABELLINGS", ise.COLLAPSE.LABELLINGS, low=0)
-    _in_range("ISE.COLLAPSE.MAX_CLUSTER_SHARE", ise.COLLAPSE.MAX_CLUSTER_SHARE, above=0, high=1)
-    _in_range("ISE.COLLAPSE.MAX_OUTLIER_SHARE", ise.COLLAPSE.MAX_OUTLIER_SHARE, above=0, high=1)
-    _in_range("ISE.SUPPORT.NUM_NEIGHBORS", ise.SUPPORT.NUM_NEIGHBORS, low=1)
-    _in_range("ISE.SUPPORT.BASE_DEGREE", ise.SUPPORT.BASE_DEGREE, low=0)
-    _in_range("ISE.MEMORY.MOMENTUM", ise.MEMORY.MOMENTUM, low=0, below=1)
-    _in_range("ISE.MEMORY.TEMPERATURE", ise.MEMORY.TEMPERATURE, above=0)
-    _in_range("ISE.LABEL_PRESERVING.WEIGHT", ise.LABEL_PRESERVING.WEIGHT, low=0)
-    _in_range("ISE.LABEL_PRESERVING.TEMPERATURE", ise.LABEL_PRESERVING.TEMPERATURE, above=0)
-    _in_range("ISE.PSEUDO_LABEL.PERIOD", label.PERIOD, low=1)
-    _in_range("ISE.PSEUDO_LABEL.K1", label.K1, low=1)
-    _in_range("ISE.PSEUDO_LABEL.K2", label.K2, low=1)
-    if label.EPS != AUTO:
-        _in_range("ISE.PSEUDO_LABEL.EPS", label.EPS, above=0, below=1)
-    _in_range("ISE.PSEUDO_LABEL.MIN_SAMPLES", label.MIN_SAMPLES, low=1)
-    _in_range("ISE.IDENTITIES.MIN_CONFIDENCE", ise.IDENTITIES.MIN_CONFIDENCE, low=0, high=1)
-    _in_range("DATASETS.FOLDER.MAX_BAD_SHARE", cfg.DATASETS.FOLDER.MAX_BAD_SHARE, low=0, high=1)
-    _in_range("SOLVER.MAX_EPOCH", solver.MAX_EPOCH, low=1)
-    _in_range("SOLVER.IMS_PER_BATCH", solver.IMS_PER_BATCH, low=1)
-    _in_range("SOLVER.BASE_LR", solver.BASE_LR, above=0)
-    _in_range("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD, low=1)
-    _in_range("ISE.EXTRACTION.IMS_PER_BATCH", ise.EXTRACTION.IMS_PER_BATCH, low=0)
-    _in_range("SOLVER.ACCUMULATE", solver.ACCUMULATE, low=1, high=solver.IMS_PER_BATCH)
-    _in_range("ISE.PROCESS_TIMEOUT", ise.PROCESS_TIMEOUT, above=0)
-    _in_range("ISE.BN_GROUP_SIZE", ise.BN_GROUP_SIZE, low=0)
-    if ise.BN_GROUP_SIZE == 1:
-        raise UsageError("ISE.BN_GROUP_SIZE must be 0 or at least 2: one image has no statistics; not 1")
-    if solver.ACCUMULATE > 1 and ise.BN_GROUP_SIZE * solver.ACCUMULATE > solver.IMS_PER_BATCH:
-        raise UsageError(
-            f"SOLVER.ACCUMULATE {solver.ACCUMULATE} makes pieces of {solver.IMS_PER_BATCH // solver.ACCUMULATE} images, less "
-            f"than one group of ISE.BN_GROUP_SIZE {ise.BN_GROUP_SIZE}; lower one of them, or set ISE.BN_GROUP_SIZE 0"
-        )
-    _in_range("DATALOADER.CACHE_GIB", cfg.DATALOADER.CACHE_GIB, low=0)
-    _in_range("DATALOADER.NUM_INSTANCE", cfg.DATALOADER.NUM_INSTANCE, low=1)
-    _in_range("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, low=0)
-    _in_range("TEST.IMS_PER_BATCH", cfg.TEST.IMS_PER_BATCH, low=1)
-    _in_range("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, low=0)
-    _one_of("MODEL.BACKBONE.NORM", cfg.MODEL.BACKBONE.NORM, _NORMS)
-    _one_of("MODEL.HEADS.NORM", cfg.MODEL.HEADS.NORM, _NORMS)
-    _one_of("ISE.MEMORY.UPDATE", ise.MEMORY.UPDATE, ("hard", "mean"))
-    _one_of("ISE.REPORT.MAP_METHOD", ise.REPORT.MAP_METHOD, ("tsne", "opentsne", "umap"))
-    if not all(type(epoch) is int and epoch for epoch in ise.REPORT.KEEP_EMBEDDINGS):
-        kept = ise.REPORT.KEEP_EMBEDDINGS
+    values = flat(cfg)
+    for wanted, *keys in _BOUNDED:
+        for key in keys:
+            value = values[key]
+            if value != AUTO and not (math.isfinite(value) and _RANGES[wanted](value)):
+                raise UsageError(f"{key} must be {wanted}, not {value}")
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            raise UsageError(f"{key} must be one of {', '.join(choices)}, not {values[key]!r}")
+    for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
+        if not (1 <= len(values[key]) <= 2 and all(type(side) is int for side in values[key])):
+            raise UsageError(f"{key} must be [height, width] in pixels, not {values[key]}")
+    _check_batch(cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE, cfg.ISE.BN_GROUP_SIZE, cfg.DATALOADER.NUM_INSTANCE)
+    kept = cfg.ISE.REPORT.KEEP_EMBEDDINGS
+    if not all(type(epoch) is int and epoch for epoch in kept):
         raise UsageError(f"ISE.REPORT.KEEP_EMBEDDINGS must be epochs from 1, or negative ones from the end, not {kept}")
-    _one_of("ISE.PRECISION", ise.PRECISION, ("auto", "float32", "bfloat16", "float16"))
-    _one_of("DATALOADER.CACHE", cfg.DATALOADER.CACHE, ("none", "ram", "disk"))
-    if solver.IMS_PER_BATCH % cfg.DATALOADER.NUM_INSTANCE:
-        raise UsageError(
-            f"SOLVER.IMS_PER_BATCH ({solver.IMS_PER_BATCH}) must be a multiple of DATALOADER.NUM_INSTANCE "
-            f"({cfg.DATALOADER.NUM_INSTANCE}): a batch is made of whole groups"
-        )
-    for key, size in (("INPUT.SIZE_TRAIN", cfg.INPUT.SIZE_TRAIN), ("INPUT.SIZE_TEST", cfg.INPUT.SIZE_TEST)):
-        if not (1 <= len(size) <= 2 and all(type(side) is int for side in size)):
-            raise UsageError(f"{key} must be [height, width] in pixels, not {size}")
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty; name a folder for the run's files, . for the current one")
     if not cfg.DATASETS.NAMES:
         raise UsageError("DATASETS.NAMES is empty; name at least one data set to train on")
 
 
-def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UsageError(f"{key} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _in_range(key: str, value, low=None, high=None, above=None, below=None) -> None:
-    bounds = [
-        (low, "at least", value >= low if low is not None else True),
-        (high, "at most", value <= high if high is not None else True),
-        (above, "greater than", value > above if above is not None else True),
-        (below, "less than", value < below if below is not None else True),
-    ]
-    if math.isfinite(value) and all(holds for _, _, holds in bounds):
-        return
-    wanted = " and ".join(f"{words} {bound}" for bound, words, _ in bounds if bound is not None)
-    raise UsageError(f"{key} must be {wanted}, not {value}")
+def _check_batch(batch: int, pieces: int, normalized: int, instances: int) -> None:
+    """What the numbers of images, each possible alone, must be together."""
+    if pieces > batch:
+        raise UsageError(f"SOLVER.ACCUMULATE must be at least 1 and at most {batch}, not {pieces}")
+    if normalized == 1:
+        raise UsageError("ISE.BN_GROUP_SIZE must be 0 or at least 2: one image has no statistics; not 1")
+    if pieces > 1 and normalized * pieces > batch:
+        raise UsageError(
+            f"SOLVER.ACCUMULATE {pieces} makes pieces of {batch // pieces} images, less than one group of "
+            f"ISE.BN_GROUP_SIZE {normalized}; lower one of them, or set ISE.BN_GROUP_SIZE 0"
+        )
+    if batch % instances:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH ({batch}) must be a multiple of DATALOADER.NUM_INSTANCE ({instances}): a batch is made "
+            "of whole groups"
+        )

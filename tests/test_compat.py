@@ -21,7 +21,7 @@ from helpers import HANG
 from PIL import Image
 
 import ise_plugin
-from ise_plugin import compat
+from ise_plugin import _imports, compat
 from ise_plugin.config import get_cfg
 
 # the package's folder without what its __init__ does
@@ -239,9 +239,9 @@ except ImportError as error:
     print("refused:", error)
 """
     )
-    assert compat.INSTALL_COMMAND in result.stdout.splitlines()[0], result.stderr
+    assert _imports.INSTALL_COMMAND in result.stdout.splitlines()[0], result.stderr
     assert "usable False" in result.stdout
-    assert f"refused: fastreid is not installed; install it with: {compat.INSTALL_COMMAND}" in result.stdout
+    assert f"refused: fastreid is not installed; install it with: {_imports.INSTALL_COMMAND}" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from fastreid.config import get_cfg as get_fastreid_cfg
 from helpers import CONFIGS
 
-from ise_plugin.config import _leaves, check_values, get_cfg, load_cfg, resolve_config_file
+from ise_plugin.config import check_values, flat, get_cfg, load_cfg, resolve_config_file
 from ise_plugin.errors import UsageError
 
 RUNS = sorted(p.relative_to(CONFIGS).as_posix() for p in (CONFIGS / "ISE").glob("*.yml"))
@@ -25,8 +25,8 @@ def refusal(*arguments):
 def test_fastreids_defaults_stay_as_they_are():
     ours, theirs = get_cfg(), get_fastreid_cfg()
     assert {key for key in ours if key not in theirs} == {"SEED", "ISE"}
-    leaves = dict(_leaves(ours))  # groups of fastreid's may hold keys of ours beside its own
-    assert all(leaves[key] == value for key, value in _leaves(theirs))
+    leaves = flat(ours)  # groups of fastreid's may hold keys of ours beside its own
+    assert all(leaves[key] == value for key, value in flat(theirs).items())
 
 
 @pytest.mark.parametrize("name", RUNS)

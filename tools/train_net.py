@@ -6,8 +6,11 @@ Copy this file for a trainer of your own: a subclass of ISETrainer in its place 
 
 import sys
 
-from ise_plugin.engine import ISETrainer, setup
-from ise_plugin.engine.command import argument_parser, evaluate, run
+try:
+    from ise_plugin.engine import ISETrainer, setup
+    from ise_plugin.engine.command import argument_parser, evaluate, run
+except ModuleNotFoundError as error:  # fastreid, say: the message names the command that installs it
+    sys.exit(f"error: {error}")
 
 
 def train(args):

@@ -95,6 +95,17 @@ def test_mistakes_get_one_line_and_exit_code_2(tiny_dataset, tmp_path, capfd, ar
     assert not list(tmp_path.rglob("*.pth"))
 
 
+def test_without_fastreid_one_line_says_how_to_install_it():
+    program = "import importlib.util as util, runpy\nfind_spec = util.find_spec\n"
+    program += "util.find_spec = lambda name, *rest: None if name == 'fastreid' else find_spec(name, *rest)\n"
+    program += f"runpy.run_path({TOOL!r}, run_name='__main__')"
+    words = [sys.executable, "-W", "ignore", "-c", program]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=HANG)
+    command = "pip install --no-deps fastreid==1.4.0"
+    assert result.returncode == 1
+    assert result.stderr == f"error: fastreid is not installed; install it with: {command}\n"
+
+
 def test_exit_code_of_the_process_is_2(datasets_folder, tmp_path):
     result = run(datasets_folder, *opts(tmp_path / "run"), "SEEDS", "1")
     assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith(
