@@ -11,28 +11,9 @@ from . import _imports
 
 __version__ = "0.1.0"
 
-_ROOMS = (
-    "clustering",
-    "config",
-    "data",
-    "engine",
-    "identities",
-    "inference",
-    "method",
-    "modeling",
-    "neighbors",
-    "report",
-)
 __getattr__ = _imports.lazy(
-    __name__,
-    {
-        "Embedder": "inference.embedder",
-        "add_ise_config": "config",
-        "get_cfg": "config",
-        **{room: room for room in (*_ROOMS, "compat", "errors", "registry", "utils")},
-    },
+    __name__, {"Embedder": "inference.embedder", "add_ise_config": "config", "get_cfg": "config"}
 )
-
 _imports.watch()
 if not _imports.fastreid_is_installed():
     warnings.warn(

@@ -137,13 +137,15 @@ def lazy(package: str, exports: dict[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its name.
-        exports: name -> module of the package that has it; a name of a module itself -> the same name.
+        exports: name -> module of the package that has it. The package's modules need no entry.
     """
 
     def __getattr__(name: str) -> Any:
-        if name not in exports:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{package}.{exports[name]}")
-        return module if name == exports[name] else getattr(module, name)
+        if name in exports:
+            return getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
+        module = f"{package}.{name}"
+        if not _new_name(module) and importlib.util.find_spec(module):  # a moved one warns at the line that imports it
+            return importlib.import_module(module)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return __getattr__

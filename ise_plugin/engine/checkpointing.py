@@ -53,7 +53,7 @@ def check_space(folder: str, model: nn.Module, optimizer: Optimizer, keep: int) 
     trained = {p for group in optimizer.param_groups for p in group["params"]}
     one = sum(t.nbytes for t in model.state_dict().values()) + 2 * sum(p.nbytes for p in trained)
     needed, free = one * (keep + _MORE_FILES), free_space(folder)
-    if free is not None and free < needed:
+    if free < needed:
         raise UsageError(
             f"OUTPUT_DIR {folder}: its checkpoints need {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
             f"free some, or choose another folder"

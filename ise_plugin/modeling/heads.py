@@ -112,8 +112,7 @@ class ClusterMemoryHead(nn.Module):
         Raises:
             UsageError: the feature map has other channels than the config says.
         """
-        embeddings = self._neck(features)
-        return self.extend(F.normalize(embeddings.float(), dim=1), targets, whole) if self.training else embeddings
+        return self.extend(self.embed(features), targets, whole) if self.training else self._neck(features)
 
     def embed(self, features: Tensor) -> Tensor:
         """Unit embeddings (B, D), float32, of a feature map (B, C, H, W), in training as in evaluation."""
@@ -136,11 +135,14 @@ class ClusterMemoryHead(nn.Module):
             )
         known = gather_rows(targets) if whole is None else whole.targets  # on the CPU, as a loader gives them
         features = gather_with_gradient(embeddings, None if whole is None else whole.counts)
-        outputs = self._supported(features, known.to(embeddings.device, non_blocking=True))
-        supports = outputs["supports"]
-        of_supports = known.repeat_interleave(len(supports) // len(known))
-        self.memory.update(torch.cat([features, supports]), torch.cat([known, of_supports]))
-        return outputs
+        labels, centroids = known.to(embeddings.device, non_blocking=True), self.memory.centroids
+        supports, support_labels = features[:0], labels[:0]
+        count = self._usable_neighbors(len(centroids))
+        if count:
+            supports, support_labels = generate_support_samples(features, labels, centroids, count, self.degree)
+        self.memory.update(torch.cat([features, supports]), torch.cat([known, known.repeat_interleave(count)]))
+        outputs = {"features": features, "labels": labels, "centroids": centroids}
+        return {**outputs, "supports": supports, "support_labels": support_labels}
 
     def _neck(self, features: Tensor) -> Tensor:
         if features.shape[1] != self.feat_dim:
@@ -148,15 +150,6 @@ class ClusterMemoryHead(nn.Module):
                 f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]}; set it to that"
             )
         return self.bottleneck(self.pool_layer(features))[..., 0, 0]
-
-    def _supported(self, features: Tensor, labels: Tensor) -> dict:
-        centroids = self.memory.centroids
-        count = self._usable_neighbors(len(centroids))
-        supports, support_labels = features[:0], labels[:0]
-        if count:
-            supports, support_labels = generate_support_samples(features, labels, centroids, count, self.degree)
-        outputs = {"features": features, "labels": labels, "centroids": centroids}
-        return {**outputs, "supports": supports, "support_labels": support_labels}
 
     def _usable_neighbors(self, clusters: int) -> int:
         usable = min(self.num_neighbors, clusters - 1)

@@ -28,11 +28,6 @@ class Part(NamedTuple):
     members: tuple = ()  # images of the group in each process that has some of it, where there are several
     group: Optional[dist.ProcessGroup] = None  # these processes
 
-    @property
-    def position(self) -> int:
-        """Of this process among those of the group."""
-        return dist.get_rank(self.group)
-
 
 class Layout(NamedTuple):
     """How the images of one pass through the network fall into groups."""
@@ -197,6 +192,6 @@ class _GatherStatistics(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient, group=ctx.part.group)  # what the outputs of all of them owe to this one's statistics
-        return gradient[ctx.part.position], None
+        gradient, group = gradient.contiguous(), ctx.part.group
+        dist.all_reduce(gradient, group=group)  # what the outputs of all of them owe to this one's statistics
+        return gradient[dist.get_rank(group)], None

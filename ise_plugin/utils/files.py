@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager, suppress
-from typing import Collection, Iterator, Optional
+from typing import Collection, Iterator
 
 from ..errors import UsageError
 
@@ -117,16 +117,13 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:  # somebody else's
-        return True
+        pass
     return True
 
 
-def free_space(folder: str) -> Optional[int]:
-    """Bytes that may still be written to a folder; None where the system does not tell."""
-    if not hasattr(os, "statvfs"):
-        return None
-    status = os.statvfs(folder or ".")
-    return status.f_bavail * status.f_frsize
+def free_space(folder: str) -> int:
+    """Bytes that may still be written to a folder."""
+    return shutil.disk_usage(folder or ".").free
 
 
 def shown(path: str) -> str:

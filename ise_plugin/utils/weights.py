@@ -4,10 +4,9 @@ Imports no fastreid: :mod:`ise_plugin.compat` hands these functions to fastreid'
 """
 
 import hashlib
+import http.client
 import os
 import re
-import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from typing import Any, Optional
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
+from .files import write_atomically
 
 # numpy 2 has moved the function that its older pickles call by the old name
 _NUMPY_SCALAR = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
@@ -86,17 +86,14 @@ def _refusal(path: str, problem: str) -> DamagedWeights:
 def _problem(path: str) -> Optional[str]:
     """What the digest, or the archive's own check sums, say against a file."""
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAG_LENGTH))
+        end = file.seek(0, os.SEEK_END) - _TAG_LENGTH
+        file.seek(max(0, end))
         tag = file.read()
-        if size > _TAG_LENGTH and tag.startswith(_TAG):
+        if end > 0 and tag.startswith(_TAG):
             file.seek(0)
             digest = hashlib.sha256()
-            left = size - _TAG_LENGTH
-            while left:
-                block = file.read(min(left, _BLOCK))
+            while block := file.read(min(_BLOCK, end - file.tell())):
                 digest.update(block)
-                left -= len(block)
             return None if digest.hexdigest().encode() == tag[len(_TAG) :] else "its digest is not that of its content"
     if not zipfile.is_zipfile(path):
         return None  # a file in torch's older format, or none at all: reading it will tell
@@ -132,33 +129,27 @@ def fetch_weights(url: str, name: Optional[str] = None) -> str:
     wanted = _DIGEST_IN_NAME.search(url)
     if not url.startswith("https://") or not wanted:
         raise UsageError(
-            f"pretrained weights {url} are not downloaded, for want of TLS or of a digest to check them by; {place}"
+            f"pretrained weights {url} are not downloaded, without TLS or a digest to check them by; {place}"
         )
     try:
         os.makedirs(weights_cache(), exist_ok=True)
-        _download(url, path, wanted[1])
-    except (OSError, urllib.error.URLError) as error:
+        content = _download(url, wanted[1])
+    except (OSError, http.client.HTTPException) as error:
         reason = " ".join(str(getattr(error, "reason", None) or error).split())
         raise UsageError(f"pretrained weights {url} cannot be downloaded ({reason}); {place}") from error
+    write_atomically(path, content)
     return path
 
 
-def _download(url: str, path: str, wanted: str) -> None:
-    digest = hashlib.sha256()
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=_SECONDS_WITHOUT_DATA) as answer:
-            if not answer.geturl().startswith("https://"):
-                raise OSError("the server leads away from TLS")
-            while block := answer.read(_BLOCK):
-                file.write(block)
-                digest.update(block)
-        if not digest.hexdigest().startswith(wanted):
-            raise OSError(f"its SHA-256 starts with {digest.hexdigest()[: len(wanted)]}, not {wanted}")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+def _download(url: str, wanted: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=_SECONDS_WITHOUT_DATA) as answer:
+        if not answer.geturl().startswith("https://"):
+            raise OSError("the server leads away from TLS")
+        content = answer.read()
+    digest = hashlib.sha256(content).hexdigest()
+    if not digest.startswith(wanted):
+        raise OSError(f"its SHA-256 starts with {digest[: len(wanted)]}, not {wanted}")
+    return content
 
 
 def first_not_finite(model: torch.nn.Module) -> Optional[str]:

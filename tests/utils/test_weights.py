@@ -1,6 +1,7 @@
 """Files of weights: sealed, and fetched over TLS only, whole or not at all."""
 
 import hashlib
+import http.client
 import io
 import os
 import urllib.request
@@ -63,6 +64,7 @@ def test_fetched_once_into_the_folder_where_fastreid_looks(cache, monkeypatch):
         (Answer(url="http://example.org/x"), "TLS"),
         (urllib.error.URLError("no network"), "no network"),
         (TimeoutError("timed out"), "timed out"),
+        (http.client.IncompleteRead(b"", 7), "7 more expected"),
     ],
 )
 def test_what_cannot_be_fetched_leaves_nothing_and_says_which_file_to_put_where(cache, monkeypatch, answer, word):
@@ -76,7 +78,7 @@ def test_what_cannot_be_fetched_leaves_nothing_and_says_which_file_to_put_where(
 @pytest.mark.parametrize("url", ["http://example.org/net-0123abcd.pth", "https://example.org/net.pth"])
 def test_without_tls_or_digest_nothing_is_asked_for(cache, monkeypatch, url):
     asked = answer_with(monkeypatch, Answer())
-    with pytest.raises(UsageError, match="TLS or of a digest"):
+    with pytest.raises(UsageError, match="TLS or a digest"):
         fetch_weights(url)
     assert not asked
 
