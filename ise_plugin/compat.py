@@ -117,32 +117,20 @@ def resolve_regnet_configs() -> None:
     """RegNet and EfficientNet open their YAML files relative to the current folder, so they fail outside a fastreid clone.
 
     They also merge into one global node, so a network keeps settings of the one built before it (squeeze-and-excitation
-    of a RegNetY in a RegNetX). The node's class is replaced by one that resolves the path and starts from the defaults.
+    of a RegNetY in a RegNetX). The node merges files by a function that resolves the path and starts from the defaults.
     """
-    config = importlib.import_module("fastreid.modeling.backbones.regnet.config")
-    node = config.cfg
-    if type(node).__name__ == "PackageConfig":
+    node = importlib.import_module("fastreid.modeling.backbones.regnet.config").cfg
+    if "merge_from_file" in vars(node):
         return
     package_parent = os.path.dirname(os.path.dirname(importlib.import_module("fastreid").__file__))
-    stock_class = type(node)
-    defaults = node.clone()
+    defaults, stock = node.clone(), node.merge_from_file
 
-    class PackageConfig(stock_class):
-        def merge_from_file(self, cfg_filename):
-            in_package = os.path.join(package_parent, cfg_filename)
-            self.merge_from_other_cfg(defaults)
-            super().merge_from_file(in_package if os.path.isfile(in_package) else cfg_filename)
+    def merge_from_file(cfg_filename: str) -> None:
+        in_package = os.path.join(package_parent, cfg_filename)
+        node.merge_from_other_cfg(defaults)
+        stock(in_package if os.path.isfile(in_package) else cfg_filename)
 
-    set_config_class(node, PackageConfig)
-    set_config_class(defaults, PackageConfig)
-
-
-def set_config_class(node, node_class: type) -> None:
-    """Turns a yacs node and all nodes in it into ``node_class``; yacs merges only nodes of one class."""
-    object.__setattr__(node, "__class__", node_class)  # yacs takes plain assignment for a configuration key
-    for child in node.values():
-        if isinstance(child, dict):
-            set_config_class(child, node_class)
+    object.__setattr__(node, "merge_from_file", merge_from_file)  # yacs takes plain assignment for a configuration key
 
 
 def tell_local_process_group(group) -> None:
@@ -191,7 +179,6 @@ def subsample_before_pointwise_convolutions() -> None:
         return branch
 
     conv_bn.subsamples = True
-    conv_bn.stock = stock
     repvgg.conv_bn = conv_bn
 
 
@@ -211,21 +198,18 @@ def read_backbone_weights_safely() -> None:
         if hasattr(module, "init_pretrained_weights"):
             module.init_pretrained_weights = _fetching(module, module.init_pretrained_weights)
         if hasattr(module, "load_state_dict_from_url"):
-            module.load_state_dict_from_url = _SafeHub.load_state_dict_from_url
+            module.load_state_dict_from_url = _load_state_dict_from_url
 
 
-class _SafeHub:
-    """What backbones use of ``torch.hub``."""
-
-    @staticmethod
-    def load_state_dict_from_url(url: str, **_options):
-        return load_checkpoint_file(fetch_weights(url))
+def _load_state_dict_from_url(url: str, **_options):
+    """In place of ``torch.hub.load_state_dict_from_url``."""
+    return load_checkpoint_file(fetch_weights(url))
 
 
 class _SafeTorch(types.ModuleType):
     """torch, with other ways to read files."""
 
-    hub = _SafeHub
+    hub = types.SimpleNamespace(load_state_dict_from_url=_load_state_dict_from_url)
 
     @staticmethod
     def load(path: str, map_location=None):

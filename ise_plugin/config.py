@@ -281,11 +281,11 @@ def _read_chain(config_file: str, seen: tuple = ()) -> list:
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UsageError(f"config file {config_file}: cannot be read ({reason}); check the path") from error
-    except (ValueError, RecursionError) as error:  # a name with a zero, a date that is none, thousands of brackets
-        raise UsageError(f"config file {config_file}: cannot be read ({error or 'it is nested too deep'})") from error
+    except (OSError, ValueError, RecursionError) as error:  # no text, a date that is none, thousands of brackets
+        reason = (
+            "it is not text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
+        )
+        raise UsageError(f"config file {config_file}: cannot be read ({reason}); check its path and content") from error
     except yaml.YAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         raise UsageError(
@@ -338,13 +338,6 @@ def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
     default = node[leaf]
     if isinstance(default, CfgNode):
         raise UsageError(f"{source}: {key} is a group of keys, not a value; set one of: {', '.join(sorted(default))}")
-    if key in _AUTOMATIC:
-        if value == AUTO:
-            node[leaf] = AUTO
-            return
-        if isinstance(value, str) and isinstance(_literal(value), str):
-            raise UsageError(f"{source}: {key} must be a number or {AUTO}, not {value!r}")
-        default = 0.0 if default == AUTO else default  # a number takes the place of the word
     node[leaf] = _as_type_of(default, value, key, source)
 
 
@@ -362,6 +355,11 @@ def _switch_hook(cfg: CfgNode, hook: str, on: bool, key: str, source: str) -> No
 
 
 def _as_type_of(default, value, key: str, source: str):
+    wanted = f"of type {type(default).__name__}, like {default!r}"
+    if key in _AUTOMATIC:
+        if value == AUTO:
+            return value
+        default, wanted = 0.0, f"a number or {AUTO}"
     if isinstance(value, str) and not isinstance(default, str):
         value = _literal(value)  # YAML knows no tuples and reads 1e-4 as text; a command line knows text alone
     if type(value) is int and abs(value) > _LARGEST_INT:
@@ -376,7 +374,7 @@ def _as_type_of(default, value, key: str, source: str):
         return type(default)(value)
     if isinstance(default, str) and type(value) in (int, float):
         return str(value)  # a folder named 2024, say
-    raise UsageError(f"{source}: {key} must be of type {type(default).__name__}, like {default!r}, not {value!r}")
+    raise UsageError(f"{source}: {key} must be {wanted}, not {value!r}")
 
 
 def _literal(text: str):
