@@ -183,8 +183,8 @@ def subsample_before_pointwise_convolutions() -> None:
 
 
 def read_backbone_weights_safely() -> None:
-    """Backbones read pretrained weights by ``torch.load`` as it comes, which unpickles anything with PyTorch < 2.6 or
-    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``; they download in place, without a digest, by a package that may be missing.
+    """Backbones read pretrained weights by plain ``torch.load``, which unpickles anything with PyTorch < 2.6 or
+    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``; they download at once, without a digest, with a package that may be missing.
 
     In their modules ``torch.load`` becomes :func:`ise_plugin.utils.weights.load_checkpoint_file`, and the downloads
     :func:`ise_plugin.utils.weights.fetch_weights`.

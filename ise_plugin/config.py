@@ -98,16 +98,16 @@ def add_ise_config(cfg: CfgNode) -> None:
     # On the CPU with glibc: keep freed memory for the next step instead of giving it back to the system.
     _C.ISE.KEEP_FREED_MEMORY = True
 
-    # Save inside an epoch when the last checkpoint is so old. Unit: seconds; 0 saves at the end of epochs alone.
+    # Save inside an epoch when the last checkpoint is this old. Unit: seconds; 0 saves only at the end of epochs.
     _C.ISE.CHECKPOINT_SECONDS = 600.0
     # Periodic checkpoints that stay, the newest ones, beside model_best.pth and model_final.pth; 0 keeps all.
     _C.ISE.KEEP_CHECKPOINTS = 3
-    # Steps of an epoch that are left out because their loss or gradient is no finite number, before the run is ended.
+    # Steps of an epoch that may be left out because their loss or gradient is not finite; one more ends the run.
     _C.ISE.MAX_SKIPPED_STEPS = 10
 
     # When to end a run whose labels have collapsed.
     _C.ISE.COLLAPSE = CfgNode()
-    # After so many such labellings in a row; 0 goes on for ever.
+    # After this many such labellings in a row; 0 never ends the run.
     _C.ISE.COLLAPSE.LABELLINGS = 5
     # A labelling has collapsed when one cluster has more of the images than this, or outliers are more. Unit: share.
     _C.ISE.COLLAPSE.MAX_CLUSTER_SHARE = 0.8
@@ -205,7 +205,7 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.PSEUDO_LABEL.HOOK = "DBSCANPseudoLabelHook"
     _C.ISE.PSEUDO_LABEL.DISTANCE = "Jaccard"
     _C.ISE.PSEUDO_LABEL.CLUSTERER = "DBSCAN"
-    # Label anew every so many epochs. Unit: epochs. Paper: 1.
+    # Epochs from one labelling to the next. Unit: epochs. Paper: 1.
     _C.ISE.PSEUDO_LABEL.PERIOD = 1
     # Neighbours of the k-reciprocal Jaccard distance (Zhong et al., CVPR 2017): in the sets, and in the local query expansion.
     _C.ISE.PSEUDO_LABEL.K1 = 30

@@ -193,5 +193,5 @@ class _GatherStatistics(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         gradient, group = gradient.contiguous(), ctx.part.group
-        dist.all_reduce(gradient, group=group)  # what the outputs of all of them owe to this one's statistics
+        dist.all_reduce(gradient, group=group)  # the outputs in all of them depend on this one's statistics
         return gradient[dist.get_rank(group)], None

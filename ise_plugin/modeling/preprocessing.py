@@ -23,7 +23,7 @@ def prepare_images(batch: dict, mean: Tensor, std: Tensor, erase_value: Tensor) 
     images = on_device["images"].contiguous(memory_format=torch.channels_last)
     if "offsets" in on_device:
         images = flip_and_crop(images, on_device["flipped"], on_device["offsets"])
-    images = images.to(mean.dtype, copy=True).sub_(mean).div_(std)  # in place: large tensors are dear to make
+    images = images.to(mean.dtype, copy=True).sub_(mean).div_(std)  # in place: a large new tensor costs time
     if "erased" in on_device:
         images = erase(images, on_device["erased"], (erase_value - mean) / std)
     return images

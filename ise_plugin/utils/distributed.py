@@ -113,7 +113,7 @@ def computed_once(function: Callable[[], Any]) -> Any:
     if rank() == 0:
         try:
             result = function()
-        except Exception as raised:  # the other processes would wait for ever
+        except Exception as raised:  # else the other processes would wait without end
             error = raised
     message = [(result, error)]
     dist.broadcast_object_list(message, src=0, group=host_group)
