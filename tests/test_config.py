@@ -173,6 +173,7 @@ def test_empty_file_is_the_defaults(tmp_path):
         ("SOLVER.MAX_EPOCH", [0]),
         ("SOLVER.IMS_PER_BATCH", [0, 30]),
         ("SOLVER.BASE_LR", [0.0]),
+        ("SOLVER.ACCUMULATE", [0, 1000]),
         ("SOLVER.CHECKPOINT_PERIOD", [0]),
         ("DATALOADER.NUM_INSTANCE", [0]),
         ("DATALOADER.NUM_WORKERS", [-1]),

@@ -17,7 +17,7 @@ def run_command(
     """Parses, runs, and turns what the user can put right into one line on standard error.
 
     Returns:
-        The exit code: 0, 2 after a :class:`UsageError`, 130 after Ctrl-C.
+        The exit code: 0, 2 after a :class:`UsageError` or without a package that is needed, 130 after Ctrl-C.
     """
     parser.add_argument("--traceback", action="store_true", help="show where an error of one line comes from")
     args = parser.parse_args(argv)
@@ -28,7 +28,7 @@ def run_command(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         command(args)
-    except UsageError as error:
+    except (UsageError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
