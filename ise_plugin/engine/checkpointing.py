@@ -1,22 +1,25 @@
-"""Checkpoints that a crash cannot break, read without unpickling, the one before where the newest is damaged."""
+"""Checkpoints: what they hold of a run; written whole, read without unpickling, the one before where the newest is damaged."""
 
 import io
 import logging
 import os
+import random
 import re
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import numpy as np
 import torch
+import yaml
+from fastreid.utils import comm
 from fastreid.utils.checkpoint import Checkpointer
 from torch import nn
 from torch.optim import Optimizer
 
+from ..config import flat
 from ..errors import UsageError
+from ..utils.distributed import unwrapped, world_size
 from ..utils.files import UnwritableFile, free_space, remove_leftovers, write_atomically
 from ..utils.weights import DamagedWeights, load_checkpoint_file, sealed
-
-__all__ = ["ISECheckpointer", "check_space", "load_checkpoint_file", "name_after_epoch", "name_within_epoch"]
 
 logger = logging.getLogger("fastreid.ise.checkpoints")
 
@@ -27,6 +30,14 @@ _FINAL, _BEST = "model_final", "model_best"
 _POINTER = "last_checkpoint"
 # the best, the last, and the one that is being written, beside those kept
 _MORE_FILES = 3
+# keys that say where and how often, not what is computed
+_WITHOUT_EFFECT = (
+    "OUTPUT_DIR",
+    "ISE.REPORT.",
+    "ISE.CHECKPOINT_SECONDS",
+    "ISE.KEEP_CHECKPOINTS",
+    "SOLVER.CHECKPOINT_PERIOD",
+)
 
 
 def name_after_epoch(epoch: int) -> str:
@@ -58,13 +69,6 @@ def check_space(folder: str, model: nn.Module, optimizer: Optimizer, keep: int) 
             f"OUTPUT_DIR {folder}: its checkpoints need {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free; "
             f"free some, or choose another folder"
         )
-
-
-class _Position(NamedTuple):
-    """How far a run had got at a checkpoint."""
-
-    epochs: int
-    steps: int
 
 
 class ISECheckpointer(Checkpointer):
@@ -116,7 +120,7 @@ class ISECheckpointer(Checkpointer):
         for name in self._periodic(until=position)[self._keep :]:
             os.remove(os.path.join(self.save_dir, name))
 
-    def _periodic(self, until: Optional[_Position] = None) -> list[str]:
+    def _periodic(self, until: Optional[tuple[int, int]] = None) -> list[str]:
         """Periodic checkpoints in the folder up to a position, newest first."""
         found = [(_position(name), name) for name in os.listdir(self.save_dir) if _PERIODIC.fullmatch(name)]
         return [name for position, name in sorted(found, reverse=True) if until is None or position <= until]
@@ -126,11 +130,10 @@ class ISECheckpointer(Checkpointer):
         if not os.path.isdir(self.save_dir):
             return []
         named = _first_line(os.path.join(self.save_dir, _POINTER))
-        final = f"{_FINAL}.pth"
-        until = None if named in (None, final) else _position(named)
+        until = _position(named or "")
         names = [named] if named else []
         if self.has(_FINAL) and until is None:
-            names.append(final)
+            names.append(f"{_FINAL}.pth")
         names += self._periodic(until)
         if self.has(_BEST):
             names.append(f"{_BEST}.pth")
@@ -237,11 +240,12 @@ class ISECheckpointer(Checkpointer):
             )
 
 
-def _position(name: str) -> Optional[_Position]:
+def _position(name: str) -> Optional[tuple[int, int]]:
+    """Epochs and steps of the next one that were done at a periodic checkpoint; None for another file."""
     found = _PERIODIC.fullmatch(name)
     if not found:
         return None
-    return _Position(int(found[1]) + 1, 0) if found[2] is None else _Position(int(found[1]), int(found[2]))
+    return (int(found[1]) + 1, 0) if found[2] is None else (int(found[1]), int(found[2]))
 
 
 def _first_line(path: str) -> Optional[str]:
@@ -252,3 +256,92 @@ def _first_line(path: str) -> Optional[str]:
     except (OSError, UnicodeDecodeError):
         return None
     return name if name and name == os.path.basename(name) and name.isprintable() else None
+
+
+def run_state(trainer, epoch: int, step: int) -> dict:
+    """Where a run is; all processes call it together.
+
+    Args:
+        trainer: :class:`ise_plugin.engine.ISETrainer`.
+        epoch: the last one that is over, counted from 0; -1 before the end of the first.
+        step: steps done of the one after it.
+
+    Returns:
+        ``epoch``, ``step``, ``config`` (as YAML), ``lost`` (N,) bool images that stand-ins stand for, and ``processes``: for each
+        its random states and, with several, its running statistics.
+    """
+    own = {"random": random_state()}
+    if world_size() > 1:  # each has normalised other images
+        own["buffers"] = {name: b.cpu() for name, b in unwrapped(trainer.model).named_buffers() if "memory" not in name}
+    state = {"epoch": epoch, "step": step, "config": trainer.cfg.dump(), "processes": comm.gather(own)}
+    if trainer.images.stand_ins:
+        state["lost"] = trainer.images.stand_ins.lost.clone()
+    return state
+
+
+def take_run_state(trainer, state: dict) -> None:
+    """Sets what :func:`run_state` gave, but for the random states, which are due when the step's epoch has begun.
+
+    Raises:
+        UsageError: the epoch has fewer steps by now than were done.
+    """
+    _compare(trainer.cfg, state.get("config"))
+    trainer.start_epoch, trainer.start_step = state.get("epoch", -1) + 1, state.get("step", 0)
+    if trainer.start_step > trainer.iters_per_epoch:
+        raise UsageError(
+            f"the checkpoint was made after step {trainer.start_step} of an epoch, and ISE.ITERS_PER_EPOCH is "
+            f"{trainer.iters_per_epoch}; resume with the value it was made with"
+        )
+    if trainer.images.stand_ins and len(state.get("lost", ())) == len(trainer.images):
+        trainer.images.stand_ins.lost |= state["lost"]
+    own = _own_part(state.get("processes") or [], trainer.start_step)
+    unwrapped(trainer.model).load_state_dict(own.get("buffers", {}), strict=False)
+    trainer.random_at_start = own.get("random") if trainer.start_step else None
+
+
+def _own_part(processes: list, step: int) -> dict:
+    if len(processes) == world_size():
+        return processes[comm.get_rank()]
+    if processes:
+        logger.warning(
+            f"the checkpoint is of {len(processes)} process(es) and there are {world_size()}: "
+            f"the run goes on, but not to the bit as it would have"
+        )
+    return {}
+
+
+def _compare(cfg, text) -> None:
+    """Says which settings are not those of the checkpoint."""
+    if not isinstance(text, str):
+        return  # a checkpoint of fastreid, or of an earlier version
+    before, now = flat(yaml.safe_load(text) or {}), flat(yaml.safe_load(cfg.dump()))
+    other = [
+        f"{key} {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(_WITHOUT_EFFECT)
+    ]
+    if other:
+        logger.warning(f"the run goes on with other settings than its checkpoint was made with: {'; '.join(other)}")
+
+
+def random_state() -> dict:
+    """The states of Python's, numpy's and torch's generators, as tensors and plain containers."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Takes what :func:`random_state` gave; on a machine with other GPUs theirs are left as they are."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if len(state.get("cuda", ())) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state["cuda"])

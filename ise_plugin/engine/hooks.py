@@ -18,10 +18,9 @@ from ..method import progressive_degree
 from ..registry import HOOK, build
 from ..utils.distributed import average_statistics, computed_once, unwrapped
 from ..utils.seeds import epoch_seed
-from .checkpointing import name_after_epoch, name_within_epoch
+from .checkpointing import name_after_epoch, name_within_epoch, run_state
 from .evaluation import Evaluation
 from .interruption import NOTHING, SAVE, STOP
-from .resume import run_state
 
 OWN = "hooks of the user's own"
 # At every point of the loop hooks run in this order.

@@ -48,14 +48,12 @@ class Interruption:
         self._may_raise = False
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
-            self._process = os.getpid()
-            self._handlers = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        self._process = os.getpid()
+        self._handlers = _set_handlers(dict.fromkeys(_SIGNALS, self._take))
         return self
 
     def __exit__(self, *_) -> None:
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
+        _set_handlers(self._handlers)
 
     def _take(self, number: int, _frame) -> None:
         if os.getpid() != self._process:  # a loader's worker: the batch it works on is still wanted
@@ -115,10 +113,15 @@ def passed_on(processes: Sequence) -> Iterator[None]:
             if process.is_alive():
                 os.kill(process.pid, number)
 
-    in_main = threading.current_thread() is threading.main_thread()  # Python lets no other thread handle signals
-    handlers = {number: signal.signal(number, pass_on) for number in _SIGNALS} if in_main else {}
+    handlers = _set_handlers(dict.fromkeys(_SIGNALS, pass_on))
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _set_handlers(handlers)
+
+
+def _set_handlers(handlers: dict) -> dict:
+    """Sets the handlers of signals and returns those before; does nothing outside the main thread, the only one that may."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}

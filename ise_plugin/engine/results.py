@@ -10,6 +10,8 @@ from ..utils.files import write_atomically
 
 METRICS = ("mAP", "mINP", "Rank-1", "Rank-5", "Rank-10")
 FILE_NAME = "results.json"
+# what a resumed run needs to go on
+_KEPT = ("initial", "final", "best", "best_metric", "seconds")
 
 
 class Results:
@@ -20,24 +22,20 @@ class Results:
         save_to_disk: False on all ranks but the first.
 
     Attributes:
+        path: of the file.
         initial, final, best: dictionaries of the metrics, or None as long as there are none. With several test sets one
             such dictionary under each set's name. ``best`` also says its ``epoch``, counted from 1.
         seconds: wall-clock seconds of training and evaluation, those before a resume included.
     """
 
     def __init__(self, output_dir: str, save_to_disk: bool = True):
-        self._path = os.path.join(output_dir, FILE_NAME)
+        self.path = os.path.join(output_dir, FILE_NAME)
         self._save_to_disk = save_to_disk
         self.initial: Optional[dict] = None
         self.final: Optional[dict] = None
         self.best: Optional[dict] = None
         self.best_metric = -1.0
         self.seconds = 0.0
-
-    @property
-    def path(self) -> str:
-        """Of the file."""
-        return self._path
 
     def record_initial(self, metrics: dict) -> None:
         """Metrics before the first step."""
@@ -67,7 +65,7 @@ class Results:
             return
         content = {"initial": self.initial, "final": self.final, "best": self.best, "seconds": round(self.seconds, 1)}
         content = {key: value for key, value in content.items() if value is not None}
-        write_atomically(self._path, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomically(self.path, (json.dumps(content, indent=2) + "\n").encode())
 
     def table(self) -> str:
         """The rows as text."""
@@ -79,13 +77,13 @@ class Results:
         return tabulate(rows, headers=["", *(f"{m} %" for m in METRICS)], floatfmt=".2f", tablefmt="pipe")
 
     def state_dict(self) -> dict:
-        """What a resumed run needs to go on."""
-        return {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        """For a resumed run."""
+        return {name: getattr(self, name) for name in _KEPT}
 
     def load_state_dict(self, state: dict) -> None:
         """Takes the values of :meth:`state_dict`."""
-        for key in self.state_dict():
-            setattr(self, key, state[key])
+        for name in _KEPT:
+            setattr(self, name, state[name])
 
 
 def _selected(metrics: dict) -> dict:

@@ -1,13 +1,15 @@
-"""One optimisation step, in full or mixed precision, at once or in pieces, on any device."""
+"""One optimisation step, in full or mixed precision, at once or in pieces, on any device; and the optimiser it takes."""
 
 import contextlib
+import inspect
 import logging
 import time
-from typing import Iterable, Iterator, NamedTuple, Optional
+from typing import Iterable, NamedTuple, Optional
 
 import numpy as np
 import torch
 from fastreid.engine.train_loop import SimpleTrainer
+from fastreid.solver import build as solver
 from fastreid.utils import comm
 from fastreid.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -26,6 +28,8 @@ logger = logging.getLogger("fastreid.ise.step")
 _NEVER_WAITING = ("cpu",)
 # Files of a batch that a message names; the log has all of them.
 _FILES_NAMED = 3
+# Devices whose fused kernels torch documents as complete (pages of torch.optim.Adam, AdamW and SGD).
+_FUSED_DEVICES = ("cpu", "cuda")
 
 
 class _Step(NamedTuple):
@@ -95,7 +99,7 @@ class TrainingStep(SimpleTrainer):
         kept = _kept_buffers(unwrapped(self.model))
         size = len(data["targets"])
         with named_out_of_memory(lambda: advice_for_training(size, self._pieces, self.precision, self._device)):
-            losses = self._whole(data) if self._pieces == 1 else self._in_pieces(data)
+            losses = self._whole(data) if self._pieces == 1 else self._in_pieces(data, kept)
         losses = {name: loss.detach() for name, loss in losses.items()}
         usable = self._usable(losses)
         _restore_buffers(kept, usable)
@@ -150,12 +154,13 @@ class TrainingStep(SimpleTrainer):
         self._scaler.scale(sum(losses.values())).backward()
         return losses
 
-    def _in_pieces(self, data: dict) -> dict[str, Tensor]:
+    def _in_pieces(self, data: dict, kept: list) -> dict[str, Tensor]:
         """The step of the whole batch with the memory of one piece (Gao et al., "Scaling Deep Contrastive Learning Batch Size
         under Memory Limited Setup", 2021): embeddings without a graph, the losses' gradient at the embeddings, and then
         piece by piece the embeddings again, with that gradient."""
         pieces = self._cut(data)
         features, states = self._embed_without_graph(pieces)
+        _restore_buffers(kept, torch.zeros((), dtype=torch.bool, device=self._device))  # each piece counts once
         whole = data.get("whole")
         losses = unwrapped(self.model).compute_losses(features.requires_grad_(), data["targets"], whole)
         (gradients,) = torch.autograd.grad(self._scaler.scale(sum(losses.values())), features)
@@ -187,12 +192,11 @@ class TrainingStep(SimpleTrainer):
     @torch.no_grad()
     def _embed_without_graph(self, pieces: list) -> tuple[Tensor, list]:
         """Unit embeddings of all pieces, (b, D), and the state of the random generators before each."""
-        network = unwrapped(self.model)
         features, states = [], []
-        with _statistics_kept(network), self.autocast():
+        with self.autocast():
             for piece in pieces:
                 states.append(_random_state(self._device))
-                features.append(network.embed(piece))
+                features.append(unwrapped(self.model).embed(piece))
         return torch.cat(features), states
 
     def write_losses(self) -> None:
@@ -280,22 +284,6 @@ def _restore_buffers(kept: list, usable: Tensor) -> None:
         setattr(module, name, buffer.copy_(chosen) if now is buffer else chosen)
 
 
-@contextlib.contextmanager
-def _statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Normalisation with the batch's own statistics, which leave no trace in the running ones."""
-    layers = [m for m in network.modules() if getattr(m, "running_mean", None) is not None and hasattr(m, "momentum")]
-    momenta = [layer.momentum for layer in layers]
-    counts = [layer.num_batches_tracked.clone() for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum, count in zip(layers, momenta, counts):
-            layer.momentum = momentum
-            layer.num_batches_tracked.copy_(count)
-
-
 def _random_state(device: torch.device) -> tuple:
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
@@ -304,3 +292,41 @@ def _set_random_state(device: torch.device, state: tuple) -> None:
     torch.set_rng_state(state[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1], device)
+
+
+def build_optimizer(cfg, model: nn.Module) -> Optimizer:
+    """The optimiser of ``SOLVER.OPT`` with fastreid's hyper-parameters per parameter.
+
+    fastreid makes one group per parameter, so that neither fused nor foreach kernels have anything to batch. With
+    ``SOLVER.FUSED`` parameters of equal hyper-parameters share a group, in fastreid's order, and torch's fused kernel is used
+    where it has one for the device. Never fastreid's flat buffers (``compat.switch_off_contiguous_parameters`` says why).
+    """
+    settings = cfg.SOLVER
+    if not settings.FUSED:
+        return solver.build_optimizer(cfg, model, contiguous=False)[0]
+    groups = solver.get_default_optimizer_params(
+        model,
+        base_lr=settings.BASE_LR,
+        weight_decay=settings.WEIGHT_DECAY,
+        weight_decay_norm=settings.WEIGHT_DECAY_NORM,
+        bias_lr_factor=settings.BIAS_LR_FACTOR,
+        heads_lr_factor=settings.HEADS_LR_FACTOR,
+        weight_decay_bias=settings.WEIGHT_DECAY_BIAS,
+        freeze_layers=cfg.MODEL.FREEZE_LAYERS if settings.FREEZE_ITERS > 0 else [],
+    )
+    kind = getattr(torch.optim, settings.OPT)
+    options = {"momentum": settings.MOMENTUM, "nesterov": settings.NESTEROV} if settings.OPT == "SGD" else {}
+    if "fused" in inspect.signature(kind).parameters and torch.device(cfg.MODEL.DEVICE).type in _FUSED_DEVICES:
+        options["fused"] = True
+    kind = solver.maybe_add_freeze_layer(cfg, solver.maybe_add_gradient_clipping(cfg, kind))
+    return kind(merge_groups(groups), **options)
+
+
+def merge_groups(groups: list[dict]) -> list[dict]:
+    """Optimiser groups with equal hyper-parameters joined; groups and parameters stay in the order of their first appearance."""
+    merged: dict = {}
+    for group in groups:
+        settings = {name: value for name, value in group.items() if name != "params"}
+        key = tuple(sorted(settings.items()))
+        merged.setdefault(key, {**settings, "params": []})["params"].extend(group["params"])
+    return list(merged.values())

@@ -22,17 +22,15 @@ from ..modeling.precision import choose_precision, spare_slow_gradients
 from ..registry import HOOK, build
 from ..utils.distributed import unwrapped, world_size
 from . import hooks
-from .checkpointing import ISECheckpointer, check_space
+from .checkpointing import ISECheckpointer, check_space, set_random_state, take_run_state
 from .collapse import CollapseGuard
 from .console import TrainingProgress, WithProgress
 from .evaluation import PortableReidEvaluator, Retrieval, evaluate_sets
 from .interruption import Interrupted, Interruption
 from .launcher import TellWarnings, restarted
-from .optimizers import build_optimizer
 from .results import Results
-from .resume import set_random_state, take_run_state
 from .start import named_setup_errors
-from .step import TrainingStep
+from .step import TrainingStep, build_optimizer
 
 logger = logging.getLogger("fastreid.ise.trainer")
 
@@ -246,7 +244,7 @@ class ISETrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg, model):
-        """See :func:`ise_plugin.engine.optimizers.build_optimizer`."""
+        """See :func:`ise_plugin.engine.step.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod

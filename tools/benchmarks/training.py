@@ -101,8 +101,7 @@ def stock_train(cfg, args) -> dict:
 
 def ise_train(cfg, args) -> dict:
     """A whole step of this package on batches as its cached loader gives them, augmented on the device."""
-    from ise_plugin.engine.optimizers import build_optimizer
-    from ise_plugin.engine.step import TrainingStep
+    from ise_plugin.engine.step import TrainingStep, build_optimizer
     from ise_plugin.modeling.build import build_model
     from ise_plugin.modeling.precision import choose_precision, spare_slow_gradients
 
