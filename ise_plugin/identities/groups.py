@@ -4,15 +4,16 @@ import csv
 import io
 import json
 import os
-from typing import NamedTuple, Optional, Sequence
+import re
+from typing import Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 from tabulate import tabulate
 
 from ..clustering import OUTLIER, CentroidSimilarities
+from ..data.thumbnails import Row, draw_rows, to_jpeg
 from ..errors import UsageError
 from ..utils.files import UnwritableFile, shown, write_atomically
-from .contact_sheets import write_contact_sheets
 
 CSV_NAME, SUMMARY_NAME, SHEETS_NAME = "identities.csv", "identities.json", "identities"
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"). The mark itself is among them, so that
@@ -20,6 +21,9 @@ CSV_NAME, SUMMARY_NAME, SHEETS_NAME = "identities.csv", "identities.json", "iden
 _MARK = "'"
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", _MARK)
 _DECIMALS = 4
+# Of the contact sheets.
+IMAGES_PER_ROW = ROWS_PER_PAGE = 12
+_PAGE_NAME = re.compile(r"(page|outliers)_\d{4,}\.jpg")
 
 
 class Identity(NamedTuple):
@@ -112,8 +116,7 @@ def to_csv(rows: Sequence[Identity]) -> bytes:
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
     for row in rows:
-        values = row._replace(path=_harmless(row.path), camera=_harmless(row.camera), outlier=int(row.outlier))
-        writer.writerow(["" if value is None else value for value in values])
+        writer.writerow(row._replace(path=_harmless(row.path), camera=_harmless(row.camera), outlier=int(row.outlier)))
     return buffer.getvalue().encode("utf-8", "surrogateescape")
 
 
@@ -125,11 +128,11 @@ def read_csv(path: str) -> list[Identity]:
     """
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            lines = list(csv.reader(file))
-        if not lines or tuple(lines[0]) != COLUMNS:
+            columns, *lines = list(csv.reader(file)) or [[]]
+        if tuple(columns) != COLUMNS:
             raise ValueError("its columns are others")
-        return [_parsed(line) for line in lines[1:]]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+        return [_parsed(line) for line in lines]
+    except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
             f"{shown(path)} cannot be read ({reason}); name the identities.csv of a finished run"
@@ -139,46 +142,47 @@ def read_csv(path: str) -> list[Identity]:
 def _parsed(line: Sequence[str]) -> Identity:
     path, cluster, outlier, similarity, nearest, nearest_similarity, camera, confidence = line
     number = lambda text: float(text) if text else None
-    if not int(outlier) and not (similarity and confidence):
-        raise ValueError(f"{_original(path)} is in a group, but without similarity or confidence")
-    return Identity(
-        path=_original(path),
-        cluster=int(cluster),
-        outlier=bool(int(outlier)),
-        similarity=number(similarity),
-        nearest_cluster=int(nearest) if nearest else None,
-        nearest_similarity=number(nearest_similarity),
-        camera=_original(camera),
-        confidence=number(confidence),
+    row = Identity(
+        path.removeprefix(_MARK),
+        int(cluster),
+        bool(int(outlier)),
+        number(similarity),
+        int(nearest) if nearest else None,
+        number(nearest_similarity),
+        camera.removeprefix(_MARK),
+        number(confidence),
     )
+    if not row.outlier and None in (row.similarity, row.confidence):
+        raise ValueError(f"{row.path} is in a group, but without similarity or confidence")
+    return row
 
 
 def _harmless(text: str) -> str:
     return _MARK + text if text.startswith(_FORMULA_STARTS) else text
 
 
-def _original(text: str) -> str:
-    return text.removeprefix(_MARK)
-
-
 def summary_of(rows: Sequence[Identity]) -> dict:
     """Counts and the spread of sizes and confidences of the groups."""
-    sizes, confidences, cameras = {}, {}, {}
+
+    def spread(values: list) -> dict:
+        return {"least": min(values), "median": _rounded(np.median(values)), "most": max(values)}
+
+    groups = _grouped(rows)
+    summary = {"images": len(rows), "identities": len(groups), "outliers": sum(row.outlier for row in rows)}
+    if groups:
+        summary["images_per_identity"] = spread([len(members) for members in groups])
+        summary["confidence"] = spread([members[0].confidence for members in groups])
+        summary["seen_by_several_cameras"] = sum(len({row.camera for row in members}) > 1 for members in groups)
+    return summary
+
+
+def _grouped(rows: Sequence[Identity]) -> list[list[Identity]]:
+    """The rows of each group, in the order of their numbers."""
+    groups: dict = {}
     for row in rows:
         if not row.outlier:
-            sizes[row.cluster] = sizes.get(row.cluster, 0) + 1
-            confidences[row.cluster] = row.confidence
-            cameras.setdefault(row.cluster, set()).add(row.camera)
-    counts, outliers = list(sizes.values()), sum(row.outlier for row in rows)
-    summary = {"images": len(rows), "identities": len(sizes), "outliers": outliers}
-    if counts:
-        values = list(confidences.values())
-        summary |= {
-            "images_per_identity": {"least": min(counts), "median": float(np.median(counts)), "most": max(counts)},
-            "confidence": {"least": min(values), "median": _rounded(np.median(values)), "most": max(values)},
-            "seen_by_several_cameras": sum(len(seen) > 1 for seen in cameras.values()),
-        }
-    return summary
+            groups.setdefault(row.cluster, []).append(row)
+    return [groups[number] for number in sorted(groups)]
 
 
 def table_of(summary: dict) -> str:
@@ -217,3 +221,57 @@ def write_identities(output_dir: str, folder: str, rows: Sequence[Identity], mor
     write_atomically(os.path.join(output_dir, SUMMARY_NAME), text.encode())
     write_atomically(os.path.join(output_dir, CSV_NAME), to_csv(rows))
     return summary
+
+
+def write_contact_sheets(output_dir: str, folder: str, rows: Sequence[Identity]) -> int:
+    """Writes page_0001.jpg, ... with a row for each group, the largest first, and outliers_0001.jpg.
+
+    A row has up to 12 images from the most to the least similar to the centroid, evenly spaced where there are more.
+    Pages of an earlier run that are not needed any more are removed. Outliers fill one page at most.
+
+    Args:
+        output_dir: made when it is not there.
+        folder: that the paths are relative to.
+        rows: of :func:`identities_of`.
+
+    Returns:
+        Number of pages.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    os.makedirs(output_dir, exist_ok=True)
+    names = set()
+    for kind, drawn in (("page", _group_rows(folder, rows)), ("outliers", _outlier_rows(folder, rows))):
+        for number, page in enumerate(_parts(drawn, ROWS_PER_PAGE), 1):
+            name = f"{kind}_{number:04d}.jpg"
+            write_atomically(os.path.join(output_dir, name), to_jpeg(draw_rows(page)))
+            names.add(name)
+    for name in os.listdir(output_dir):
+        if _PAGE_NAME.fullmatch(name) and name not in names:
+            os.remove(os.path.join(output_dir, name))
+    return len(names)
+
+
+def _parts(items: list, size: int) -> Iterator[list]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _group_rows(folder: str, rows: Sequence[Identity]) -> list[Row]:
+    drawn = []
+    for members in sorted(
+        _grouped(rows), key=len, reverse=True
+    ):  # a stable order: of equal sizes the lower number first
+        typical = sorted(members, key=lambda row: (-row.similarity, row.path))
+        places = np.linspace(0, len(typical) - 1, min(IMAGES_PER_ROW, len(typical))).round().astype(int)
+        text = f"identity {members[0].cluster}\n{len(members)} images\nconfidence {members[0].confidence:.2f}"
+        drawn.append(Row([os.path.join(folder, typical[i].path) for i in places], text))
+    return drawn
+
+
+def _outlier_rows(folder: str, rows: Sequence[Identity]) -> list[Row]:
+    paths = [os.path.join(folder, row.path) for row in rows if row.outlier]
+    return [
+        Row(part, f"outliers\n{i * IMAGES_PER_ROW + 1} to {i * IMAGES_PER_ROW + len(part)}\nof {len(paths)}")
+        for i, part in enumerate(_parts(paths[: IMAGES_PER_ROW * ROWS_PER_PAGE], IMAGES_PER_ROW))
+    ]

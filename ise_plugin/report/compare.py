@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import dataclass, field
 from typing import NamedTuple, Optional, Sequence
 
 from tabulate import tabulate
@@ -51,30 +52,34 @@ class Spread(NamedTuple):
         return f"{self.mean:.3g}" if math.isnan(self.deviation) else f"{self.mean:.4g} ± {self.deviation:.2g}"
 
 
+@dataclass
 class Group:
     """Runs of one setting that differ in their seeds.
 
     Attributes:
+        setting: the keys that make it.
         runs: the runs.
         title: what its setting has that others have not; set by :func:`grouped`.
     """
 
-    def __init__(self, setting: dict):
-        self.setting = setting
-        self.runs: list[Run] = []
-        self.title = ""
+    setting: dict
+    runs: list[Run] = field(default_factory=list)
+    title: str = ""
 
     def spread(self, source: str, name: str, factor: float = 1) -> Spread:
-        """Mean and deviation of a quantity over the runs that know it."""
-        values = [v * factor for v in (value_of(run, source, name) for run in self.runs) if v is not None]
-        if not values:
-            return Spread(math.nan, math.nan, 0)
-        deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-        return Spread(statistics.fmean(values), deviation, len(values))
+        """Mean and deviation of a quantity over the runs that know it.
+
+        Args:
+            source: ``"results"`` (results.json), ``"final"`` (its final metrics), or ``"log"`` (the last value logged).
+            name: of the quantity there.
+            factor: on its value.
+        """
+        values = [factor * value for run in self.runs if (value := _value(run, source, name)) is not None]
+        mean = statistics.fmean(values) if values else math.nan
+        return Spread(mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
 
 
-def value_of(run: Run, source: str, name: str) -> Optional[float]:
-    """A quantity of a run: of results.json (``"results"``), its final metrics (``"final"``), or the log's last (``"log"``)."""
+def _value(run: Run, source: str, name: str) -> Optional[float]:
     if source == "log":
         return run.last(name)
     return (run.results if source == "results" else run.metrics("final")).get(name)
@@ -105,42 +110,29 @@ def _differing(first: dict, second: dict) -> set:
     return {key for key in first.keys() & second.keys() if first[key] != second[key]}
 
 
-def exceeds_spread(first: Spread, second: Spread) -> Optional[bool]:
-    """Whether two means lie farther apart than both deviations together; None where a deviation is not known."""
-    if math.isnan(first.deviation) or math.isnan(second.deviation):
-        return None
-    return abs(first.mean - second.mean) > first.deviation + second.deviation
-
-
 def difference(first: Spread, second: Spread) -> str:
-    """The second mean against the first, as text: marked where it exceeds the spread."""
+    """The second mean against the first, as text: marked where they lie farther apart than both deviations together."""
     if not first.count or not second.count:
         return ""
-    exceeds = exceeds_spread(first, second)
-    remark = {None: " (one run: spread unknown)", True: " ▲ exceeds the spread", False: " within the spread"}[exceeds]
-    return f"{second.mean - first.mean:+.3g}{remark}"
+    apart, both = second.mean - first.mean, first.deviation + second.deviation
+    if math.isnan(both):
+        return f"{apart:+.3g} (one run: spread unknown)"
+    return f"{apart:+.3g}{' ▲ exceeds the spread' if abs(apart) > both else ' within the spread'}"
 
 
-def comparison_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """One row for every quantity that some run knows: name, mean ± deviation of every group, and its difference from the
-    first group."""
-    rows = []
+def comparison_table(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and one row for every quantity that some run knows: name, mean ± deviation of every group, and its difference
+    from the first group."""
+    head, rows = [""], []
+    for i, group in enumerate(groups):
+        head.append(f"{_letter(i)} ({len(group.runs)} run{'s' if len(group.runs) > 1 else ''})")
+        head += [f"{_letter(i)} − A"] if i else []
     for title, source, name, factor in QUANTITIES:
-        spreads = [group.spread(source, name, factor) for group in groups]
-        if any(spread.count for spread in spreads):
-            row = [title, str(spreads[0])]
-            for spread in spreads[1:]:
-                row += [str(spread), difference(spreads[0], spread)]
-            rows.append(row)
-    return rows
-
-
-def comparison_head(groups: Sequence[Group]) -> list[str]:
-    """Headings of :func:`comparison_rows`."""
-    head = ["", _heading(0, groups[0])]
-    for number, group in enumerate(groups[1:], 1):
-        head += [_heading(number, group), f"{_letter(number)} − A"]
-    return head
+        first, *others = (group.spread(source, name, factor) for group in groups)
+        if any(spread.count for spread in (first, *others)):
+            cells = [text for spread in others for text in (str(spread), difference(first, spread))]
+            rows.append([title, str(first), *cells])
+    return head, rows
 
 
 def _letter(number: int) -> str:
@@ -149,14 +141,11 @@ def _letter(number: int) -> str:
     return chr(ord("A") + place) + (str(turn) if turn else "")
 
 
-def _heading(number: int, group: Group) -> str:
-    return f"{_letter(number)} ({len(group.runs)} run{'s' if len(group.runs) > 1 else ''})"
-
-
 def comparison_text(groups: Sequence[Group]) -> str:
     """The table for a console."""
     names = [f"{_letter(i)}: {g.title} ({', '.join(run.folder for run in g.runs)})" for i, g in enumerate(groups)]
-    table = tabulate(comparison_rows(groups), comparison_head(groups), tablefmt="pipe", disable_numparse=True)
+    head, rows = comparison_table(groups)
+    table = tabulate(rows, head, tablefmt="pipe", disable_numparse=True)
     return "\n".join([*names, "", table])
 
 
@@ -167,17 +156,14 @@ def build_comparison(runs: Sequence[Run]) -> str:
         runs: at least one.
     """
     groups = grouped(runs)
-    settings = [
-        {"letter": _letter(i), "title": group.title, "names": ", ".join(run.name for run in group.runs)}
-        for i, group in enumerate(groups)
-    ]
+    head, rows = comparison_table(groups)
     return render(
         "comparison.html",
         state=f"{len(runs)} runs, {len(groups)} settings",
         problems=[f"{run.name}: {problem}" for run in runs for problem in run.problems],
-        groups=settings,
-        head=comparison_head(groups),
-        rows=comparison_rows(groups),
+        groups=[(_letter(i), group) for i, group in enumerate(groups)],
+        head=head,
+        rows=rows,
         curves=_curves(groups) if figures.available() else None,
     )
 
@@ -191,7 +177,7 @@ def _curves(groups: Sequence[Group]) -> list[figures.Figure]:
             if epochs:
                 series.append((_letter(number), epochs, [factor * value for value in means]))
         if series:
-            drawn.append(drawing.lines(title, series, ylabel))
+            drawn.append(drawing.draw(figures.lines, title, series, ylabel))
     return drawn
 
 

@@ -92,65 +92,27 @@ class Figures:
         self.reuse = False
         self._drawn: dict = {}
 
-    def lines(
-        self,
-        title: str,
-        series: Sequence[Series],
-        ylabel: str,
-        level: Optional[tuple[str, float]] = None,
-        xlabel: str = "epoch",
-        low: Optional[float] = None,
-        caption: str = "",
-    ) -> Figure:
-        """Curves, with a level drawn across where one is given.
-
-        Args:
-            series: name, x and y of each; a name "" gives no legend.
-            ylabel: what y is, with its unit.
-            level: name and height of a dotted line.
-            low: the lower end of the y axis; None leaves it to the data.
-        """
-        return self._figure(title, caption, _paint_lines, series, ylabel, level, xlabel, low)
-
-    def bars(
-        self, title: str, names: Sequence[str], x: Sequence, heights: Sequence[Sequence], ylabel: str, caption: str = ""
-    ) -> Figure:
-        """One bar per epoch, made of a part for every name; ``heights`` has a row for each name."""
-        return self._figure(title, caption, _paint_bars, names, x, heights, ylabel)
-
-    def sizes(self, title: str, series: Sequence[tuple[str, Sequence[int]]], caption: str = "") -> Figure:
-        """How many clusters there are of which size; one outline for each named list of sizes."""
-        return self._figure(title, caption, _paint_sizes, series)
-
-    def distances(self, title: str, histogram: dict, name: str, caption: str = "") -> Figure:
-        """:func:`ise_plugin.report.geometry.distance_histogram` of the distance of that name, with eps as an upright line."""
-        return self._figure(title, caption, _paint_distances, histogram, name)
-
-    def map(self, title: str, points: dict, caption: str = "") -> Figure:
-        """:func:`ise_plugin.report.geometry.placed`: circles are real samples (hollow: outliers), diamonds centroids,
-        crosses support samples; colour and number are the group."""
-        return self._figure(title, caption, _paint_map, points)
-
-    def _figure(self, title: str, caption: str, paint: Callable, *data) -> Figure:
+    def draw(self, paint: Callable, title: str, *data, caption: str = "", **options) -> Figure:
+        """A figure by :func:`lines`, :func:`bars`, :func:`sizes`, :func:`distances` or :func:`scatter`, which get the data."""
         before, svg = self._drawn.get(title, (None, ""))
-        if before is None or before != data and not (self.reuse and paint in (_paint_lines, _paint_bars)):
-            svg = _draw(paint, *data)
-            self._drawn[title] = data, svg
+        if before is None or before != (data, options) and not (self.reuse and paint in (lines, bars)):
+            svg = _draw(paint, *data, **options)
+            self._drawn[title] = (data, options), svg
         return Figure(title, svg, caption)
 
 
-def _draw(paint: Callable, *data) -> str:
+def _draw(paint: Callable, *data, **options) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Drawing
 
-    height = _MAP_HEIGHT if paint is _paint_map else _HEIGHT
+    height = _MAP_HEIGHT if paint is scatter else _HEIGHT
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": paint.__name__}):
         figure = Drawing(figsize=(_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH))
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0, 0, 1, 1))
-        paint(axes, *data)
-        if paint is not _paint_map:
+        paint(axes, *data, **options)
+        if paint is not scatter:
             _make_room(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -174,40 +136,58 @@ def _embedded(svg: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
 
-def _paint_lines(axes, series, ylabel, level, xlabel, low) -> None:
+def lines(
+    axes,
+    series: Sequence[Series],
+    ylabel: str,
+    level: Optional[tuple[str, float]] = None,
+    xlabel: str = "epoch",
+    low: Optional[float] = None,
+) -> None:
+    """Curves, with a level drawn across where one is given.
+
+    Args:
+        axes: matplotlib's.
+        series: name, x and y of each; a name "" gives no legend.
+        ylabel: what y is, with its unit.
+        level: name and height of a dotted line.
+        xlabel: what x is.
+        low: the lower end of the y axis; None leaves it to the data.
+    """
     for i, (name, x, y) in enumerate(series):
         mark = _MARKS[i] if len(x) <= _MOST_MARKS else None
         axes.plot(x, y, color=SERIES[i], marker=mark, linestyle=_DASHES[i], label=name or "_", clip_on=False)
     if level is not None:
         axes.axhline(level[1], color=MUTED, linestyle=":", linewidth=1.5, label=level[0])
-    _label(axes, xlabel, ylabel)
     if low is not None:
         axes.set_ylim(bottom=low)
-    _whole_numbers(axes)
+    _label(axes, xlabel, ylabel, whole_numbers=True)
 
 
-def _paint_bars(axes, names, x, heights, ylabel) -> None:
-    bottom = np.zeros(len(x))
-    for i, (name, height) in enumerate(zip(names, heights)):
-        axes.bar(x, height, bottom=bottom, color=SERIES[i], label=name, width=0.8, edgecolor=PAPER, linewidth=0.5)
+def bars(axes, parts: dict[str, Sequence[float]], epochs: Sequence[int], ylabel: str) -> None:
+    """One bar per epoch, put together from the heights of every named part."""
+    bottom = np.zeros(len(epochs))
+    for i, (name, height) in enumerate(parts.items()):
+        axes.bar(epochs, height, bottom=bottom, color=SERIES[i], label=name, width=0.8, edgecolor=PAPER, linewidth=0.5)
         bottom += height
-    _label(axes, "epoch", ylabel)
-    _whole_numbers(axes)
+    _label(axes, "epoch", ylabel, whole_numbers=True)
 
 
-def _paint_sizes(axes, series) -> None:
-    largest = max(max(sizes, default=1) for _, sizes in series)
+def sizes(axes, series: Sequence[tuple[str, Sequence[int]]]) -> None:
+    """How many clusters there are of which size: an outline for each named list of sizes, the last one filled."""
+    largest = max(max(values, default=1) for _, values in series)
     bins = np.arange(0.5, largest + 1.5, max(1, round(largest / 40)))
     bins = np.append(bins, bins[-1] + (bins[1] - bins[0] if len(bins) > 1 else 1))
-    for i, (name, sizes) in enumerate(series):
+    for i, (name, values) in enumerate(series):
         style = {"histtype": "step", "edgecolor": SERIES[1], "fill": False, "linewidth": 1.6}
         if i == len(series) - 1:
             style = {"histtype": "stepfilled", "color": SERIES[0], "alpha": 0.55}
-        axes.hist(sizes, bins, label=name, **style)
+        axes.hist(values, bins, label=name, **style)
     _label(axes, "images in the cluster", "clusters")
 
 
-def _paint_distances(axes, histogram, distance) -> None:
+def distances(axes, histogram: dict, distance: str) -> None:
+    """:func:`ise_plugin.report.geometry.distance_histogram` of the distance of that name, with eps as an upright line."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     names = {"same": "same identity", "different": "different identities", "all": "pairs"}
@@ -225,7 +205,9 @@ def _paint_distances(axes, histogram, distance) -> None:
     _label(axes, f"{distance} distance", "pairs")
 
 
-def _paint_map(axes, points) -> None:
+def scatter(axes, points: dict) -> None:
+    """:func:`ise_plugin.report.geometry.placed`: circles are real samples (hollow: outliers), diamonds centroids, crosses
+    support samples; colour and number are the group."""
     places, group = np.asarray(points["places"]), np.asarray(points["group"])
     kind, outlier = np.asarray(points["kind"]), np.asarray(points["outlier"])
     for number in np.unique(group):
@@ -246,15 +228,13 @@ def _paint_map(axes, points) -> None:
     axes.margins(0.06)
 
 
-def _label(axes, xlabel: str, ylabel: str) -> None:
-    axes.set_xlabel(xlabel)
-    axes.set_title(ylabel, loc="left", fontsize=12, color=MUTED)  # beside the axis it would take width
-
-
-def _whole_numbers(axes) -> None:
+def _label(axes, xlabel: str, ylabel: str, whole_numbers: bool = False) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    axes.set_xlabel(xlabel)
+    axes.set_title(ylabel, loc="left", fontsize=12, color=MUTED)  # beside the axis it would take width
+    if whole_numbers:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
 
 def _make_room(axes) -> None:

@@ -5,11 +5,11 @@ the training either: no random number is drawn from its generators, and true ide
 """
 
 import functools
-import io
 import json
 import logging
 import os
 import time
+from contextlib import suppress
 from typing import Callable, Optional
 
 import numpy as np
@@ -23,12 +23,12 @@ from ..engine.evaluation import Evaluation, Retrieval
 from ..engine.labelling import Labelling
 from ..method import progressive_degree
 from ..registry import HOOK
-from ..utils.files import write_atomically
+from ..utils.files import write_atomically, written_whole
 from . import figures, geometry, run_files
 from .facts import read_true_identities, run_facts
 from .page import build_page
+from .run_files import find_troubles
 from .sheets import retrieval_rows, sheets_of
-from .troubles import find_troubles
 
 logger = logging.getLogger("fastreid.ise.report")
 
@@ -85,7 +85,7 @@ class RunReport(HookBase):
         self._retrieval: dict = {}
         self._facts: dict = {}
         self._figures = figures.Figures()
-        self._problems: dict = {}
+        self._problems: list = []
         self._warned: set = set()
         self._seconds = self._seconds_logged = 0.0
 
@@ -98,17 +98,15 @@ class RunReport(HookBase):
     def _start(self) -> None:
         folder = os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER)
         os.makedirs(folder, exist_ok=True)
-        fresh = not self.trainer.resumed
-        if fresh:
+        if self.trainer.resumed:
+            before = run_files.read_run(self.cfg.OUTPUT_DIR)
+            self._retrieval = {**before.retrieval, **self._retrieval}
+            self._chosen = _chosen_before(before, len(self.trainer.images))
+        else:
             for name in filter(run_files.is_ours, os.listdir(folder)):
                 os.remove(os.path.join(folder, name))
-        else:
-            self._take_up(run_files.read_run(self.cfg.OUTPUT_DIR))
-        self._facts = {
-            "images": len(self.trainer.images),
-            "identities": 0,
-            **run_facts(self.cfg, getattr(self.trainer, "config_file", None)),
-        }
+        facts = run_facts(self.cfg, getattr(self.trainer, "config_file", None))
+        self._facts = {"images": len(self.trainer.images), "identities": 0, **facts}
         self._write_facts()
         if self._retrieval:
             self._write(run_files.RETRIEVAL, self._retrieval)
@@ -125,11 +123,6 @@ class RunReport(HookBase):
         if self._identities is not None:
             self._facts["identities"] = len(np.unique(self._identities))
             self._write_facts()
-
-    def _take_up(self, before: run_files.Run) -> None:
-        """What a resumed run goes on with."""
-        self._retrieval = {**before.retrieval, **self._retrieval}
-        self._chosen = _chosen_before(before, self.trainer.images.paths)
 
     def after_labelling(self, labelling: Labelling) -> None:
         """Takes a labelling: measures it, and keeps what the page shows of it."""
@@ -153,28 +146,27 @@ class RunReport(HookBase):
         asked = self.cfg.ISE.REPORT.KEEP_EMBEDDINGS
         if epoch not in [e if e > 0 else self.trainer.max_epoch + 1 + e for e in asked]:
             return
-        content = {
-            "features": labelling.features.cpu().numpy(),
-            "labels": labelling.labels,
-            "paths": np.array(self.trainer.images.paths),
-            "cameras": self.trainer.images.cameras,
-        }
-        if self._identities is not None:
-            content["identities"] = self._identities
-        buffer = io.BytesIO()
-        np.savez(buffer, **content)
+        known = {} if self._identities is None else {"identities": self._identities}
         path = os.path.join(self.cfg.OUTPUT_DIR, EMBEDDINGS_NAME.format(epoch))
-        write_atomically(path, buffer.getvalue())
+        with written_whole(path) as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file,
+                features=labelling.features.cpu().numpy(),
+                labels=labelling.labels,
+                paths=np.array(self.trainer.images.paths),
+                cameras=self.trainer.images.cameras,
+                **known,
+            )
         logger.info(f"Embeddings and labels of epoch {epoch} kept in {path}")
 
     @_harmless
     def _keep_labelling(self, labelling: Labelling) -> None:
         """Sizes and the map's points of every labelling; of the first, a middle and the last one the map and the distances."""
-        epoch, epochs = self.trainer.epoch + 1, self.trainer.max_epoch
+        epoch, labelled = self.trainer.epoch + 1, range(1, self.trainer.max_epoch + 1, self.cfg.ISE.PSEUDO_LABEL.PERIOD)
         kept = {"epoch": epoch, "sizes": quality.cluster_sizes(labelling.labels).tolist()}
         if (points := self._map_points(labelling)) is not None:
             kept["map"] = points
-        if epoch in _pictured_epochs(epochs, self.cfg.ISE.PSEUDO_LABEL.PERIOD):
+        if epoch in (labelled[0], labelled[len(labelled) // 2], labelled[-1]):
             kept["distances"] = geometry.distance_histogram(labelling, self._identities)
             if points is not None:
                 kept["map"] = geometry.placed(points, self.cfg.ISE.REPORT.MAP_METHOD)
@@ -250,32 +242,24 @@ class RunReport(HookBase):
         logger.debug("in the report:", exc_info=error)
         if text in self._problems:
             return
-        self._problems[text] = True
+        self._problems.append(text)
         logger.warning(f"the report is incomplete ({text}); training goes on")
-        try:
+        with suppress(Exception):  # a full disk, say: the log has the first message
             self._write_facts()
-        except Exception:  # a full disk, say: the log has the first message
-            pass
 
     def _write_facts(self) -> None:
-        self._write(run_files.FACTS, {**self._facts, "problems": list(self._problems)})
+        self._write(run_files.FACTS, {**self._facts, "problems": self._problems})
 
     def _write(self, name: str, content) -> None:
         text = json.dumps(content, separators=(",", ":"))
         write_atomically(os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER, name), text.encode())
 
 
-def _pictured_epochs(epochs: int, period: int) -> set:
-    """The first, a middle and the last epoch that labels, counted from 1."""
-    labelled = range(1, epochs + 1, period)
-    return {labelled[0], labelled[len(labelled) // 2], labelled[-1]}
-
-
-def _chosen_before(run: run_files.Run, paths) -> Optional[tuple]:
-    """The images that the maps of this run have shown so far."""
+def _chosen_before(run: run_files.Run, count: int) -> Optional[tuple]:
+    """Which of so many images the maps of this run have shown so far, and the group of each."""
     for epoch in sorted(run.labellings):
         points = run.labellings[epoch].get("map") or {}
         images = points.get("images")
-        if images and max(images) < len(paths):
+        if images and max(images) < count:
             return np.array(images), np.array(points["group"][: len(images)])
     return None

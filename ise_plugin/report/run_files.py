@@ -1,8 +1,10 @@
-"""What a run has left in its folder, as far as it can be read: a run may be interrupted, old, or partly deleted."""
+"""What a run has left in its folder, as far as it can be read (a run may be interrupted, old, or partly deleted), and the signs
+of trouble in its numbers."""
 
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Optional
 
 import yaml
@@ -19,6 +21,17 @@ LABELLING_NAME = "labelling_{:04d}.json"
 _LABELLING_PREFIX = "labelling_"
 # The files without which a folder is no run's.
 _SIGNS_OF_A_RUN = ("metrics.json", "results.json", "config.yaml", os.path.join(FOLDER, FACTS))
+
+# A labelling with less than this share of the clusters before it is a collapse.
+_COLLAPSE = 0.5
+# Share of all images that one cluster of persons should not reach.
+_LARGEST_CLUSTER = 0.2
+# Outliers: in first epochs up to half of the images are normal.
+_MANY_OUTLIERS = 0.6
+# Labels still change: adjusted Rand index below this, for so many labellings in the second half of training.
+_UNSETTLED, _LABELLINGS = 0.6, 3
+# Learning rate over the one in the config: the paper's schedule ends at a hundredth.
+_SPENT = 0.005
 
 
 @dataclass
@@ -72,6 +85,11 @@ class Run:
             return found
         return next((values for values in found.values() if isinstance(values, dict)), {})
 
+    @property
+    def logged(self) -> set:
+        """Names of the quantities that some epoch has logged."""
+        return {name for entry in self.history for name in entry}
+
     def values(self, name: str) -> tuple[list, list]:
         """(epochs, values) of one logged quantity, where it is known."""
         known = [(entry["epoch"], entry[name]) for entry in self.history if entry.get(name) is not None]
@@ -100,7 +118,11 @@ def read_run(folder: str) -> Run:
     run.history = _history(_read_metrics(run), run.config.get("ISE.ITERS_PER_EPOCH") or 1)
     run.retrieval = _read_json(run, RETRIEVAL, {})
     run.sheets = _read_json(run, SHEETS, [])
-    for name in _names_of_labellings(run):
+    kept = sorted(Path(folder, FOLDER).glob(f"{_LABELLING_PREFIX}*.json"))
+    for name in [
+        *(path.name for path in kept),
+        LATEST,
+    ]:  # those of chosen epochs first: they hold more than the latest one
         labelling = _read_json(run, name, {})
         if "epoch" in labelling:
             run.labellings.setdefault(labelling["epoch"], labelling)
@@ -112,39 +134,27 @@ def is_ours(name: str) -> bool:
     return name in (FACTS, RETRIEVAL, SHEETS, LATEST) or name.startswith(_LABELLING_PREFIX)
 
 
-def _names_of_labellings(run: Run) -> list:
-    """Those of chosen epochs first: they hold more than the latest one."""
-    folder = os.path.join(run.folder, FOLDER)
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    return [n for n in names if n.startswith(_LABELLING_PREFIX) and n.endswith(".json")] + [LATEST]
-
-
 def _read_json(run: Run, name: str, default):
-    path = os.path.normpath(os.path.join(run.folder, FOLDER, name))
-    if not os.path.exists(path):
-        return default
+    path = Path(run.folder, FOLDER, name)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return default
     except (OSError, ValueError) as error:
-        run.problems.append(f"{os.path.basename(path)} cannot be read ({error})")
+        run.problems.append(f"{path.name} cannot be read ({error})")
         return default
     if not isinstance(content, type(default)):
-        run.problems.append(
-            f"{os.path.basename(path)} holds a {type(content).__name__} instead of what the report writes; left out"
-        )
+        run.problems.append(f"{path.name} holds a {type(content).__name__} instead of what the report writes; left out")
         return default
     return content
 
 
 def _read_config(run: Run) -> dict:
-    text = run.facts.get("config")
-    path = os.path.join(run.folder, "config.yaml")
     try:
-        if text is None and os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
-        return flat(yaml.safe_load(text) or {}) if text else {}
+        text = run.facts.get("config") or Path(run.folder, "config.yaml").read_text(encoding="utf-8")
+        return flat(yaml.safe_load(text) or {})
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         run.problems.append(f"config.yaml cannot be read ({' '.join(str(error).split())})")
         return {}
@@ -152,30 +162,70 @@ def _read_config(run: Run) -> dict:
 
 def _read_metrics(run: Run) -> list:
     """The lines of metrics.json; a resumed or repeated run appends to what was there, and what it repeats counts."""
-    path = os.path.join(run.folder, "metrics.json")
-    if not os.path.exists(path):
-        return []
+    path = Path(run.folder, "metrics.json")
+    try:
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); make it readable, or name another run") from error
     lines, broken = [], 0
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-                iteration = line["iteration"]
-            except (ValueError, KeyError, TypeError):
-                broken += 1
-                continue
-            while lines and lines[-1]["iteration"] >= iteration:
-                lines.pop()
-            lines.append(line)
+    for text in texts:
+        try:
+            line = json.loads(text)
+            iteration = line["iteration"]
+        except (ValueError, KeyError, TypeError):
+            broken += 1
+            continue
+        while lines and lines[-1]["iteration"] >= iteration:
+            lines.pop()
+        lines.append(line)
     if broken:
         run.problems.append(f"{broken} lines of metrics.json cannot be read; left out")
     return lines
 
 
 def _history(lines: list, steps: int) -> list:
-    epochs = {}
+    epochs: dict = {}
     for line in lines:
         number = int(line["iteration"]) // steps + 1
         values = {name: value for name, value in line.items() if isinstance(value, (int, float)) and value == value}
         epochs.setdefault(number, {}).update(values, epoch=number)
     return [epochs[number] for number in sorted(epochs)]
+
+
+def find_troubles(run: Run) -> dict[str, str]:
+    """What a person should look at after the last epoch of a run.
+
+    Returns:
+        A short name of each trouble -> one line with what to try. Empty when nothing is wrong.
+    """
+    found: dict[str, str] = {}
+    if not run.history:
+        return found
+    now, base_lr = run.history[-1], run.config.get("SOLVER.BASE_LR")
+    clusters = run.values("clusters")[1]
+    if "clusters" in now and len(clusters) > 1 and clusters[-1] < _COLLAPSE * clusters[-2]:
+        found["collapse"] = (
+            f"clusters fell from {clusters[-2]:.0f} to {clusters[-1]:.0f}, because they merge; "
+            "try a smaller ISE.PSEUDO_LABEL.EPS, or a smaller SOLVER.BASE_LR"
+        )
+    if now.get("labels/largest_share", 0) > _LARGEST_CLUSTER:
+        found["one large cluster"] = (
+            f"one cluster holds {now['labels/largest_share']:.0%} of all images; try a smaller ISE.PSEUDO_LABEL.EPS"
+        )
+    if now.get("labels/outlier_share", 0) > _MANY_OUTLIERS:
+        found["many outliers"] = (
+            f"{now['labels/outlier_share']:.0%} of the images are outliers and are not trained on; "
+            "try a larger ISE.PSEUDO_LABEL.EPS, or a smaller ISE.PSEUDO_LABEL.MIN_SAMPLES"
+        )
+    late = [value for epoch, value in zip(*run.values("labels/stability")) if 2 * epoch > run.epochs]
+    if "labels/stability" in now and len(late) >= _LABELLINGS and max(late[-_LABELLINGS:]) < _UNSETTLED:
+        found["labels do not settle"] = (
+            f"for {_LABELLINGS} labellings the labels have changed much each time (adjusted Rand index with those before: "
+            f"{late[-1]:.2f}); try a smaller SOLVER.BASE_LR or earlier SOLVER.STEPS"
+        )
+    if base_lr and now["epoch"] < run.epochs and now.get("lr", base_lr) < _SPENT * base_lr:
+        found["learning rate spent"] = (
+            f"the learning rate is {now['lr']:.1e}, only {now['lr'] / base_lr:.1%} of SOLVER.BASE_LR, with "
+            f"{run.epochs - now['epoch']} epochs to go; try later SOLVER.STEPS or fewer SOLVER.MAX_EPOCH"
+        )
+    return found

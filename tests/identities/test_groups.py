@@ -14,8 +14,9 @@ from PIL import Image
 from ise_plugin.clustering import similarity_to_centroids
 from ise_plugin.data.thumbnails import TILE
 from ise_plugin.errors import UsageError
-from ise_plugin.identities.contact_sheets import IMAGES_PER_ROW, ROWS_PER_PAGE, write_contact_sheets
 from ise_plugin.identities.groups import (
+    IMAGES_PER_ROW,
+    ROWS_PER_PAGE,
     Identity,
     confidence_of,
     identities_of,
@@ -23,6 +24,7 @@ from ise_plugin.identities.groups import (
     read_csv,
     summary_of,
     to_csv,
+    write_contact_sheets,
     write_identities,
 )
 

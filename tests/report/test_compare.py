@@ -11,7 +11,6 @@ from ise_plugin.report.compare import (
     build_comparison,
     comparison_text,
     difference,
-    exceeds_spread,
     grouped,
     mean_curve,
 )
@@ -66,17 +65,15 @@ def test_means_and_deviations(runs):
 @pytest.mark.parametrize(
     "first, second, expected",
     [
-        (Spread(70, 1, 3), Spread(73.1, 2, 3), True),
-        (Spread(70, 1, 3), Spread(73, 2, 3), False),
-        (Spread(73.1, 2, 3), Spread(70, 1, 3), True),
-        (Spread(70, math.nan, 1), Spread(90, 1, 3), None),
+        (Spread(70, 1, 3), Spread(73.1, 2, 3), "+3.1 ▲ exceeds the spread"),
+        (Spread(70, 1, 3), Spread(73, 2, 3), "+3 within the spread"),
+        (Spread(73.1, 2, 3), Spread(70, 1, 3), "-3.1 ▲ exceeds the spread"),
+        (Spread(70, math.nan, 1), Spread(90, 1, 3), "+20 (one run: spread unknown)"),
+        (Spread(70, 1, 3), Spread(math.nan, math.nan, 0), ""),
     ],
 )
 def test_a_difference_exceeds_the_spread_when_the_intervals_do_not_touch(first, second, expected):
-    assert exceeds_spread(first, second) is expected
-    words = {True: "exceeds", False: "within", None: "unknown"}
-    assert words[expected] in difference(first, second)
-    assert difference(first, Spread(math.nan, math.nan, 0)) == ""
+    assert difference(first, second) == expected
 
 
 def test_the_table_names_runs_means_and_differences(runs):

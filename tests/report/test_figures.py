@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ise_plugin.report import figures
-from ise_plugin.report.figures import Figures
+from ise_plugin.report.figures import Figures, bars, distances, lines, scatter, sizes
 
 CSS = (Path(figures.__file__).parent / "templates/style.css").read_text()
 
@@ -21,14 +21,14 @@ POINTS = {
 }
 HISTOGRAM = {"edges": [0, 0.5, 1], "eps": 0.4, "same": [3, 0], "different": [0, 9]}
 DRAWN = {
-    "lines": lambda f: f.lines("", [("a", [1, 2], [3, 4]), ("b", [2], [1])], "y", ("level", 2.0), low=0),
-    "one point": lambda f: f.lines("", [("", [1], [0.5])], "y"),
-    "many epochs": lambda f: f.lines("", [("a", list(range(100)), list(range(100)))], "y"),
-    "bars": lambda f: f.bars("", ["a", "b"], [1, 2], [[1, 2], [3, 4]], "seconds"),
-    "sizes": lambda f: f.sizes("", [("first", [4, 5, 300]), ("last", [7])]),
-    "distances": lambda f: f.distances("", HISTOGRAM, "Jaccard"),
-    "distances without eps": lambda f: f.distances("", {**HISTOGRAM, "eps": None}, "Jaccard"),
-    "map": lambda f: f.map("", POINTS),
+    "lines": lambda f: f.draw(lines, "", [("a", [1, 2], [3, 4]), ("b", [2], [1])], "y", ("level", 2.0), low=0),
+    "one point": lambda f: f.draw(lines, "", [("", [1], [0.5])], "y"),
+    "many epochs": lambda f: f.draw(lines, "", [("a", list(range(100)), list(range(100)))], "y"),
+    "bars": lambda f: f.draw(bars, "", {"a": [1, 2], "b": [3, 4]}, [1, 2], "seconds"),
+    "sizes": lambda f: f.draw(sizes, "", [("first", [4, 5, 300]), ("last", [7])]),
+    "distances": lambda f: f.draw(distances, "", HISTOGRAM, "Jaccard"),
+    "distances without eps": lambda f: f.draw(distances, "", {**HISTOGRAM, "eps": None}, "Jaccard"),
+    "map": lambda f: f.draw(scatter, "", POINTS),
 }
 
 
@@ -51,15 +51,15 @@ def test_equal_data_give_equal_text(name):
 
 
 def test_marks_of_the_map_are_distinct():
-    svg = Figures().map("", POINTS).svg
+    svg = Figures().draw(scatter, "", POINTS).svg
     marks = re.findall(r'<path id="[^"]*" d="([^"]+)"', svg)
     shapes = {re.sub(r"[\d.\-\s]+", "", mark) for mark in marks}
     assert len(shapes) >= 3  # circles (curves), diamonds (closed lines), crosses (open lines)
-    assert svg != Figures().map("", {**POINTS, "outlier": [False] * 9}).svg  # outliers are hollow
+    assert svg != Figures().draw(scatter, "", {**POINTS, "outlier": [False] * 9}).svg  # outliers are hollow
 
 
 def test_names_are_text_and_not_markup():
-    svg = Figures().lines("", [("<b>$x_1^2$", [1, 2], [1, 2])], "a & b").svg
+    svg = Figures().draw(lines, "", [("<b>$x_1^2$", [1, 2], [1, 2])], "a & b").svg
     assert "<b>" not in svg and ElementTree.fromstring(svg) is not None
 
 
@@ -91,16 +91,16 @@ def test_without_matplotlib_it_says_so(monkeypatch):
 
 
 DRAWS = {
-    "lines": (lambda f, end: f.lines("a", [("a", [1, 2], [3, end])], "y"), True),
-    "bars": (lambda f, end: f.bars("a", ["a"], [1, 2], [[3, end]], "y"), True),
-    "sizes": (lambda f, end: f.sizes("a", [("a", [3, end])]), False),
+    "lines": (lambda f, end: f.draw(lines, "a", [("a", [1, 2], [3, end])], "y"), True),
+    "bars": (lambda f, end: f.draw(bars, "a", {"a": [3, end]}, [1, 2], "y"), True),
+    "sizes": (lambda f, end: f.draw(sizes, "a", [("a", [3, end])]), False),
 }
 
 
 @pytest.mark.parametrize("draw, reused", DRAWS.values(), ids=DRAWS)
 def test_curves_are_reused_where_asked_and_the_rest_only_while_its_data_are_the_same(monkeypatch, draw, reused):
     drawing, calls, own = Figures(), [], figures._draw
-    monkeypatch.setattr(figures, "_draw", lambda *arguments: calls.append(1) or own(*arguments))
+    monkeypatch.setattr(figures, "_draw", lambda *data, **options: calls.append(1) or own(*data, **options))
     first = draw(drawing, 4)
     assert draw(drawing, 4) == first and len(calls) == 1
     drawing.reuse = True
