@@ -103,7 +103,7 @@ class Reads(TorchDispatchMode):
 
 def retrieval_of(paths: list, distances: np.ndarray, identities: np.ndarray, cameras: np.ndarray):
     """What an evaluation of these distances (Q, G) would have known."""
-    from ise_plugin.clustering.ranking import RankingMeter  # late: tests of the bare package do without fastreid
+    from ise_plugin.clustering.retrieval import RankingMeter  # late: tests of the bare package do without fastreid
     from ise_plugin.engine.evaluation import Retrieval
 
     count, distances = len(distances), torch.from_numpy(distances)

@@ -5,7 +5,7 @@ from .clusterers import DBSCAN, generate_pseudo_labels
 from .eps import kth_neighbor_distances
 from .jaccard import Jaccard, jaccard_distance, jaccard_graph
 from .quality import OUTLIER
-from .reranking import rerank_distance
+from .retrieval import rerank_distance
 
 __all__ = [
     "CentroidSimilarities",

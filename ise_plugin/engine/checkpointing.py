@@ -212,25 +212,19 @@ class ISECheckpointer(Checkpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict):
-        weights = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
-        model = self.model.state_dict()
-        missing = [n for n in model if n not in weights and not n.endswith("num_batches_tracked")]
-        misshaped = [n for n in model if n in weights and tuple(weights[n].shape) != tuple(model[n].shape)]
-        if misshaped:
-            name = misshaped[0]
-            self._refuse(
-                f"{name} has shape {tuple(weights[name].shape)} there and {tuple(model[name].shape)} here",
-                len(misshaped),
+        there = {name.removeprefix("module."): tuple(value.shape) for name, value in checkpoint["model"].items()}
+        here = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+        differences = [
+            f"{n} has shape {there[n]} there and {here[n]} here" for n in here if there.get(n, here[n]) != here[n]
+        ]
+        differences += [f"{n} is not in it" for n in here if n not in there and not n.endswith("num_batches_tracked")]
+        if differences:
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            raise UsageError(
+                f"weights file {self._path} does not belong to this model: {differences[0]}{more}; "
+                "check MODEL.BACKBONE and MODEL.HEADS"
             )
-        if missing:
-            self._refuse(f"{missing[0]} is not in it", len(missing))
         return super()._load_model(checkpoint)
-
-    def _refuse(self, difference: str, count: int) -> None:
-        more = f" (and {count - 1} more)" if count > 1 else ""
-        raise UsageError(
-            f"weights file {self._path} does not belong to this model: {difference}{more}; check MODEL.BACKBONE and MODEL.HEADS"
-        )
 
     def _log_incompatible_keys(self, incompatible) -> None:
         unused = [k for k in incompatible.unexpected_keys if not k.startswith(_OTHER_HEADS)]

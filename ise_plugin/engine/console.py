@@ -103,12 +103,9 @@ class EpochSummary(HookBase):
         done = trainer.epoch + 1 - trainer.start_epoch
         seconds, self._last = now - self._last, now
         left = (now - self._begin) / done * (trainer.max_epoch - trainer.epoch - 1)
-        latest = {name: value for name, (value, _) in trainer.storage.latest().items()}
-        evaluated = {
-            name: value
-            for name, (value, iteration) in trainer.storage.latest().items()
-            if iteration == trainer.iter - 1
-        }
+        stored = trainer.storage.latest()
+        latest = {name: value for name, (value, _) in stored.items()}
+        evaluated = {name: value for name, (value, iteration) in stored.items() if iteration == trainer.iter - 1}
         text = epoch_line(trainer.epoch + 1, trainer.max_epoch, latest, evaluated, len(trainer.images), seconds, left)
         logger.info(text)
 

@@ -15,8 +15,7 @@ from fastreid.utils.compute_dist import build_dist
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from ..clustering import rerank_distance
-from ..clustering.ranking import RankingMeter
+from ..clustering.retrieval import RankingMeter, rerank_distance
 from ..errors import UsageError
 from ..utils import distributed
 from ..utils.parallel import blocks_of

@@ -8,7 +8,7 @@ from ..registry import NEIGHBOR_SEARCH
 from ..utils.logs import log_once
 from ..utils.parallel import blocks_of, progress_bar
 from .all_pairs import search_some_rows
-from .checks import Features, integer, searchable
+from .checks import Features, integer, unit_rows
 from .exact_search import Neighbors, float32_product
 from .indexes import ROWS_AT_ONCE, build_hnsw, build_ivf, set_effort
 
@@ -31,7 +31,8 @@ def ivf(features: Features, k: int, num_cells: Optional[int] = None, num_probes:
     Raises:
         ValueError: features that are no finite unit rows, k outside [1, N], num_cells outside [1, N], num_probes < 1.
     """
-    rows, k = searchable(features, k)
+    rows = unit_rows(features)
+    k = integer(k, "k", 1, len(rows))
     if num_cells is not None:
         num_cells = integer(num_cells, "num_cells", 1, len(rows))
     vectors = rows.cpu().numpy()
@@ -61,7 +62,8 @@ def hnsw(
     Raises:
         ValueError: features that are no finite unit rows, k outside [1, N], a parameter below its least value.
     """
-    rows, k = searchable(features, k)
+    rows = unit_rows(features)
+    k = integer(k, "k", 1, len(rows))
     links, search_effort = integer(num_links, "num_links", 2), integer(search_effort, "search_effort", 1)
     vectors = rows.cpu().numpy()
     index = build_hnsw(vectors, links, integer(construction_effort, "construction_effort", 1))

@@ -84,16 +84,6 @@ def neighbor_counts(num_rows: int, k1: int, k2: int) -> tuple[int, int]:
     return k1, min(k2, k1)
 
 
-def searchable(features: Features, k: int) -> tuple[torch.Tensor, int]:
-    """What :func:`unit_rows` gives, and the number of neighbours asked of a search, the row itself included.
-
-    Raises:
-        ValueError: as there; k outside [1, N].
-    """
-    rows = unit_rows(features)
-    return rows, integer(k, "k", 1, len(rows))
-
-
 def integer(value: int, name: str, least: int, most: Optional[int] = None) -> int:
     """Give ``value`` as a plain int.
 

@@ -12,7 +12,7 @@ from ..utils.logs import log_once
 from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
 from ._duplicates import find_copies, spread_over_copies
 from .all_pairs import Multiply, gathered, search_all_pairs, search_some_rows
-from .checks import Features, searchable
+from .checks import Features, integer, unit_rows
 
 Neighbors = tuple[np.ndarray, np.ndarray]  # similarities and indices, (N, k)
 
@@ -40,7 +40,8 @@ def exact(features: Features, k: int, precision: str = "auto", shared: bool = Fa
     """
     if precision not in _PRECISIONS:
         raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
-    rows, k = searchable(features, k)
+    rows = unit_rows(features)
+    k = integer(k, "k", 1, len(rows))
     own = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
     copies = find_copies(rows.cpu().numpy())
     if copies is None:
@@ -139,9 +140,8 @@ def _search_on_device(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
     size = max(1, _DEVICE_BLOCK_ELEMENTS // len(rows))
     starts = range(0, len(rows), size)
     mine = shard(len(starts)) if shared else range(len(starts))
-    found = [
-        (torch.empty(0, keep), torch.empty(0, keep, dtype=torch.int64))
-    ]  # all there is for a process without a share
+    # all there is for a process without a share
+    found = [(torch.empty(0, keep), torch.empty(0, keep, dtype=torch.int64))]
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -1,0 +1,185 @@
+"""Retrieval as person re-identification has it: re-ranked distances, and how well queries find their matches."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from ..neighbors.all_pairs import search_all_pairs
+from ..neighbors.checks import Features, integer, normalized_rows, unit_interval
+from ..neighbors.exact_search import exact, float32_product
+from ..utils.parallel import blocks_of, for_each_block
+from .jaccard import add_distances, expanded_neighborhoods, neighborhood_weights
+
+# Rows that one thread sorts at a time.
+_ROWS_PER_TASK = 16
+
+
+class Ranking(NamedTuple):
+    """How well queries find their matches.
+
+    Attributes:
+        cmc: (R,), float32: share of the queries that count with a match among the first 1..R.
+        average_precision, inverse_penalty: (Q,), float64, in [0, 1]; NaN for a query that does not count.
+    """
+
+    cmc: np.ndarray
+    average_precision: np.ndarray
+    inverse_penalty: np.ndarray
+
+
+class RankingMeter:
+    """CMC, average precision and inverse negative penalty, of distances that come block by block.
+
+    The protocol is Market-1501's (Zheng et al., ICCV 2015), as ``fastreid.evaluation.rank`` has it: gallery images of the
+    query's identity by the query's own camera are left out, a query without any other image of its identity does not count.
+    fastreid walks every row in Python; here only the places of the matches are looked up, so that sorting is the whole cost.
+
+    Args:
+        identities, cameras: (G,), int64, of the gallery.
+        max_rank: R; no more than G are used.
+    """
+
+    def __init__(self, identities: np.ndarray, cameras: np.ndarray, max_rank: int = 50):
+        self._identities, self._cameras = (torch.as_tensor(np.asarray(a)) for a in (identities, cameras))
+        self._first_matches = np.zeros(min(max_rank, len(identities)), np.int64)
+        self._precisions: list[np.ndarray] = []
+        self._penalties: list[np.ndarray] = []
+
+    def add(self, distances: Tensor, identities: np.ndarray, cameras: np.ndarray) -> None:
+        """
+        Args:
+            distances: (Q, G), float32, on any device; what is nearest has the smallest.
+            identities, cameras: (Q,), int64, of these queries.
+        """
+        device, (rows, columns) = distances.device, distances.shape
+        gallery = self._identities.to(device), self._cameras.to(device)
+        query = (torch.as_tensor(np.asarray(a)).to(device)[:, None] for a in (identities, cameras))
+        same, same_camera = (theirs == ours for theirs, ours in zip(gallery, query))
+        places = _places(distances)
+        matches, left_out = (_sorted_places(places, which) for which in (same & ~same_camera, same & same_camera))
+        row, place = matches // columns, matches % columns
+        place = place - (np.searchsorted(left_out, matches) - np.searchsorted(left_out, row * columns))
+        counts = np.bincount(row, minlength=rows)
+        valid = counts > 0
+        precisions, penalties = (np.full(rows, np.nan) for _ in range(2))
+        self._precisions.append(precisions)
+        self._penalties.append(penalties)
+        if not valid.any():
+            return
+        counts = counts[valid]
+        starts = np.cumsum(counts) - counts
+        hits = np.arange(len(place)) - np.repeat(starts, counts) + 1  # matches up to and with this one
+        precisions[valid] = np.add.reduceat(hits / (place + 1.0), starts) / counts
+        penalties[valid] = counts / (place[starts + counts - 1] + 1.0)
+        first = place[starts]
+        np.add.at(self._first_matches, first[first < len(self._first_matches)], 1)
+
+    def result(self) -> Ranking:
+        """
+        Raises:
+            ValueError: no query has a match.
+        """
+        precisions, penalties = (np.concatenate([*parts, []]) for parts in (self._precisions, self._penalties))
+        count = np.isfinite(precisions).sum()
+        if not count:
+            raise ValueError("no query has an image of its identity by another camera in the gallery")
+        cmc = self._first_matches.cumsum().astype(np.float32) / np.float32(count)
+        return Ranking(cmc, precisions, penalties)
+
+
+def _places(distances: Tensor) -> Tensor:
+    """(Q, G), int64: where each gallery image comes in its query's order, from 0."""
+    order = torch.argsort(distances, dim=1, stable=True) if distances.is_cuda else _numpy_order(distances)
+    ascending = torch.arange(distances.shape[1], device=distances.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, ascending)
+
+
+def _numpy_order(distances: Tensor) -> Tensor:
+    """argsort as fastreid has it: what numpy makes of equal distances, on all threads."""
+    values, order = distances.cpu().numpy(), np.empty(distances.shape, np.int64)
+
+    def sort(first: int, last: int) -> None:
+        order[first:last] = np.argsort(values[first:last], axis=1)
+
+    for_each_block(sort, blocks_of(len(values), _ROWS_PER_TASK), "ranking", show_progress=False)
+    return torch.from_numpy(order).to(distances.device)
+
+
+def _sorted_places(places: Tensor, which: Tensor) -> np.ndarray:
+    """row * G + place of the entries of a mask (Q, G), ascending."""
+    rows, columns = which.nonzero(as_tuple=True)
+    return torch.sort(rows * places.shape[1] + places[rows, columns]).values.cpu().numpy()
+
+
+def rerank_distance(
+    query_features: Features,
+    gallery_features: Features,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    precision: str = "auto",
+) -> np.ndarray:
+    """Re-ranked query-gallery distances, without a matrix over all images.
+
+    Zhong, Zheng, Cao, Li, "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017, as fastreid's
+    evaluation has it (``fastreid.evaluation.rerank.re_ranking``) of cosine distances (1 - cosine). It differs from the
+    distance used for pseudo labels: a neighbourhood has k1 members besides the image itself, the weights come from squared
+    distances divided by the largest one of the row, and the result is mixed with those distances. The work is done on the
+    CPU wherever the features are; beyond the result it needs a copy of the features and a few hundred numbers per image.
+
+    Args:
+        query_features: (Q, D), numpy or torch, any length but zero: rows are normalised.
+        gallery_features: (G, D), likewise.
+        k1: members of a neighbourhood besides the image itself, at least 1; no more than there are images are used.
+        k2: images whose weights are averaged, the image itself included, at least 1; 1 switches that off.
+        lambda_value: share of the original distance, in [0, 1]: 1 leaves only that, 0 only the Jaccard distance.
+        precision: of the neighbour search, as for :func:`ise_plugin.neighbors.exact_search.exact`.
+
+    Returns:
+        (Q, G) float32.
+
+    Raises:
+        ValueError: features that are not finite, not two-dimensional or of different width, a zero row, k1 < 1,
+        k2 < 1, lambda_value outside [0, 1].
+    """
+    queries = normalized_rows(query_features, "query_features")
+    gallery = normalized_rows(gallery_features, "gallery_features")
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"gallery_features must have {queries.shape[1]} columns like query_features, got {gallery.shape[1]}"
+        )
+    k1, k2, lambda_value = integer(k1, "k1", 1), integer(k2, "k2", 1), unit_interval(lambda_value, "lambda_value")
+    images = torch.cat([queries, gallery])
+    farthest = _largest_distances(images)
+    weights = _weights(images, farthest, k1, k2, precision)
+    # the share of the original distances: squared cosine distances over the query's largest one
+    distances = (queries @ gallery.T).neg_().add_(1).square_()
+    factors = torch.from_numpy(lambda_value / farthest[: len(queries), None]).float()
+    mixed = distances.mul_(factors).numpy()
+    add_distances(weights[: len(queries)], weights, len(queries), 1.0 - lambda_value, mixed)
+    return mixed
+
+
+def _largest_distances(images: torch.Tensor) -> np.ndarray:
+    """The square of each image's largest cosine distance to any image, (N,) float32."""
+    product = float32_product()
+
+    def negated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        block = product(a, b)
+        return np.negative(block, out=block)
+
+    highest, _ = search_all_pairs(images.numpy(), 1, negated).sorted()
+    # Where all images are the same, only rounding is left to divide by.
+    return np.maximum(np.square(1 + highest[:, 0]), np.finfo(np.float32).eps)
+
+
+def _weights(images: torch.Tensor, farthest: np.ndarray, k1: int, k2: int, precision: str) -> csr_matrix:
+    size = min(k1 + 1, len(images))
+    similarities, ranks = exact(images, size, precision)
+    neighborhoods = expanded_neighborhoods(images, similarities, ranks, min(int(np.around(k1 / 2)) + 1, size))
+    scale = np.repeat(farthest, np.diff(neighborhoods.indptr))
+    neighborhoods.data[:] = np.square(1 - neighborhoods.data) / scale
+    return neighborhood_weights(neighborhoods, ranks, min(k2, size))
