@@ -45,8 +45,7 @@ class RankingMeter:
     def __init__(self, identities: np.ndarray, cameras: np.ndarray, max_rank: int = 50):
         self._identities, self._cameras = (torch.as_tensor(np.asarray(a)) for a in (identities, cameras))
         self._first_matches = np.zeros(min(max_rank, len(identities)), np.int64)
-        self._precisions: list[np.ndarray] = []
-        self._penalties: list[np.ndarray] = []
+        self._measured: list[np.ndarray] = []  # (2, Q): average precision and inverse penalty
 
     def add(self, distances: Tensor, identities: np.ndarray, cameras: np.ndarray) -> None:
         """
@@ -64,16 +63,13 @@ class RankingMeter:
         place = place - (np.searchsorted(left_out, matches) - np.searchsorted(left_out, row * columns))
         counts = np.bincount(row, minlength=rows)
         valid = counts > 0
-        precisions, penalties = (np.full(rows, np.nan) for _ in range(2))
-        self._precisions.append(precisions)
-        self._penalties.append(penalties)
-        if not valid.any():
-            return
         counts = counts[valid]
         starts = np.cumsum(counts) - counts
         hits = np.arange(len(place)) - np.repeat(starts, counts) + 1  # matches up to and with this one
-        precisions[valid] = np.add.reduceat(hits / (place + 1.0), starts) / counts
-        penalties[valid] = counts / (place[starts + counts - 1] + 1.0)
+        measured = np.full((2, rows), np.nan)
+        measured[0, valid] = np.add.reduceat(hits / (place + 1.0), starts) / counts
+        measured[1, valid] = counts / (place[starts + counts - 1] + 1.0)
+        self._measured.append(measured)
         first = place[starts]
         np.add.at(self._first_matches, first[first < len(self._first_matches)], 1)
 
@@ -82,7 +78,7 @@ class RankingMeter:
         Raises:
             ValueError: no query has a match.
         """
-        precisions, penalties = (np.concatenate([*parts, []]) for parts in (self._precisions, self._penalties))
+        precisions, penalties = np.concatenate([*self._measured, np.empty((2, 0))], axis=1)
         count = np.isfinite(precisions).sum()
         if not count:
             raise ValueError("no query has an image of its identity by another camera in the gallery")

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as wishes that a run grants at the next good moment."""
+"""SIGTERM and SIGINT: the run saves at the next good moment, and ends."""
 
 import logging
 import os

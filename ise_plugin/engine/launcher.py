@@ -161,7 +161,7 @@ def _process_group(url: str, world: int, rank: int, local_rank: int, timeout: fl
 def _leave_after(error: Exception, rank: int, local_rank: int) -> None:
     try:
         is_first = dist.distributed_c10d._get_default_store().add("ise/failed processes", 1) == 1
-    except RuntimeError:  # the process that kept the store is gone, and told nobody
+    except RuntimeError:  # the process that kept the store is gone
         is_first = local_rank == 0
     if not is_first:
         time.sleep(_GRACE / 2)  # whoever watches shall see the first one end first

@@ -11,7 +11,6 @@ score plus that bound is below the k-th best float32 similarity, neither this co
 among the k best. A row whose candidates run out before that is reported, and the caller searches it in float32.
 """
 
-from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
@@ -34,16 +33,12 @@ _LARGEST_RATIO = 8
 _ROWS_PER_TASK = 256
 
 
-@dataclass
-class RoundedRows:
-    """Rows rounded to bfloat16 and what is needed to bound the error of their products."""
+def round_rows(rows: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+    """Round (N, D) float32 rows to bfloat16 and bound the error of every row's products.
 
-    rows: torch.Tensor  # (N, D) bfloat16
-    slopes: np.ndarray  # (N,) bound of |x . y - c| over all y, but for the rounding of c itself
-
-
-def round_rows(rows: torch.Tensor) -> RoundedRows:
-    """Round (N, D) float32 rows and bound the error of every row's products."""
+    Returns:
+        (N, D) bfloat16; slopes (N,) float32, bounds of |x . y - c| over all y, but for the rounding of c itself.
+    """
     rounded = torch.empty_like(rows, dtype=torch.bfloat16)
     lengths = torch.empty(3, len(rows))
     for start, stop in blocks_of(len(rows), _ROWS_PER_TASK):
@@ -56,23 +51,22 @@ def round_rows(rows: torch.Tensor) -> RoundedRows:
     # Bounds of sums of D products hold in any order of summation. Twice the usual one for the low-precision product,
     # whose hardware rounds inside a pair of products too; once for the second scoring.
     accumulation = 3 * rows.shape[1] * _UNIT_ROUNDOFF * full * full.max()
-    return RoundedRows(rounded, (lost * full.max() + kept * lost.max() + accumulation).astype(np.float32))
+    return rounded, (lost * full.max() + kept * lost.max() + accumulation).astype(np.float32)
 
 
-def candidates_needed(rounded: RoundedRows, keep: int) -> Optional[int]:
+def candidates_needed(rounded: torch.Tensor, slopes: np.ndarray, keep: int) -> Optional[int]:
     """How many candidates per row will let nearly every row's proof succeed, from a sample of rows.
 
     Returns:
         None if that is so many that a search in float32 is the better choice.
     """
-    num_rows = len(rounded.rows)
+    num_rows = len(rounded)
     sample = np.linspace(0, num_rows - 1, min(num_rows, _SAMPLE_ROWS)).astype(np.int64)
-    scores = torch.nn.functional.linear(rounded.rows[sample], rounded.rows).float()
+    scores = torch.nn.functional.linear(rounded[sample], rounded).float()
     scores[torch.arange(len(sample)), sample] = -np.inf
     worst = scores.topk(keep, dim=1).values[:, -1:]
-    slopes = torch.from_numpy(rounded.slopes[sample])[:, None]
     # The k-th best true similarity is about the k-th best score: one bound below it, plus the rounding of the score.
-    within = (scores + worst.abs() * 2.0**-8 >= worst - slopes).sum(dim=1)
+    within = (scores + worst.abs() * 2.0**-8 >= worst - torch.from_numpy(slopes[sample])[:, None]).sum(dim=1)
     needed = int(np.quantile(within.numpy(), _SAMPLE_QUANTILE)) + _SPARE_CANDIDATES
     if needed > keep * _LARGEST_RATIO:
         return None
@@ -80,7 +74,7 @@ def candidates_needed(rounded: RoundedRows, keep: int) -> Optional[int]:
 
 
 def search_with_candidates(
-    rows: torch.Tensor, rounded: RoundedRows, keep: int, candidates: int, shared: bool = False
+    rows: torch.Tensor, rounded: torch.Tensor, slopes: np.ndarray, keep: int, candidates: int, shared: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best ``keep`` other rows of every row; ``shared``: all processes call this together, and each does a part.
 
@@ -88,12 +82,12 @@ def search_with_candidates(
         similarities (N, keep) float32, indices (N, keep) int32, best first, ties by index; and proven (N,) bool: rows
         where it is False have to be searched otherwise.
     """
-    buffers = search_all_pairs(rounded.rows.view(torch.int16).numpy(), candidates, _multiply, shared)
+    buffers = search_all_pairs(rounded.view(torch.int16).numpy(), candidates, _multiply, shared)
     scores, columns = buffers.sorted()
     mine = shard(len(rows)) if shared else range(len(rows))
     shape = len(rows), keep
     found = np.empty(shape, np.float32), np.empty(shape, np.int32), np.empty(len(rows), np.bool_)
-    arrays = rows.numpy(), scores, columns, buffers.filled, rounded.slopes, *found
+    arrays = rows.numpy(), scores, columns, buffers.filled, slopes, *found
     work = lambda first, last: kernels.score_again(first + mine.start, last + mine.start, *arrays)
     for_each_block(work, blocks_of(len(mine), _ROWS_PER_TASK), "scoring candidates in float32")
     similarities, indices, proven = (gathered(part, shared) for part in found)

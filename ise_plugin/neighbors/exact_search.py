@@ -96,11 +96,11 @@ def _best_precision(num_rows: int) -> str:
 
 def _search_bfloat16(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
     rounded = round_rows(rows)
-    candidates = _decided(partial(candidates_needed, rounded, keep), shared)
+    candidates = _decided(partial(candidates_needed, *rounded, keep), shared)
     if candidates is None:
         log_once("Neighbour search: float32, because these embeddings lie too close together for bfloat16.")
         return _search_float32(rows, keep, shared)
-    similarities, indices, proven = search_with_candidates(rows, rounded, keep, candidates, shared)
+    similarities, indices, proven = search_with_candidates(rows, *rounded, keep, candidates, shared)
     del rounded
     unproven = np.flatnonzero(~proven)
     some = f"{len(unproven)} of {len(rows)} rows"

@@ -101,38 +101,40 @@ def test_accelerator_search_equals_the_cpu_search():
 class TestProof:
     def test_bound_holds_for_every_pair(self):
         features = torch.from_numpy(random_embeddings(400, 96, seed=5, noise=0.3))
-        rounded = _bfloat16.round_rows(features)
-        scores = torch.nn.functional.linear(rounded.rows, rounded.rows).float().numpy()
+        rounded, slopes = _bfloat16.round_rows(features)
+        scores = torch.nn.functional.linear(rounded, rounded).float().numpy()
         true = features.double().numpy() @ features.double().numpy().T
         spacing = np.vectorize(kernels.rounding_of_score)(scores)
         error = np.abs(true - scores)
-        assert (error <= rounded.slopes[:, None] + spacing).all()
-        assert error.max() > 0.1 * (rounded.slopes[:, None] + spacing).min()  # and it is no empty bound
+        assert (error <= slopes[:, None] + spacing).all()
+        assert error.max() > 0.1 * (slopes[:, None] + spacing).min()  # and it is no empty bound
 
     def test_unprovable_rows_are_reported(self):
         features = torch.from_numpy(random_embeddings(300, 16))
-        rounded = _bfloat16.round_rows(features)
-        rounded.slopes[::2] = 10
-        _, _, proven = _bfloat16.search_with_candidates(features, rounded, 5, 20)
+        rounded, slopes = _bfloat16.round_rows(features)
+        slopes[::2] = 10
+        _, _, proven = _bfloat16.search_with_candidates(features, rounded, slopes, 5, 20)
         assert not proven[::2].any() and proven[1::2].any()
 
     def test_proven_rows_are_right_even_with_hardly_any_spare_candidates(self):
         features = random_embeddings(600, 48, noise=2)
-        rounded = _bfloat16.round_rows(torch.from_numpy(features))
-        _, indices, proven = _bfloat16.search_with_candidates(torch.from_numpy(features), rounded, 10, 12)
+        rows = torch.from_numpy(features)
+        rounded, slopes = _bfloat16.round_rows(rows)
+        _, indices, proven = _bfloat16.search_with_candidates(rows, rounded, slopes, 10, 12)
         assert proven.any() and not proven.all()
         np.testing.assert_array_equal(indices[proven], reference_ranks(features, 11)[proven, 1:])
 
     @pytest.mark.parametrize("spread", [0.03, 0.05, 0.1, 0.2])
     def test_no_row_is_proven_wrongly_where_rounding_hides_the_order(self, spread):
         features = unit(1 + spread * np.random.default_rng(0).standard_normal((600, 48)))
-        rounded = _bfloat16.round_rows(torch.from_numpy(features))
+        rows = torch.from_numpy(features)
+        rounded, slopes = _bfloat16.round_rows(rows)
         for candidates in (11, 40):
-            _, indices, proven = _bfloat16.search_with_candidates(torch.from_numpy(features), rounded, 10, candidates)
+            _, indices, proven = _bfloat16.search_with_candidates(rows, rounded, slopes, 10, candidates)
             np.testing.assert_array_equal(indices[proven], reference_ranks(features, 11)[proven, 1:])
 
     def test_fallback_for_some_rows_is_exact_and_logged(self, monkeypatch, caplog):
-        monkeypatch.setattr(neighbors, "candidates_needed", lambda rounded, keep: keep + 2)
+        monkeypatch.setattr(neighbors, "candidates_needed", lambda rounded, slopes, keep: keep + 2)
         features = random_embeddings(600, 48, noise=0.5)
         neighbors.log_once.cache_clear()
         with caplog.at_level(logging.INFO, "fastreid.ise"):
