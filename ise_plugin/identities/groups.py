@@ -71,22 +71,21 @@ def identities_of(
     """
     confidence = confidence_of(labels, similarities.silhouette)
     rows = []
-    for i in sorted(range(len(paths)), key=lambda i: paths[i]):
-        outlier = bool(labels[i] == OUTLIER)
-        has_other = similarities.nearest[i] != OUTLIER
+    for path, camera, label, own, other, nearest in zip(paths, cameras, labels.tolist(), *similarities):
+        outlier, has_other = label == OUTLIER, nearest != OUTLIER
         rows.append(
             Identity(
-                path=paths[i],
-                cluster=int(labels[i]),
+                path=path,
+                cluster=label,
                 outlier=outlier,
-                similarity=None if outlier else _rounded(similarities.own[i]),
-                nearest_cluster=int(similarities.nearest[i]) if has_other else None,
-                nearest_similarity=_rounded(similarities.other[i]) if has_other else None,
-                camera=cameras[i],
-                confidence=None if outlier else _rounded(confidence[labels[i]]),
+                similarity=None if outlier else _rounded(own),
+                nearest_cluster=int(nearest) if has_other else None,
+                nearest_similarity=_rounded(other) if has_other else None,
+                camera=camera,
+                confidence=None if outlier else _rounded(confidence[label]),
             )
         )
-    return keep_safe(rows, min_confidence)
+    return keep_safe(sorted(rows, key=lambda row: row.path), min_confidence)
 
 
 def confidence_of(labels: np.ndarray, silhouette: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ _WITHOUT_IDENTITIES = ("Folder",)
 def run_facts(cfg, config_file: Optional[str] = None) -> dict:
     """Command, environment, configuration, and its differences from the base that ``config_file`` goes back to."""
     name, base = load_base_cfg(config_file) if config_file else ("the defaults", get_cfg())
-    ours, theirs = (flat(_plain(c)) for c in (cfg, base))
+    ours, theirs = flat(cfg), flat(base)
     differs = [
         [key, str(theirs.get(key, "")), str(value)]
         for key, value in sorted(ours.items())
@@ -41,10 +41,6 @@ def run_facts(cfg, config_file: Optional[str] = None) -> dict:
         "environment": _environment(cfg),
         "config": cfg.dump(),
     }
-
-
-def _plain(cfg) -> dict:
-    return {key: _plain(value) if isinstance(value, dict) else value for key, value in cfg.items()}
 
 
 def _command(cfg) -> str:

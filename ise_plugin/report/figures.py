@@ -5,6 +5,7 @@ matplotlib is imported when the first figure is drawn: training starts without i
 
 import importlib.util
 import io
+import os
 import re
 from typing import Callable, NamedTuple, Optional, Sequence
 
@@ -27,41 +28,7 @@ _MARKS = "os^DvPX*"
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1)), "--", "-.")
 # With more epochs than this, marks would hide the lines.
 _MOST_MARKS = 25
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.size": 12,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "axes.facecolor": "none",
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlepad": 8,
-    "axes.titley": 1.0,  # a place that has to be found takes a third of the drawing's time
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.formatter.useoffset": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "legend.fontsize": 11.5,
-    "legend.handlelength": 1.9,
-    "legend.borderpad": 0,
-    "legend.labelspacing": 0.3,
-    "legend.columnspacing": 1.0,
-    "legend.handletextpad": 0.45,
-}
+_STYLE_FILE = os.path.join(os.path.dirname(__file__), "templates", "figures.mplstyle")
 _LEGEND_COLUMNS = 3
 
 Series = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
@@ -107,7 +74,7 @@ def _draw(paint: Callable, *data, **options) -> str:
     from matplotlib.figure import Figure as Drawing
 
     height = _MAP_HEIGHT if paint is scatter else _HEIGHT
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": paint.__name__}):
+    with matplotlib.rc_context({"svg.hashsalt": paint.__name__}, _STYLE_FILE):
         figure = Drawing(figsize=(_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH))
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0, 0, 1, 1))

@@ -33,19 +33,18 @@ REAL, CENTROID, SUPPORT = "real", "centroid", "support"
 METHODS = {"tsne": "sklearn", "opentsne": "openTSNE", "umap": "umap"}
 
 
-def distance_histogram(labelling: Labelling, identities: Optional[np.ndarray], seed: int = 0) -> dict:
+def distance_histogram(labelling: Labelling, identities: Optional[np.ndarray]) -> dict:
     """Distances of a sample of images to all others, those below one: the rest have no neighbour in common.
 
     Args:
         labelling: of N >= 2 images, with its distances.
         identities: (N,), any; None where they are not known.
-        seed: of the sample.
 
     Returns:
         ``edges`` (B + 1 numbers), ``eps``, and counts of B bins: ``same`` and ``different`` identity, or ``all``.
     """
     count = len(labelling.labels)
-    rows = np.sort(np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False))
+    rows = np.sort(np.random.default_rng(0).choice(count, min(_SAMPLE, count), replace=False))
     distances = labelling.distances.of_rows(rows)
     counted = distances < 1
     counted[np.arange(len(rows)), rows] = False
@@ -90,7 +89,11 @@ def choose_images(
         else:
             means = cluster_centroids(labelling.features, torch.from_numpy(of).to(labelling.features.device))[usable]
         chosen = usable[_crowd(means.cpu())]
-    images = [_spread(np.flatnonzero(of == group)) for group in chosen]
+    images = []
+    for group in chosen:
+        members = np.flatnonzero(of == group)
+        spread = np.linspace(0, len(members) - 1, min(IMAGES_PER_GROUP, len(members)))
+        images.append(members[spread.round().astype(int)])
     group_of = np.repeat(np.arange(len(images)), [len(members) for members in images])
     return np.concatenate([np.empty(0, np.int64), *images]), group_of
 
@@ -101,12 +104,6 @@ def _crowd(means: torch.Tensor) -> np.ndarray:
         return np.empty(0, np.int64)
     nearest, order = (means @ means.T).topk(min(GROUPS, len(means)), dim=1)
     return order[nearest[:, -1].argmax()].numpy()
-
-
-def _spread(members: np.ndarray) -> np.ndarray:
-    """At most IMAGES_PER_GROUP of them, at even distances."""
-    places = np.linspace(0, len(members) - 1, min(IMAGES_PER_GROUP, len(members)))
-    return members[np.round(places).astype(int)]
 
 
 def map_of(labelling: Labelling, images: np.ndarray, group_of: np.ndarray, neighbors: int, degree: float) -> dict:

@@ -207,7 +207,6 @@ class RunReport(HookBase):
         stages["after" if started else "before"] = kept
         if started and "before" in stages:
             stages["before"].pop("rows", None)  # shown only until there are better ones
-        os.makedirs(os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER), exist_ok=True)
         self._write(run_files.RETRIEVAL, self._retrieval)
 
     def before_epoch(self) -> None:
@@ -251,8 +250,9 @@ class RunReport(HookBase):
         self._write(run_files.FACTS, {**self._facts, "problems": self._problems})
 
     def _write(self, name: str, content) -> None:
-        text = json.dumps(content, separators=(",", ":"))
-        write_atomically(os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER, name), text.encode())
+        path = os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # an evaluation may come before everything else
+        write_atomically(path, json.dumps(content, separators=(",", ":")).encode())
 
 
 def _chosen_before(run: run_files.Run, count: int) -> Optional[tuple]:

@@ -105,7 +105,7 @@ def read_run(folder: str) -> Run:
     """Reads what there is.
 
     Raises:
-        UsageError: the folder is not there, or holds nothing of a run.
+        UsageError: the folder is not there, or holds nothing of a run; metrics.json cannot be opened.
     """
     if not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder; name the OUTPUT_DIR of a run")
@@ -118,11 +118,8 @@ def read_run(folder: str) -> Run:
     run.history = _history(_read_metrics(run), run.config.get("ISE.ITERS_PER_EPOCH") or 1)
     run.retrieval = _read_json(run, RETRIEVAL, {})
     run.sheets = _read_json(run, SHEETS, [])
-    kept = sorted(Path(folder, FOLDER).glob(f"{_LABELLING_PREFIX}*.json"))
-    for name in [
-        *(path.name for path in kept),
-        LATEST,
-    ]:  # those of chosen epochs first: they hold more than the latest one
+    chosen = sorted(path.name for path in Path(folder, FOLDER).glob(f"{_LABELLING_PREFIX}*.json"))
+    for name in (*chosen, LATEST):  # those of chosen epochs first: they hold more than the latest one
         labelling = _read_json(run, name, {})
         if "epoch" in labelling:
             run.labellings.setdefault(labelling["epoch"], labelling)

@@ -2,7 +2,7 @@
 the page."""
 
 import os
-from typing import Callable, Optional, Sequence
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -110,18 +110,17 @@ def _split_row(paths: Sequence[str], members: np.ndarray, labels: np.ndarray) ->
 def _by_similarity(paths: Sequence[str], clusters: dict, similarities: np.ndarray) -> list:
     mean = {number: float(similarities[members].mean()) for number, members in clusters.items()}
     numbers = [n for n in clusters if len(clusters[n]) >= _SMALLEST_CLUSTER] or list(clusters)
-
-    def sheet(title: str, key: Callable) -> dict:
+    caption, sheets = "by mean similarity to the centroid; identities are not known", []
+    for title, tightest in (("Tightest clusters", True), ("Loosest clusters", False)):
         rows = [
             {
                 "title": f"cluster {n}: {len(clusters[n])} images, similarity to the centroid {mean[n]:.2f}",
                 "images": [picture(paths[i], "", True) for i in clusters[n][:IMAGES_PER_ROW]],
             }
-            for n in sorted(numbers, key=key)[:_ROWS]
+            for n in sorted(numbers, key=mean.__getitem__, reverse=tightest)[:_ROWS]
         ]
-        return {"title": title, "caption": "by mean similarity to the centroid; identities are not known", "rows": rows}
-
-    return [sheet("Tightest clusters", lambda n: -mean[n]), sheet("Loosest clusters", lambda n: mean[n])]
+        sheets.append({"title": title, "caption": caption, "rows": rows})
+    return sheets
 
 
 def ranking(retrieval: Retrieval, query: int) -> tuple[np.ndarray, np.ndarray]:
