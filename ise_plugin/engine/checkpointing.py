@@ -40,14 +40,9 @@ _WITHOUT_EFFECT = (
 )
 
 
-def name_after_epoch(epoch: int) -> str:
-    """fastreid's name of the checkpoint after an epoch, counted from 0."""
-    return f"model_{epoch:04d}"
-
-
-def name_within_epoch(epoch: int, step: int) -> str:
-    """The name of a checkpoint inside an epoch, counted from 0, after so many of its steps."""
-    return f"model_{epoch:04d}_{step:06d}"
+def checkpoint_name(epoch: int, steps: Optional[int] = None) -> str:
+    """fastreid's name of the checkpoint after an epoch, counted from 0; with ``steps``, of one after so many of its steps."""
+    return f"model_{epoch:04d}" + ("" if steps is None else f"_{steps:06d}")
 
 
 def check_space(folder: str, model: nn.Module, optimizer: Optimizer, keep: int) -> None:

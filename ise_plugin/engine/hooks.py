@@ -18,7 +18,7 @@ from ..method import progressive_degree
 from ..registry import HOOK, build
 from ..utils.distributed import average_statistics, computed_once, unwrapped
 from ..utils.seeds import epoch_seed
-from .checkpointing import name_after_epoch, name_within_epoch, run_state
+from .checkpointing import checkpoint_name, run_state
 from .evaluation import Evaluation
 from .interruption import NOTHING, SAVE, STOP
 
@@ -181,12 +181,12 @@ class SaveCheckpoint(HookBase):
             return
         self.trainer.step.write_losses()
         average_statistics(self.trainer.model)  # the file holds those of one process
-        self._save(name_within_epoch(self.trainer.epoch, self.trainer.steps_done), self.trainer.steps_done)
+        self._save(checkpoint_name(self.trainer.epoch, self.trainer.steps_done), self.trainer.steps_done)
         interruption.granted = wish == STOP
 
     def save_start_of_epoch(self) -> None:
         """Saves what there was before this epoch's labelling."""
-        self._save(name_within_epoch(self.trainer.epoch, 0), 0)
+        self._save(checkpoint_name(self.trainer.epoch, 0), 0)
 
     def after_epoch(self) -> None:
         interruption = self.trainer.interruption
@@ -198,7 +198,7 @@ class SaveCheckpoint(HookBase):
         if last:
             self._save("model_final")
         elif asked or (epoch + 1) % self._period == 0:
-            self._save(name_after_epoch(epoch))
+            self._save(checkpoint_name(epoch))
         interruption.granted = asked
 
     def after_train(self) -> None:

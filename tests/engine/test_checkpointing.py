@@ -15,9 +15,8 @@ from torch import nn
 from ise_plugin.config import get_cfg
 from ise_plugin.engine.checkpointing import (
     ISECheckpointer,
+    checkpoint_name,
     load_checkpoint_file,
-    name_after_epoch,
-    name_within_epoch,
     random_state,
     run_state,
     set_random_state,
@@ -204,11 +203,11 @@ def names(folder):
 def test_the_newest_and_the_best_stay(tmp_path):
     checkpointer = ISECheckpointer(make_model(), str(tmp_path), keep=2)
     for name in (
-        name_within_epoch(0, 3),
-        name_after_epoch(0),
+        checkpoint_name(0, 3),
+        checkpoint_name(0),
         "model_best",
-        name_within_epoch(1, 2),
-        name_after_epoch(1),
+        checkpoint_name(1, 2),
+        checkpoint_name(1),
     ):
         checkpointer.save(name)
     assert names(tmp_path) == ["model_0001.pth", "model_0001_000002.pth", "model_best.pth"]
@@ -219,15 +218,15 @@ def test_the_newest_and_the_best_stay(tmp_path):
 def test_none_is_removed_when_all_shall_stay(tmp_path):
     checkpointer = ISECheckpointer(make_model(), str(tmp_path))
     for epoch in range(5):
-        checkpointer.save(name_after_epoch(epoch))
+        checkpointer.save(checkpoint_name(epoch))
     assert len(names(tmp_path)) == 5
 
 
 def test_a_new_run_does_not_remove_what_an_older_one_got_further_with(tmp_path):
-    ISECheckpointer(make_model(), str(tmp_path)).save(name_after_epoch(9))
+    ISECheckpointer(make_model(), str(tmp_path)).save(checkpoint_name(9))
     checkpointer = ISECheckpointer(make_model(), str(tmp_path), keep=1)
     for epoch in range(3):
-        checkpointer.save(name_after_epoch(epoch))
+        checkpointer.save(checkpoint_name(epoch))
     assert names(tmp_path) == ["model_0002.pth", "model_0009.pth"]
     assert [os.path.basename(path) for path in checkpointer.candidates()] == ["model_0002.pth"]
 
@@ -235,7 +234,7 @@ def test_a_new_run_does_not_remove_what_an_older_one_got_further_with(tmp_path):
 @pytest.mark.parametrize("pointer", [None, b"\xff\xfe", b"../elsewhere.pth", b""])
 def test_without_a_usable_pointer_the_furthest_is_taken(tmp_path, pointer):
     checkpointer = ISECheckpointer(make_model(), str(tmp_path))
-    for name in (name_after_epoch(0), name_within_epoch(1, 10), name_within_epoch(1, 9)):
+    for name in (checkpoint_name(0), checkpoint_name(1, 10), checkpoint_name(1, 9)):
         checkpointer.save(name)
     os.remove(tmp_path / "last_checkpoint")
     if pointer is not None:
@@ -259,7 +258,7 @@ def test_weights_are_not_read_from_addresses():
 
 def test_the_best_is_a_last_resort_and_never_pointed_to(tmp_path):
     checkpointer = ISECheckpointer(make_model(), str(tmp_path))
-    checkpointer.save(name_within_epoch(1, 4))
+    checkpointer.save(checkpoint_name(1, 4))
     checkpointer.save("model_best")
     assert (tmp_path / "last_checkpoint").read_text() == "model_0001_000004.pth"
     order = ["model_0001_000004.pth", "model_best.pth"]
