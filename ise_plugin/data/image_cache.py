@@ -20,35 +20,28 @@ logger = logging.getLogger("fastreid.ise.image_cache")
 
 MODES = ("none", "ram", "disk")
 GIBIBYTE = 2**30
-_CHANNELS = 3
-# what an entry was made from: modification time in ns, file size, check sum of the pixels; zeros: not made yet
-_STAMP = np.dtype([("modified", "<i8"), ("size", "<i8"), ("checksum", "<i8")])
+# what an entry was made from: modification time in ns (0: not made yet), file size, check sum of the pixels
+_STAMP = [("modified", "<i8"), ("size", "<i8"), ("checksum", "<i8")]
 # without a bound in the config, the share of the free memory or disk that a cache may take
 _SHARE_OF_FREE = 0.5
-_FORMAT_VERSION = b"1"
+_FORMAT_VERSION = b"2"
 
 
 class ImageCache:
     """N images of one size, each filled in by whoever decodes it first.
 
     Args:
-        pixels: (N, H, W, 3), uint8, in memory that all workers see.
-        stamps: (N,), the file each entry was made from.
+        entries: (N,), in memory that all workers see; each has ``pixels`` (H, W, 3), uint8, and of the file they were made
+            from ``modified``, ``size`` and ``checksum``, int64.
         verify: whether to compare the pixels with their check sum at this process's first read of an entry; a file may
             hold what an interrupted run left half-written.
 
     An entry counts only as long as its file has the size and modification time it was made from.
     """
 
-    def __init__(self, pixels: np.ndarray, stamps: np.ndarray, verify: bool = False):
-        self._pixels = pixels
-        self._stamps = stamps
-        self._unverified = np.full(len(stamps), verify)
-
-    @property
-    def size(self) -> tuple:
-        """(height, width) in pixels."""
-        return self._pixels.shape[1:3]
+    def __init__(self, entries: np.ndarray, verify: bool = False):
+        self._entries = entries
+        self._unverified = np.full(len(entries), verify)
 
     def read(self, index: int, path: str) -> Optional[np.ndarray]:
         """The image (H, W, 3), uint8; None where there is none, or the file has changed since.
@@ -56,22 +49,23 @@ class ImageCache:
         Raises:
             OSError: there is no such file any more.
         """
-        stamp = self._stamps[index]
-        if not stamp["modified"] or _identity(path) != (stamp["modified"], stamp["size"]):
+        entry = self._entries[index]
+        if not entry["modified"] or _identity(path) != (entry["modified"], entry["size"]):
             return None
-        pixels = self._pixels[index]
         if self._unverified[index]:
-            if zlib.crc32(pixels) != stamp["checksum"]:
+            if zlib.crc32(entry["pixels"]) != entry["checksum"]:
                 return None
             self._unverified[index] = False
-        return pixels
+        return entry["pixels"]
 
     def write(self, index: int, path: str, image: np.ndarray) -> None:
         """Keeps an image (H, W, 3), uint8, made from the file as it is now."""
         modified, size = _identity(path)
-        self._stamps[index] = 0  # nobody takes the pixels for an image while they are being written
-        self._pixels[index] = image
-        self._stamps[index] = (modified, size, zlib.crc32(self._pixels[index]))
+        entry = self._entries[index]
+        entry["modified"] = 0  # nobody takes the pixels for an image while they are being written
+        entry["pixels"][:] = image
+        entry["size"], entry["checksum"] = size, zlib.crc32(entry["pixels"])
+        entry["modified"] = modified
 
 
 def open_image_cache(
@@ -96,18 +90,21 @@ def open_image_cache(
     """
     if mode == "none" or not len(paths):
         return None
-    shape = (len(paths), *size, _CHANNELS)
-    needed = int(np.prod(shape)) + len(paths) * _STAMP.itemsize
+    entry = np.dtype([*_STAMP, ("pixels", np.uint8, (*size, 3))])
+    needed = len(paths) * entry.itemsize
     if mode == "ram":
-        problem = _problem_of_memory(needed * processes, limit_gib)
-        if problem is None:
-            return ImageCache(_shared(shape, np.uint8), _shared((len(paths),), _STAMP))
+        problem: Optional[str] = "worker processes share memory only where they are forked"
+        if multiprocessing.get_start_method() == "fork":
+            problem = _problem_of_room(needed * processes, limit_gib, free_memory(), "memory")
+        if problem is None:  # zeros; a page takes memory once it is written to
+            return ImageCache(np.frombuffer(mmap.mmap(-1, needed), entry))
         logger.warning(f"DATALOADER.CACHE ram: {problem}; caching on disk in {folder} instead")
     path = _make_folder(folder) / f"{_digest(paths, size, recipe)}.images"
     problem = None if path.exists() else _problem_of_room(needed, limit_gib, free_space(folder), "disk")
     if problem is None:
         try:
-            return _file_cache(path, shape)
+            _reserve(path, needed)
+            return ImageCache(np.memmap(path, entry, "r+"), verify=True)
         except OSError as error:
             problem = f"{path} cannot be made ({error.strerror})"
     logger.warning(f"DATALOADER.CACHE disk: {problem}; images are decoded anew every time")
@@ -119,26 +116,12 @@ def _identity(path: str) -> tuple:
     return status.st_mtime_ns, status.st_size
 
 
-def _shared(shape: tuple, dtype) -> np.ndarray:
-    """An array of zeros that processes forked later share; a page takes memory once it is written to."""
-    dtype = np.dtype(dtype)
-    return np.frombuffer(mmap.mmap(-1, int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
-
-
-def _file_cache(path: Path, shape: tuple) -> ImageCache:
-    stamps_at = int(np.prod(shape))
-    length = stamps_at + shape[0] * _STAMP.itemsize
-    if not path.exists():
-        _reserve(path, length)
-    if path.stat().st_size != length:
-        raise OSError(0, "it has another size than its name says; remove it")
-    return ImageCache(
-        np.memmap(path, np.uint8, "r+", 0, shape), np.memmap(path, _STAMP, "r+", stamps_at, shape[:1]), verify=True
-    )
-
-
 def _reserve(path: Path, length: int) -> None:
     """Makes the file with all its blocks: running out of disk later would end the process without a message."""
+    if path.exists():
+        if path.stat().st_size != length:
+            raise OSError(0, "it has another size than its name says; remove it")
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "r+b") as file:
@@ -168,12 +151,6 @@ def _digest(paths: Sequence[str], size: tuple, recipe: str) -> str:
     for part in (str(tuple(size)), recipe, *map(os.path.abspath, paths)):
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()[:32]
-
-
-def _problem_of_memory(needed: int, limit_gib: float) -> Optional[str]:
-    if multiprocessing.get_start_method() != "fork":
-        return "worker processes share memory only where they are forked"
-    return _problem_of_room(needed, limit_gib, free_memory(), "memory")
 
 
 def _problem_of_room(needed: int, limit_gib: float, free: Optional[int], what: str) -> Optional[str]:

@@ -31,7 +31,7 @@ def open_cache(mode, paths, folder, **options):
 @pytest.mark.parametrize("mode", ["ram", "disk"])
 def test_what_is_written_is_read_until_the_file_changes(mode, paths, tmp_path):
     cache = open_cache(mode, paths, tmp_path / "cache")
-    assert cache.size == SIZE and cache.read(1, paths[1]) is None
+    assert cache.read(1, paths[1]) is None
     cache.write(1, paths[1], IMAGE)
     assert np.array_equal(cache.read(1, paths[1]), IMAGE)
     assert cache.read(0, paths[0]) is None and cache.read(2, paths[2]) is None
@@ -73,7 +73,7 @@ def test_a_half_written_entry_is_not_taken(paths, tmp_path):
     cache.write(0, paths[0], IMAGE)
     (file,) = (tmp_path / "cache").iterdir()
     content = bytearray(file.read_bytes())
-    content[10] ^= 255
+    content[40] ^= 255  # of the first image's pixels
     file.write_bytes(content)
     assert open_cache("disk", paths, tmp_path / "cache").read(0, paths[0]) is None
 
@@ -112,15 +112,15 @@ def test_too_little_memory_falls_back_to_the_disk_and_says_so(paths, tmp_path, c
     if limit:  # the bound holds for the disk as well
         assert cache is None and "CACHE_GIB allows 1e-09" in caplog.text and "decoded anew" in caplog.text
     else:
-        assert isinstance(cache._pixels, np.memmap)
+        assert isinstance(cache._entries, np.memmap)
     assert "DATALOADER.CACHE ram" in caplog.text and "on disk" in caplog.text
 
 
 def test_processes_of_one_machine_share_its_memory(paths, tmp_path, monkeypatch):
     needed = 3 * (72 + 24)
     monkeypatch.setattr(module, "free_memory", lambda: 2 * 4 * needed)
-    assert not isinstance(open_cache("ram", paths, tmp_path, processes=4)._pixels, np.memmap)
-    assert isinstance(open_cache("ram", paths, tmp_path, processes=5)._pixels, np.memmap)
+    assert not isinstance(open_cache("ram", paths, tmp_path, processes=4)._entries, np.memmap)
+    assert isinstance(open_cache("ram", paths, tmp_path, processes=5)._entries, np.memmap)
 
 
 def test_too_little_disk_means_no_cache(paths, tmp_path, caplog, monkeypatch):
@@ -134,7 +134,7 @@ def test_too_little_disk_means_no_cache(paths, tmp_path, caplog, monkeypatch):
 
 def test_workers_that_are_not_forked_use_the_disk(paths, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(module.multiprocessing, "get_start_method", lambda: "spawn")
-    assert isinstance(open_cache("ram", paths, tmp_path / "cache")._pixels, np.memmap) and "forked" in caplog.text
+    assert isinstance(open_cache("ram", paths, tmp_path / "cache")._entries, np.memmap) and "forked" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_named(paths, tmp_path):
