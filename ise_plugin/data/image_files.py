@@ -23,11 +23,15 @@ _DIGEST_SIZE = 16
 _NAMED_IN_ERROR = 5
 
 
-def find_images(folder: str) -> list[str]:
+def find_images(folder: str, left_out: str = "") -> list[str]:
     """The picture files under a folder, at any depth, by their names; none is opened.
 
     Links to folders are followed, each folder is visited once, so loops end. Hidden files and folders (names that start
     with a dot) and files of other types are passed over; the log says how many.
+
+    Args:
+        folder: to look in.
+        left_out: a folder whose files do not count, where it lies below the other.
 
     Returns:
         Paths relative to the folder, with "/", sorted.
@@ -38,7 +42,7 @@ def find_images(folder: str) -> list[str]:
     if not os.path.isdir(folder):
         raise UsageError(f"{shown(folder)} is not a folder; check the path")
     found, others = [], Counter()
-    for directory, name in _files(folder):
+    for directory, name in _files(folder, left_out):
         if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
             found.append(os.path.relpath(os.path.join(directory, name), folder).replace(os.sep, "/"))
         else:
@@ -51,34 +55,27 @@ def find_images(folder: str) -> list[str]:
     return sorted(found)
 
 
-def _files(folder: str) -> Iterator[tuple[str, str]]:
+def _files(folder: str, left_out: str) -> Iterator[tuple[str, str]]:
     """(directory, name) of every file, each directory visited once, however many links lead to it."""
-    seen = {_identity(folder)}
-    for directory, subfolders, names in os.walk(folder, followlinks=True, onerror=_say_unreadable):
-        kept = []
-        for name in sorted(subfolders):
-            identity = _identity(os.path.join(directory, name))
-            if name.startswith("."):
-                continue
-            if identity in seen:
-                logger.warning(f"{shown(os.path.join(directory, name))} leads to a folder already read; left out")
-                continue
-            seen.add(identity)
-            kept.append(name)
-        subfolders[:] = kept
+
+    def say_unreadable(error: OSError) -> None:
+        logger.warning(f"{shown(str(error.filename))} cannot be listed ({error.strerror}); left out")
+
+    seen = {os.path.realpath(folder)}
+    for directory, subfolders, names in os.walk(folder, followlinks=True, onerror=say_unreadable):
+        visible = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders.clear()
+        for name in visible:
+            path = os.path.join(directory, name)
+            place = os.path.realpath(path)
+            if left_out and place == os.path.realpath(left_out):
+                logger.warning(f"{shown(path)} is where this run writes; left out")
+            elif place in seen:
+                logger.warning(f"{shown(path)} leads to a folder already read; left out")
+            else:
+                seen.add(place)
+                subfolders.append(name)
         yield from ((directory, name) for name in names)
-
-
-def _identity(folder: str) -> tuple:
-    try:
-        status = os.stat(folder)
-    except OSError:  # os.walk will meet the same error and say so
-        return (folder,)
-    return status.st_dev, status.st_ino
-
-
-def _say_unreadable(error: OSError) -> None:
-    logger.warning(f"{shown(str(error.filename))} cannot be listed ({error.strerror}); left out")
 
 
 def check_images(folder: str, names: Sequence[str], max_bad_share: float, option: str) -> list[str]:
@@ -185,13 +182,10 @@ class StandIns:
             try:
                 return read(place)
             except (UnreadableImage, OSError) as error:
-                self._lose(place, getattr(error, "strerror", None) or str(error))
+                self.lost[place] = True
+                reason = getattr(error, "strerror", None) or str(error)
+                path = shown(self._paths[place])
+                logger.warning(f"image {path} was lost during the run ({reason}); the next one is taken instead")
+            lost = [Problem(self._paths[i], "lost during the run") for i in self.lost.nonzero().flatten().tolist()]
+            check_share(lost, len(self._paths), self._max_share, self._option)
         raise UsageError("no image can be read any more; check the folder")
-
-    def _lose(self, place: int, reason: str) -> None:
-        self.lost[place] = True
-        logger.warning(
-            f"image {shown(self._paths[place])} was lost during the run ({reason}); the next one is taken instead"
-        )
-        lost = [Problem(self._paths[i], "lost during the run") for i in self.lost.nonzero().flatten().tolist()]
-        check_share(lost, len(self._paths), self._max_share, self._option)

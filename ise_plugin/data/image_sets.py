@@ -58,23 +58,18 @@ def read_training_images(names: Sequence[str], combine_all: bool = False, cfg=No
     """
     items = []
     for name in names:
-        data = _read(name, cfg, ("train",), combineall=combine_all)
+        data = _read(name, cfg, {"train": "training"}, combineall=combine_all)
         if comm.is_main_process():
             data.show_train()
         items.extend((path, f"{name}/{camera}") for path, _identity, camera in data.train)
-        if not data.train:
-            raise UsageError(f"data set {name} has no training images{_where(data)}; {_advice(data, name)}")
     items.sort()
     paths = tuple(path for path, _ in items)
     camera_names, cameras = np.unique([camera for _, camera in items], return_inverse=True)
-    return TrainingImages(paths, cameras.astype(np.int64), tuple(map(str, camera_names)), _stand_ins(paths, names, cfg))
-
-
-def _stand_ins(paths: tuple, names: Sequence[str], cfg) -> Optional[StandIns]:
-    """Benchmarks are complete or wrong; a folder of somebody's own may lose a file without ending the run."""
-    if cfg is None or tuple(names) != (Folder.__name__,):
-        return None
-    return StandIns(paths, cfg.DATASETS.FOLDER.MAX_BAD_SHARE, MAX_BAD_SHARE_KEY)
+    stand_ins = None
+    # benchmarks are complete or wrong; a folder of somebody's own may lose a file without ending the run
+    if cfg is not None and tuple(names) == (Folder.__name__,):
+        stand_ins = StandIns(paths, cfg.DATASETS.FOLDER.MAX_BAD_SHARE, MAX_BAD_SHARE_KEY)
+    return TrainingImages(paths, cameras.astype(np.int64), tuple(map(str, camera_names)), stand_ins)
 
 
 def read_evaluation_images(name: str, cfg=None) -> tuple[list, int]:
@@ -88,52 +83,43 @@ def read_evaluation_images(name: str, cfg=None) -> tuple[list, int]:
         UsageError: the name is not registered, its folder is missing, there are no query or gallery images, or no query
             has an image of the same identity by another camera in the gallery, which alone counts as a match.
     """
-    data = _read(name, cfg, ("query", "gallery"))
+    data = _read(name, cfg, {"query": "query", "gallery": "gallery"})
     if comm.is_main_process():
         data.show_test()
     query, gallery = sorted(data.query), sorted(data.gallery)
-    if not query or not gallery:
-        part = "query" if not query else "gallery"
-        raise UsageError(f"data set {name} has no {part} images{_where(data)}; {_advice(data, name)}")
     seen = {(identity, camera) for _, identity, camera in gallery}
     cameras = Counter(identity for identity, _ in seen)
     if not any(cameras[identity] > ((identity, camera) in seen) for _, identity, camera in query):
         raise UsageError(
             f"data set {name} cannot be evaluated: no query has an image of the same identity by another camera in the "
-            f"gallery; {_advice(data, name)}"
+            f"gallery; {getattr(data, 'advice', _where_to_put())}"
         )
     return query + gallery, len(query)
 
 
-def _read(name: str, cfg, parts: Sequence[str], **options):
+def _read(name: str, cfg, parts: dict[str, str], **options):
+    """The data set; ``parts``, attribute -> what the user calls it, are read and hold something."""
     reader = registered(DATASET_REGISTRY, name, "DATASETS")
     if cfg is not None and hasattr(reader, "from_config"):
         options.update(reader.from_config(cfg))
     try:
         data = reader(root=datasets_root(), **options)
-        for part in parts:
-            getattr(data, part)  # readers list their folders only when asked
+        empty = [part for attribute, part in parts.items() if not getattr(data, attribute)]  # which lists the folder
     except (RuntimeError, AssertionError, OSError) as error:  # stock readers raise each of these for a missing folder
         raise UsageError(
-            f"data set {name} cannot be read: {' '.join(str(error).split())}; {_where_to_put(name)}"
+            f"data set {name} cannot be read: {' '.join(str(error).split())}; {_where_to_put()}"
         ) from error
+    if empty and hasattr(data, "advice"):  # its reader has folders other than its data_dir
+        raise UsageError(f"data set {name} has no {empty[0]} images; {data.advice}")
+    if empty:
+        folder = os.path.abspath(getattr(data, "data_dir", getattr(data, "dataset_dir", datasets_root())))
+        raise UsageError(f"data set {name} has no {empty[0]} images in {folder}; {_where_to_put()}")
     return data
 
 
-def _advice(data, name: str) -> str:
-    return getattr(data, "advice", None) or _where_to_put(name)
-
-
-def _where_to_put(name: str) -> str:
+def _where_to_put() -> str:
     root = os.path.abspath(datasets_root())
     return (
         f"looked under {root}, which {ROOT_VARIABLE} sets; a Market-1501-style data set there holds bounding_box_train, "
         f"query and bounding_box_test (docs/howto/datasets.md has the layout of each)"
     )
-
-
-def _where(data) -> str:
-    """Readers with advice of their own have other folders than their data_dir."""
-    if hasattr(data, "advice"):
-        return ""
-    return f" in {os.path.abspath(getattr(data, 'data_dir', getattr(data, 'dataset_dir', datasets_root())))}"

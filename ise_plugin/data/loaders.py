@@ -33,11 +33,10 @@ class TrainingLoader:
     def __init__(self, cfg, images: TrainingImages):
         self._cfg = cfg
         self._images = images
-        self._dataset = _TrainingDataset(cfg, images)
         self._batches = _Batches()
         options = _loading_options(cfg)
         self._loader = UserErrorLoader(
-            self._dataset,
+            _TrainingDataset(cfg, images),
             batch_sampler=self._batches,
             persistent_workers=options["num_workers"] > 0,
             generator=torch.Generator(),  # the global one would be drawn from in a first pass, and not in later ones
@@ -46,9 +45,8 @@ class TrainingLoader:
 
     def extraction(self) -> Iterable[dict]:
         """This process's share of the images, once, in order, with the test transform."""
-        size = self._cfg.ISE.EXTRACTION.IMS_PER_BATCH or self._cfg.TEST.IMS_PER_BATCH
         mine = shard(len(self._images))
-        size = max(1, size // world_size())
+        size = max(1, (self._cfg.ISE.EXTRACTION.IMS_PER_BATCH or self._cfg.TEST.IMS_PER_BATCH) // world_size())
         return _Pass(self, [list(mine[start : start + size]) for start in range(0, len(mine), size)])
 
     def pseudo_labelled(self, labels: np.ndarray, seed: int) -> "_Pass":
@@ -86,9 +84,6 @@ class _Batches:
     def __iter__(self) -> Iterator:
         return iter(self.current)
 
-    def __len__(self) -> int:
-        return len(self.current)
-
 
 class _Pass:
     """One way through the images; can be iterated again."""
@@ -112,33 +107,32 @@ class _TrainingDataset(Dataset):
     """Keys with a pseudo label mean the training transform, plain indices the test transform."""
 
     def __init__(self, cfg, images: TrainingImages):
-        caches = {}
-        on_device = None
-        train, test = (build_transforms(cfg, is_train=is_train) for is_train in (True, False))
-        self._train = ImageDataset(images.paths, train, cameras=images.cameras, stand_ins=images.stand_ins)
-        self._test = ImageDataset(images.paths, test, cameras=images.cameras, stand_ins=images.stand_ins)
+        self._train, self._test = (
+            ImageDataset(
+                images.paths,
+                build_transforms(cfg, is_train=is_train),
+                cameras=images.cameras,
+                stand_ins=images.stand_ins,
+            )
+            for is_train in (True, False)
+        )
         if cfg.DATALOADER.AUGMENT_ON_DEVICE:
-            on_device = batch_augmentation(cfg, self._train.steps)
-        self._train.on_device = on_device
-        for dataset in (self._train, self._test):
-            size = dataset.steps.size
-            if size not in caches:
-                caches[size] = _open_cache(cfg, images.paths, dataset)
-            dataset.cache = caches[size]
+            self._train.on_device = batch_augmentation(cfg, self._train.steps)
+        self._train.cache = _open_cache(cfg, self._train)
+        same_size = self._train.steps.size == self._test.steps.size
+        self._test.cache = self._train.cache if same_size else _open_cache(cfg, self._test)
 
     def __len__(self) -> int:
         return len(self._test)
 
     def __getitems__(self, keys: Sequence) -> dict:
-        if isinstance(keys, Share):
-            return self._share(keys)
-        dataset = self._train if isinstance(keys[0], tuple) else self._test
+        training = isinstance(keys, Share) or isinstance(keys[0], tuple)
+        dataset = self._train if training else self._test
         dataset.worker_files = self.worker_files
-        return dataset.__getitems__(keys)
-
-    def _share(self, keys: Share) -> dict:
+        if not isinstance(keys, Share):
+            return dataset.__getitems__(keys)
         # a process without images still needs to know how large and of which type they are
-        batch = self._train.__getitems__(keys or [(0, 0, 0)])
+        batch = dataset.__getitems__(keys or [(0, 0, 0)])
         batch = {name: values[: len(keys)] for name, values in batch.items()}
         return {**batch, "whole": WholeBatch(torch.from_numpy(keys.labels), keys.counts)}
 
@@ -156,12 +150,7 @@ def build_test_loader(cfg, dataset_name: str) -> tuple[DataLoader, int]:
     ), num_query
 
 
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _open_cache(cfg, paths: Sequence[str], dataset: ImageDataset) -> Optional[ImageCache]:
+def _open_cache(cfg, dataset: ImageDataset) -> Optional[ImageCache]:
     loader = cfg.DATALOADER
     if loader.CACHE == "none":
         return None
@@ -170,15 +159,20 @@ def _open_cache(cfg, paths: Sequence[str], dataset: ImageDataset) -> Optional[Im
             "DATALOADER.CACHE keeps images of one size; name height and width in INPUT.SIZE_TRAIN and INPUT.SIZE_TEST, "
             "switch INPUT.AUTOAUG off, or set DATALOADER.CACHE none"
         )
-    folder = loader.CACHE_DIR or os.path.join(cfg.OUTPUT_DIR, "cache")
-    recipe = str(dataset.steps.resize)
     return open_image_cache(
-        loader.CACHE, paths, dataset.steps.size, recipe, folder, loader.CACHE_GIB, processes=comm.get_local_size()
+        loader.CACHE,
+        dataset.paths,
+        dataset.steps.size,
+        recipe=str(dataset.steps.resize),
+        folder=loader.CACHE_DIR or os.path.join(cfg.OUTPUT_DIR, "cache"),
+        limit_gib=loader.CACHE_GIB,
+        processes=comm.get_local_size(),
     )
 
 
 def _loading_options(cfg) -> dict:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
-        "num_workers": min(cfg.DATALOADER.NUM_WORKERS, available_cores()),  # more would only take turns
+        "num_workers": min(cfg.DATALOADER.NUM_WORKERS, cores),  # more would only take turns
         "pin_memory": torch.device(cfg.MODEL.DEVICE).type == "cuda",
     }

@@ -5,9 +5,8 @@ import os
 import stat
 import struct
 import zlib
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,8 +20,7 @@ _DECODING_ERRORS = (
     SyntaxError,
     EOFError,
     TypeError,
-    KeyError,
-    IndexError,
+    LookupError,
     OverflowError,
     MemoryError,
     struct.error,
@@ -89,7 +87,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UnreadableImage: it is damaged, too large, or less than 4 pixels wide or high.
     """
-    _check_size(*image.size)
+    width, height = image.size
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise UnreadableImage(f"{width} x {height} pixels are more than {Image.MAX_IMAGE_PIXELS}")
+    if min(width, height) < MIN_SIDE:
+        raise UnreadableImage(f"{width} x {height} pixels are too few to show anything")
     try:
         return _as_rgb(ImageOps.exif_transpose(image))
     except _DECODING_ERRORS as error:
@@ -107,13 +109,6 @@ def _content(path: str) -> bytes:
             return file.read()
     except (OSError, ValueError) as error:
         raise UnreadableImage(getattr(error, "strerror", None) or str(error)) from error
-
-
-def _check_size(width: int, height: int) -> None:
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise UnreadableImage(f"{width} x {height} pixels are more than {Image.MAX_IMAGE_PIXELS}")
-    if min(width, height) < MIN_SIDE:
-        raise UnreadableImage(f"{width} x {height} pixels are too few to show anything")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -158,10 +153,9 @@ def read_many(paths: Sequence[str], use: Callable[[bytes], object], threads: int
             return ReadImage(path, None, str(error))
 
     with ThreadPoolExecutor(threads) as pool:
-        ahead = deque()
+        before: Iterable[ReadImage] = ()
         for start in range(0, len(paths), _FILES_AT_ONCE):
-            ahead.append(pool.map(read, paths[start : start + _FILES_AT_ONCE]))
-            if len(ahead) > 1:  # the threads work on the next ones while the caller uses these
-                yield from ahead.popleft()
-        while ahead:
-            yield from ahead.popleft()
+            ahead = pool.map(read, paths[start : start + _FILES_AT_ONCE])
+            yield from before  # while the threads work on the next ones
+            before = ahead
+        yield from before

@@ -31,8 +31,7 @@ class CrossCameraBatchSampler(Sampler):
     A cluster with a single image makes no group. Passes follow one another until the epoch has its batches; every batch
     is made of distinct clusters, the clusters left over at the end of a pass are dropped. With several processes all draw the
     same batches, and each takes its share of the groups of every batch, or where there are fewer groups than processes of
-    its images. Source: the multiple-gallery
-    sampler that Cluster Contrast and ISE train with (``docs/method.md``).
+    its images. Source: the multiple-gallery sampler that Cluster Contrast and ISE train with (``docs/method.md``).
 
     Args:
         labels: (N,), int64 pseudo labels, -1 for outliers, which are never drawn.
@@ -51,8 +50,7 @@ class CrossCameraBatchSampler(Sampler):
     :class:`Share` s.
 
     Raises:
-        ValueError: no cluster has two images, or ``batch_size`` is not a
-            multiple of ``num_instances``.
+        ValueError: no cluster has two images, or ``batch_size`` is not a multiple of ``num_instances``.
     """
 
     def __init__(
@@ -72,8 +70,7 @@ class CrossCameraBatchSampler(Sampler):
         self.num_instances = num_instances
         self.num_batches = num_batches
         self.seed = seed
-        wanted = batch_size // num_instances
-        self.clusters_per_batch = min(wanted, len(self.members))
+        self.clusters_per_batch = min(batch_size // num_instances, len(self.members))
 
     def __len__(self) -> int:
         return self.num_batches

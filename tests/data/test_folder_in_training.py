@@ -125,4 +125,4 @@ def test_what_the_run_writes_is_no_training_image(crops, caplog):
     (crops / "out/identities").mkdir()
     Image.new("RGB", (8, 16)).save(crops / "out/identities/page_0001.jpg")
     assert trainer_on(crops, crops / "out").images.paths == first
-    assert "1 pictures in out, where this run writes, are passed over" in caplog.text
+    assert "out is where this run writes; left out" in caplog.text

@@ -91,7 +91,7 @@ class Folder(ImageDataset):
     def _read_train(self) -> list[Item]:
         if not self.data_dir:
             raise UsageError(f"{_KEY}.ROOT is empty; set it to the folder with the images")
-        names = self._usable(self.data_dir, self._written_by_the_run())
+        names = self._usable(self.data_dir, self._output_dir)
         cameras = self._cameras(names)
         return [(os.path.join(self.data_dir, name), UNKNOWN, camera) for name, camera in zip(names, cameras)]
 
@@ -116,26 +116,10 @@ class Folder(ImageDataset):
     def _number(self, kind: str, name: str) -> int:
         return self._numbers[kind].setdefault(name, len(self._numbers[kind]))
 
-    def _written_by_the_run(self) -> str:
-        """The output folder relative to the images', as their names have it; empty where it lies elsewhere, or around them."""
-        if not self._output_dir:
-            return ""
-        inside = os.path.relpath(os.path.realpath(self._output_dir), os.path.realpath(self.data_dir)).replace(
-            os.sep, "/"
-        )
-        return "" if inside == "." or inside.split("/")[0] == ".." else inside
-
     def _usable(self, folder: str, left_out: str = "") -> list[str]:
-        return computed_once(lambda: self._checked(folder, left_out))
-
-    def _checked(self, folder: str, left_out: str) -> list[str]:
-        found = find_images(folder)
-        names = [name for name in found if not left_out or not name.startswith(f"{left_out}/")]
-        if len(names) < len(found):
-            logger.warning(
-                f"{len(found) - len(names)} pictures in {shown(left_out)}, where this run writes, are passed over"
-            )
-        return check_images(folder, names, self._max_bad_share, MAX_BAD_SHARE_KEY)
+        return computed_once(
+            lambda: check_images(folder, find_images(folder, left_out), self._max_bad_share, MAX_BAD_SHARE_KEY)
+        )
 
     def _cameras(self, names: list[str]) -> list[str]:
         if self._rule is None:
@@ -155,11 +139,8 @@ class Folder(ImageDataset):
 
 def _camera_rule(regex: str, table: str, folders: bool) -> Optional[Callable[[str], Optional[str]]]:
     """Relative path -> camera or None; no rule at all where nothing is given."""
-    given = [
-        f"{_KEY}.{key}"
-        for key, value in (("CAMERA_REGEX", regex), ("CAMERA_CSV", table), ("CAMERA_FOLDERS", folders))
-        if value
-    ]
+    rules = {"CAMERA_REGEX": regex, "CAMERA_CSV": table, "CAMERA_FOLDERS": folders}
+    given = [f"{_KEY}.{key}" for key, value in rules.items() if value]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are given; cameras can be told by one of them only")
     if regex:

@@ -40,7 +40,13 @@ class SyntheticPersons(ImageDataset):
         self.train_dir, self.query_dir, self.gallery_dir = (
             os.path.join(self.dataset_dir, folder) for folder in (TRAIN_DIR, QUERY_DIR, GALLERY_DIR)
         )
-        self._check_folders()
+        for folder in (self.train_dir, self.query_dir, self.gallery_dir):
+            if not os.path.isdir(folder):
+                raise FileNotFoundError(
+                    f"{folder} not found: {type(self).__name__} looks in the folder that FASTREID_DATASETS names "
+                    f"(default: datasets) for synthetic_persons_{self.size}/ with {TRAIN_DIR}/, {QUERY_DIR}/ and "
+                    f"{GALLERY_DIR}/; write it with: python projects/SyntheticPersons/make.py --size {self.size}"
+                )
         super().__init__(
             lambda: self.process_dir(self.train_dir),
             lambda: self.process_dir(self.query_dir, is_train=False),
@@ -53,26 +59,15 @@ class SyntheticPersons(ImageDataset):
         items: list[Item] = []
         for name in sorted(os.listdir(dir_path)):
             match = FILE_NAME.fullmatch(name)
-            if match is None:
+            if match is None or int(match[1]) == JUNK_PID:
                 continue
             pid, camera = int(match[1]), int(match[2]) - 1
-            if pid == JUNK_PID:
-                continue
             path = os.path.join(dir_path, name)
             if is_train:
                 items.append((path, f"{self.dataset_name}_{pid}", f"{self.dataset_name}_{camera}"))
             else:
                 items.append((path, pid, camera))
         return items
-
-    def _check_folders(self) -> None:
-        for folder in (self.train_dir, self.query_dir, self.gallery_dir):
-            if not os.path.isdir(folder):
-                raise FileNotFoundError(
-                    f"{folder} not found: {type(self).__name__} looks in the folder that FASTREID_DATASETS names "
-                    f"(default: datasets) for synthetic_persons_{self.size}/ with {TRAIN_DIR}/, {QUERY_DIR}/ and "
-                    f"{GALLERY_DIR}/; write it with: python projects/SyntheticPersons/make.py --size {self.size}"
-                )
 
 
 @DATASET_REGISTRY.register()
