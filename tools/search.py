@@ -7,6 +7,13 @@ import sys
 from ise_plugin.utils.command_line import run_command
 
 
+def matches(text: str) -> int:
+    """How many matches to give, at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description="Find the indexed images that are most similar to query images.")
     result.add_argument("queries", nargs="+", metavar="FILE_OR_FOLDER", help="query pictures, or folders of them")
@@ -16,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         "--weights", help="file of weights, if others were used for the embeddings than the run's default"
     )
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    result.add_argument("-k", type=int, default=10, help="matches per query (default: 10)")
+    result.add_argument("-k", type=matches, default=10, help="matches per query (default: 10)")
     result.add_argument("--exact", action="store_true", help="compare with every vector, whatever the index")
     result.add_argument("--rerank", action="store_true", help="order the candidates anew by k-reciprocal re-ranking")
     result.add_argument("--candidates", type=int, default=200, help="that re-ranking orders (default: 200)")
@@ -30,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def search(args: argparse.Namespace) -> None:
-    from ise_plugin.inference.queries import find_matches, picture_format, table_of, write_json, write_picture
+    from ise_plugin.inference.jobs import find_matches, picture_format, table_of, write_json, write_picture
 
     if args.picture is not None:
         picture_format(args.picture)  # a wrong name shall not cost the search

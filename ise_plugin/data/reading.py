@@ -129,15 +129,15 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class ReadImage(NamedTuple):
-    """One file of :func:`read_many`: either an image or the reason why there is none."""
+class ReadFile(NamedTuple):
+    """One file of :func:`read_many`: what was made of its image, or None and the reason."""
 
     path: str
     value: Any
     reason: Optional[str]
 
 
-def read_many(paths: Sequence[str], use: Callable[[bytes], object], threads: int) -> Iterator[ReadImage]:
+def read_many(paths: Sequence[str], use: Callable[[bytes], object], threads: int) -> Iterator[ReadFile]:
     """``use`` of the bytes of every file, in the order of the paths, on several threads.
 
     Args:
@@ -146,14 +146,14 @@ def read_many(paths: Sequence[str], use: Callable[[bytes], object], threads: int
         threads: at least 1. Pillow lets go of Python's lock while it decodes.
     """
 
-    def read(path: str) -> ReadImage:
+    def read(path: str) -> ReadFile:
         try:
-            return ReadImage(path, use(_content(path)), None)
+            return ReadFile(path, use(_content(path)), None)
         except UnreadableImage as error:
-            return ReadImage(path, None, str(error))
+            return ReadFile(path, None, str(error))
 
     with ThreadPoolExecutor(threads) as pool:
-        before: Iterable[ReadImage] = ()
+        before: Iterable[ReadFile] = ()
         for start in range(0, len(paths), _FILES_AT_ONCE):
             ahead = pool.map(read, paths[start : start + _FILES_AT_ONCE])
             yield from before  # while the threads work on the next ones

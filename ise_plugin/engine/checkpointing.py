@@ -27,6 +27,8 @@ logger = logging.getLogger("fastreid.ise.checkpoints")
 _OTHER_HEADS = ("heads.weight", "heads.classifier")
 _PERIODIC = re.compile(r"model_(\d{4,})(?:_(\d{6,}))?\.pth")
 _FINAL, _BEST = "model_final", "model_best"
+# the file of the weights that were chosen without labels
+CHOSEN = "model_chosen.pth"
 _POINTER = "last_checkpoint"
 # the best, the last, and the one that is being written, beside those kept
 _MORE_FILES = 3

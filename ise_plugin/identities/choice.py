@@ -11,6 +11,7 @@ from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
 from ..data.datasets.folder import UNKNOWN, Folder
+from ..engine.checkpointing import CHOSEN
 from ..engine.labelling import Labelling
 from ..registry import HOOK
 from ..utils.distributed import unwrapped
@@ -19,8 +20,6 @@ from ..utils.weights import DamagedWeights, load_checkpoint_file, sealed
 from .groups import identities_of, table_of, write_identities
 
 logger = logging.getLogger("fastreid.ise.choice")
-
-CHOSEN_NAME = "model_chosen.pth"
 
 
 @HOOK.register()
@@ -44,7 +43,7 @@ class IdentityChoice(HookBase):
 
     def __init__(self, cfg):
         self._cfg = cfg
-        self._path = os.path.join(cfg.OUTPUT_DIR, CHOSEN_NAME)
+        self._path = os.path.join(cfg.OUTPUT_DIR, CHOSEN)
         self.scores: dict = {}
         self.chosen: Optional[int] = None
 
@@ -73,7 +72,7 @@ class IdentityChoice(HookBase):
         self._judge(last, labelling)
         comm.synchronize()
         logger.info(
-            f"Chosen without labels: {CHOSEN_NAME} holds the weights of epoch {self.chosen} of {last}, whose groups stand "
+            f"Chosen without labels: {CHOSEN} holds the weights of epoch {self.chosen} of {last}, whose groups stand "
             f"furthest apart (separation {self.scores[self.chosen]:.3f}; the last epoch has {self.scores[last]:.3f})"
         )
         if self.chosen != last:

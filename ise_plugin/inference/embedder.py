@@ -3,7 +3,8 @@
 import hashlib
 import os
 import warnings
-from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Union
+from itertools import islice
+from typing import Iterator, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from fastreid.data.transforms import build_transforms
 from fastreid.data.transforms.transforms import ToTensor
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import Compose
 
 from ..config import CfgNode, load_cfg
-from ..data.reading import MIN_SIDE, Problem, UnreadableImage, decode_rgb, read_many, upright_rgb
-from ..engine.checkpointing import ISECheckpointer
+from ..data.reading import MIN_SIDE, Problem, ReadFile, UnreadableImage, decode_rgb, read_many, upright_rgb
+from ..engine.checkpointing import CHOSEN, ISECheckpointer
 from ..engine.start import resolve_device
 from ..errors import UsageError
 from ..modeling.build import build_model
@@ -24,20 +26,12 @@ from ..utils.parallel import num_threads
 from ..utils.weights import first_not_finite
 
 # Weights of a run, the first that is there: chosen without labels, else the last.
-_WEIGHTS_NAMES = ("model_chosen.pth", "model_final.pth")
+_WEIGHTS_NAMES = (CHOSEN, "model_final.pth")
 # Images in a batch: large enough that starting it costs nothing, small enough for the caches of a CPU.
 BATCH_SIZE = 64
 _DIGEST_SIZE = 8
 
 ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
-
-
-class EmbeddedFile(NamedTuple):
-    """A file and its embedding (D,) float32 of unit length; or None and the reason why there is none."""
-
-    path: str
-    embedding: Optional[np.ndarray]
-    reason: Optional[str]
 
 
 class EmbeddingNetwork(nn.Module):
@@ -110,11 +104,15 @@ class Embedder:
                 f"{shown(self.weights)} holds numbers that are not finite, in {bad}; take another checkpoint"
             )
         self.model.eval()
-        self._transform = _to_pixels(self.cfg)
+        # the test transform without its last step, which makes a tensor of one image
+        steps = build_transforms(self.cfg, is_train=False).transforms
+        self._transform = Compose([step for step in steps if not isinstance(step, ToTensor)])
         self._device = torch.device(self.cfg.MODEL.DEVICE)
         self.input_size = self._pixels(Image.new("RGB", (8, 16))).shape[:2]
         self.network = EmbeddingNetwork(self.model)
-        self._fast = _optimized(self.network, self.input_size, self._device)
+        network = self.network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # on the CPU batch norms are folded into convolutions, which is measurably faster
+        self._fast = traced(network, self.input_size) if self._device.type == "cpu" else network
         self.fingerprint = _fingerprint(self.weights, self.input_size)
 
     def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
@@ -146,21 +144,13 @@ class Embedder:
         batches = [self._embed(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE)]
         return np.concatenate(batches) if batches else np.zeros((0, self._width()), np.float32)
 
-    def stream(self, paths: Sequence[str]) -> Iterator[EmbeddedFile]:
-        """Embeddings of files as they come, in their order; needs memory for some hundred images only."""
-        waiting: list = []
-        for found in read_many(paths, self._decoded, num_threads()):
-            waiting.append(found)
-            if len(waiting) == BATCH_SIZE:
-                yield from self._embedded(waiting)
-                waiting = []
-        yield from self._embedded(waiting)
-
-    def _embedded(self, files: list) -> Iterator[EmbeddedFile]:
-        pixels = [found.value for found in files if found.reason is None]
-        rows = iter(self._embed(pixels)) if pixels else iter(())
-        for found in files:
-            yield EmbeddedFile(found.path, next(rows) if found.reason is None else None, found.reason)
+    def stream(self, paths: Sequence[str]) -> Iterator[ReadFile]:
+        """Files with their embeddings (D,), float32, in their order; needs memory for some hundred images only."""
+        files = read_many(paths, self._decoded, num_threads())
+        while batch := list(islice(files, BATCH_SIZE)):
+            pixels = [found.value for found in batch if found.reason is None]
+            rows = iter(self._embed(pixels)) if pixels else iter(())
+            yield from (found._replace(value=next(rows)) if found.reason is None else found for found in batch)
 
     def _decoded(self, content: bytes) -> np.ndarray:
         return self._pixels(decode_rgb(content))
@@ -197,18 +187,6 @@ def _run_weights(run: str) -> str:
     raise UsageError(f"{shown(str(run))} holds neither {' nor '.join(_WEIGHTS_NAMES)}; has the run finished?")
 
 
-def _to_pixels(cfg: CfgNode) -> Callable[[Image.Image], Image.Image]:
-    """The test transform without its last step, which makes a tensor of one image."""
-    steps = build_transforms(cfg, is_train=False).transforms
-
-    def transform(image: Image.Image) -> Image.Image:
-        for step in steps:
-            image = image if isinstance(step, ToTensor) else step(image)
-        return image
-
-    return transform
-
-
 def _as_image(image: Union[Image.Image, np.ndarray], place: int) -> Image.Image:
     """Of the image at a place of the caller's list."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
@@ -235,12 +213,6 @@ def traced(network: nn.Module, input_size: tuple) -> torch.jit.ScriptModule:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of checks of shapes, which are constant here, and of TorchScript's future
         return torch.jit.freeze(torch.jit.trace(network, example, check_trace=False))
-
-
-def _optimized(network: nn.Module, input_size: tuple, device: torch.device) -> nn.Module:
-    """The network on its device; on the CPU batch norms are folded into convolutions, which is measurably faster."""
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return traced(network, input_size) if device.type == "cpu" else network
 
 
 def _fingerprint(weights: str, input_size: tuple) -> str:

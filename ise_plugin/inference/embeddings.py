@@ -17,7 +17,7 @@ logger = logging.getLogger("fastreid.ise.search")
 # Images in a part: what an interruption can cost at most.
 PART_SIZE = 2048
 FORMATS = ("npz", "parquet")
-_PART_NAME = re.compile(r"\d{6,}\.npz")
+_PART_NAME = re.compile(r"(\d{6,})\.npz")
 # What the npz holds: array -> type and number of dimensions.
 _ARRAYS = {
     "embeddings": (np.float32, 2),
@@ -78,8 +78,8 @@ class EmbeddingStore:
     def __init__(self, base: str, fingerprint: str, run: str, width: int):
         self._base, self._fingerprint, self._run, self._width = base, fingerprint, run, width
         self._parts = f"{base}.parts"
-        self._known: dict = {}
-        self._new: list = []
+        self._known: dict = {}  # path -> (embedding, stamp)
+        self._unwritten: list = []  # paths of those that are in memory only
         result = f"{base}.npz"
         try:
             if os.path.exists(result):
@@ -88,7 +88,7 @@ class EmbeddingStore:
             raise UsageError(
                 f"{shown(result)} holds no embeddings of this network ({error}); remove it or choose another --output"
             ) from error
-        for path in _part_files(self._parts):
+        for _, path in sorted(_part_files(self._parts).items()):
             try:
                 self._take(path)
             except _NotEmbeddings as error:
@@ -115,28 +115,29 @@ class EmbeddingStore:
 
     def add(self, path: str, vector: np.ndarray) -> None:
         """Keeps an embedding (D,); every 2048 of them go to the disk."""
-        self._new.append((path, vector, stamp(path)))
-        if len(self._new) == PART_SIZE:
-            self.flush()
+        self._known[path] = vector, stamp(path)
+        self._unwritten.append(path)
+        if len(self._unwritten) == PART_SIZE:
+            self._flush()
 
-    def flush(self) -> None:
-        """Writes what is only in memory so far.
+    def _flush(self) -> None:
+        if self._unwritten:
+            number = max(_part_files(self._parts), default=-1) + 1
+            _write_npz(os.path.join(self._parts, f"{number:06d}.npz"), self._embeddings_of(self._unwritten))
+            self._unwritten = []
+
+    def pause(self) -> None:
+        """Writes what is in memory only; no empty folder stays. For the end of a job, whether it has failed or not.
 
         Raises:
             UsageError: the folder cannot be written to.
         """
-        if not self._new:
-            return
-        _write_npz(_next_part(self._parts), self._as_embeddings(self._new))
-        self._known.update((path, (vector, when)) for path, vector, when in self._new)
-        self._new = []
-
-    def pause(self) -> None:
-        """:meth:`flush`, and no empty folder stays. For the end of a job, whether it has failed or not."""
         try:
-            self.flush()
+            self._flush()
         finally:
-            _remove_if_empty(self._parts)
+            with suppress(OSError):  # it holds parts, or what somebody else has put there
+                remove_leftovers(self._parts)
+                os.rmdir(self._parts)
 
     def finish(self, paths: Sequence[str], formats: Sequence[str] = FORMATS) -> Embeddings:
         """Writes the files of the paths that have an embedding, in that order, and removes the parts.
@@ -148,18 +149,21 @@ class EmbeddingStore:
         Raises:
             UsageError: the folder cannot be written to.
         """
-        self.flush()
-        rows = [(path, *self._known[path]) for path in paths if path in self._known]
-        result = self._as_embeddings(rows)
+        self._flush()
+        result = self._embeddings_of([path for path in paths if path in self._known])
         for kind in formats:
             _WRITERS[kind](f"{self._base}.{kind}", result)
-        _remove_parts(self._parts)
+        for part in _part_files(self._parts).values():
+            with suppress(OSError):  # the result is there; a part that stays does no harm
+                os.remove(part)
+        self.pause()
         return result
 
-    def _as_embeddings(self, rows: list) -> Embeddings:
-        vectors = np.array([vector for _, vector, _ in rows], np.float32).reshape(len(rows), self._width)
-        stamps = np.array([when for _, _, when in rows], np.int64).reshape(len(rows), 2)
-        return Embeddings([path for path, _, _ in rows], vectors, stamps, self._fingerprint, self._run)
+    def _embeddings_of(self, paths: list) -> Embeddings:
+        rows = [self._known[path] for path in paths]
+        vectors = np.array([vector for vector, _ in rows], np.float32).reshape(len(rows), self._width)
+        stamps = np.array([when for _, when in rows], np.int64).reshape(len(rows), 2)
+        return Embeddings(paths, vectors, stamps, self._fingerprint, self._run)
 
 
 def read_embeddings(path: str) -> Embeddings:
@@ -220,27 +224,10 @@ def _check(arrays: dict) -> None:
         raise _NotEmbeddings("some of its embeddings are no finite numbers")
 
 
-def _part_files(folder: str) -> list[str]:
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    return [os.path.join(folder, name) for name in names if _PART_NAME.fullmatch(name)]
-
-
-def _next_part(folder: str) -> str:
-    numbers = [int(os.path.splitext(os.path.basename(path))[0]) for path in _part_files(folder)]
-    return os.path.join(folder, f"{max(numbers, default=-1) + 1:06d}.npz")
-
-
-def _remove_parts(folder: str) -> None:
-    for path in _part_files(folder):
-        with suppress(OSError):  # the result is there; a part that stays does no harm
-            os.remove(path)
-    _remove_if_empty(folder)
-
-
-def _remove_if_empty(folder: str) -> None:
-    with suppress(OSError):  # it holds parts, or what somebody else has put there
-        remove_leftovers(folder)
-        os.rmdir(folder)
+def _part_files(folder: str) -> dict[int, str]:
+    """Number -> path of the parts in a folder."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return {int(found[1]): os.path.join(folder, found[0]) for found in map(_PART_NAME.fullmatch, names) if found}
 
 
 def _write_npz(path: str, content: Embeddings) -> None:

@@ -80,26 +80,21 @@ def export(embedder: Embedder, output: str, kind: str = "onnx") -> Exported:
 def metadata_of(embedder: Embedder) -> dict:
     """What somebody who only has the file needs to know: all values are JSON."""
     cfg, (height, width) = embedder.cfg, embedder.input_size
+    backbone, start = load_cfg(os.path.join(embedder.run, "config.yaml")).MODEL.BACKBONE, "random weights"
+    if backbone.PRETRAIN:
+        start = f"pretrained weights: {os.path.basename(backbone.PRETRAIN_PATH) or 'downloaded by fastreid (ImageNet)'}"
     return {
         "input_height": height,
         "input_width": width,
         "input_range": "RGB, 0 to 255, float32; resized with bicubic interpolation; normalisation is inside",
         "backbone": f"{cfg.MODEL.BACKBONE.NAME} {cfg.MODEL.BACKBONE.DEPTH}",
         "weights": f"trained without labels on {', '.join(cfg.DATASETS.NAMES)}",
-        "started_from": _started_from(embedder.run),
+        "started_from": start,
         "fingerprint": embedder.fingerprint,
         "licence": LICENCE_NOTE,
         "version": __version__,
         "config": cfg.dump(),
     }
-
-
-def _started_from(run: str) -> str:
-    """The kind of weights that training started from."""
-    backbone = load_cfg(os.path.join(run, "config.yaml")).MODEL.BACKBONE
-    if not backbone.PRETRAIN:
-        return "random weights"
-    return f"pretrained weights: {os.path.basename(backbone.PRETRAIN_PATH) or 'downloaded by fastreid (ImageNet)'}"
 
 
 def _to_onnx(network: nn.Module, input_size: tuple, metadata: dict) -> bytes:

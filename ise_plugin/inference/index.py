@@ -16,14 +16,18 @@ from .embeddings import Embeddings
 
 logger = logging.getLogger("fastreid.ise.search")
 
-KINDS = ("auto", "exact", "ivf", "hnsw")
+_KINDS = {
+    "exact": (build_flat, faiss.IndexFlat),
+    "ivf": (build_ivf, faiss.IndexIVFFlat),
+    "hnsw": (build_hnsw, faiss.IndexHNSWFlat),
+}
+KINDS = ("auto", *_KINDS)
 # Vectors up to which "auto" is exact: comparing with all of them takes some milliseconds.
 EXACT_LIMIT = 50_000
 _INDEX_NAME, _NAMES_NAME, _ABOUT_NAME = "index.faiss", "names.json", "about.json"
 _OWN_NAMES = {_INDEX_NAME, _NAMES_NAME, _ABOUT_NAME}
 # Tells an about.json of ours from anybody else's: only what has it is ever replaced.
 _MARK = {"format": "ise_plugin search index", "version": 1}
-_CLASSES = {"exact": faiss.IndexFlat, "ivf": faiss.IndexIVFFlat, "hnsw": faiss.IndexHNSWFlat}
 _ABOUT_TYPES = {"kind": str, "effort": int, "recall": float, "fingerprint": str, "run": str}
 # The search effort is raised until so many sampled rows find so many of their true neighbours.
 _SAMPLE, _NEIGHBORS = 500, 10
@@ -56,11 +60,6 @@ class SearchIndex:
     def __len__(self) -> int:
         return len(self.paths)
 
-    @property
-    def width(self) -> int:
-        """Length of an embedding."""
-        return self._index.d
-
     def set_exact(self) -> None:
         """Compares with all vectors from now on.
 
@@ -88,8 +87,8 @@ class SearchIndex:
             ValueError: k < 1.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.width:
-            raise UsageError(f"queries have shape {queries.shape}, but the index holds vectors of length {self.width}")
+        if queries.ndim != 2 or queries.shape[1] != self._index.d:
+            raise UsageError(f"queries have shape {queries.shape}, the index holds vectors of length {self._index.d}")
         if not np.isfinite(queries).all():
             raise UsageError("queries hold values that are no finite numbers; the network's weights are damaged")
         if k < 1:
@@ -136,8 +135,13 @@ class SearchIndex:
         """
         try:
             about, paths = _read_about(folder), _read_json(folder, _NAMES_NAME)
-            index = _read_faiss(folder)
-            _check_parts(index, paths, about)
+            index = _read_faiss(folder, about["kind"])
+            if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+                raise ValueError(f"{_NAMES_NAME} is no list of names")
+            if not 0 < index.ntotal == len(paths):
+                raise ValueError(f"{len(paths)} names for {index.ntotal} vectors")
+            if not (about["kind"] != "exact") <= about["effort"] <= len(paths):
+                raise ValueError(f"an effort of {about['effort']}")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"{shown(folder)} is no index ({_reason(error)}); tools/build_index.py writes one"
@@ -187,23 +191,14 @@ def _read_about(folder: str) -> dict:
     return about
 
 
-def _read_faiss(folder: str) -> faiss.Index:
+def _read_faiss(folder: str, kind: str) -> faiss.Index:
     try:
-        return faiss.read_index(os.path.join(folder, _INDEX_NAME))
+        index = faiss.read_index(os.path.join(folder, _INDEX_NAME))
     except (RuntimeError, MemoryError) as error:  # its own message is about its source code
         raise ValueError(f"{_INDEX_NAME} is missing or damaged") from error
-
-
-def _check_parts(index: faiss.Index, paths: Sequence[str], about: dict) -> None:
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise ValueError(f"{_NAMES_NAME} is no list of names")
-    if not 0 < index.ntotal == len(paths):
-        raise ValueError(f"{len(paths)} names for {index.ntotal} vectors")
-    kind, effort = about["kind"], about["effort"]
-    if not isinstance(index, _CLASSES.get(kind, ())) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+    if kind not in _KINDS or not isinstance(index, _KINDS[kind][1]) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise ValueError(f"{_INDEX_NAME} is not of kind {kind}")
-    if not (kind != "exact") <= effort <= len(paths):
-        raise ValueError(f"an effort of {effort}")
+    return index
 
 
 def build_index(embeddings: Embeddings, kind: str = "auto", recall: float = 0.97) -> SearchIndex:
@@ -228,7 +223,7 @@ def build_index(embeddings: Embeddings, kind: str = "auto", recall: float = 0.97
         raise UsageError(f"--recall must be greater than 0 and at most 1, not {recall}")
     if kind == "auto":
         kind = "exact" if len(vectors) <= EXACT_LIMIT else "ivf"
-    index = {"exact": build_flat, "ivf": build_ivf, "hnsw": build_hnsw}[kind](vectors)
+    index = _KINDS[kind][0](vectors)
     effort, found = (0, 1.0) if kind == "exact" else _tune(index, vectors, recall)
     logger.info(
         f"Index: {kind}, {len(vectors)} vectors, recall {found:.3f} of the {_NEIGHBORS} nearest, effort {effort}"
@@ -251,7 +246,8 @@ def _tune(index: faiss.Index, vectors: np.ndarray, recall: float) -> tuple[int, 
     while True:
         steps = min(round(effort), most)
         set_effort(index, steps)
-        found = recall_of(_others(index, vectors, rows), truth)
+        pairs = zip(_others(index, vectors, rows), truth)
+        found = float(np.mean([len(near & true) / len(true) if true else 1 for near, true in pairs]))
         if found >= recall or steps == most:
             return steps, found
         effort *= 2**0.5
@@ -261,12 +257,6 @@ def _others(index: faiss.Index, vectors: np.ndarray, rows: np.ndarray) -> list[s
     """The nearest neighbours of some rows, themselves left out."""
     indices = index.search(vectors[rows], min(_NEIGHBORS + 1, len(vectors)))[1]
     return [set([i for i in found.tolist() if i not in (-1, row)][:_NEIGHBORS]) for row, found in zip(rows, indices)]
-
-
-def recall_of(found: Sequence[set], truth: Sequence[set]) -> float:
-    """Mean share of the true neighbours that were found; 1 where there are none to find."""
-    shares = [len(a & b) / len(b) for a, b in zip(found, truth) if b]
-    return float(np.mean(shares)) if shares else 1.0
 
 
 def _reason(error: Exception) -> str:

@@ -1,20 +1,34 @@
-"""From files and folders to a store of embeddings."""
+"""What the tools do with a network: embed files into a store; search for query images, as table, JSON and picture."""
 
+import io
+import json
+import logging
 import os
 import re
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
+from PIL import Image
+from tabulate import tabulate
 
 from ..data.image_files import check_share, find_images
 from ..data.reading import Problem
+from ..data.thumbnails import Row, draw_rows
 from ..errors import UsageError
-from ..utils.files import shown
+from ..utils.files import shown, write_atomically
 from ..utils.parallel import progress_bar
 from .embedder import Embedder
 from .embeddings import FORMATS, Embeddings, EmbeddingStore, check_parquet
+from .index import SearchIndex
+
+logger = logging.getLogger("fastreid.ise.search")
 
 _ENDING = re.compile(rf"\.({'|'.join(FORMATS)})$", re.IGNORECASE)
+_PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+_QUALITY = 90
+_DECIMALS = 4
+# More would make a picture that programs refuse to show: 3,500 x 15,000 pixels.
+MOST_QUERIES, MOST_MATCHES = 100, 50
 
 
 class EmbeddingJob(NamedTuple):
@@ -67,7 +81,9 @@ def embed_files(
             kept for the next run. A share outside [0, 1], or an output without a name. Or see :class:`EmbeddingStore` and
             :func:`list_files`.
     """
-    base = _without_ending(output)
+    base = _ENDING.sub("", output)
+    if os.path.basename(base) in ("", ".", ".."):
+        raise UsageError(f"--output {output!r} names no file; give a path without ending, as in folder/embeddings")
     if not 0 <= max_bad_share <= 1:
         raise UsageError(f"--max-bad-share must be from 0 to 1, not {max_bad_share}")
     if "parquet" in formats:
@@ -80,12 +96,16 @@ def embed_files(
         with progress_bar(len(missing), "embedding", unit="img") as bar:
             for found in embedder.stream(missing):
                 bar.update()
-                if found.embedding is not None:
-                    _check_finite(found.embedding, found.path, embedder.weights)
-                    store.add(found.path, found.embedding)
-                else:
-                    problems.append(Problem(found.path, found.reason or ""))
+                if found.reason is not None:
+                    problems.append(Problem(found.path, found.reason))
                     check_share(problems, len(paths), max_bad_share, "--max-bad-share", stopped=True)
+                elif np.isfinite(found.value).all():
+                    store.add(found.path, found.value)
+                else:
+                    raise UsageError(
+                        f"{shown(os.fspath(embedder.weights))} gives no finite numbers for {shown(found.path)}; "
+                        "its training has failed, choose other weights"
+                    )
     finally:
         store.pause()
     bad = {problem.path for problem in problems}
@@ -93,16 +113,123 @@ def embed_files(
     return EmbeddingJob(result, len(missing) - len(problems), problems, [f"{base}.{kind}" for kind in formats])
 
 
-def _without_ending(output: str) -> str:
-    base = _ENDING.sub("", output)
-    if os.path.basename(base) in ("", ".", ".."):
-        raise UsageError(f"--output {output!r} names no file; give a path without ending, as in folder/embeddings")
-    return base
+class Found(NamedTuple):
+    """A query image and its matches, the best first."""
+
+    query: str
+    matches: list
 
 
-def _check_finite(vector: np.ndarray, path: str, weights: str) -> None:
-    if not np.isfinite(vector).all():
+def find_matches(
+    index_folder: str,
+    inputs: Sequence[str],
+    run: Optional[str] = None,
+    weights: Optional[str] = None,
+    device: str = "auto",
+    k: int = 10,
+    exact: bool = False,
+    rerank: bool = False,
+    candidates: int = 200,
+) -> list[Found]:
+    """Searches for every query image.
+
+    Args:
+        index_folder: of a :class:`SearchIndex`.
+        inputs: query files, and folders of them.
+        run: of the network; by default the one that the index remembers.
+        weights, device: as for :class:`ise_plugin.Embedder`.
+        k, rerank, candidates: as for :meth:`SearchIndex.search`.
+        exact: see :meth:`SearchIndex.set_exact`.
+
+    Raises:
+        UsageError: the index, the weights or a query cannot be read, the network is another than that of the index, or
+            the index holds nothing that compares with anything.
+        ValueError: k < 1.
+    """
+    index = SearchIndex.load(index_folder)
+    if exact:
+        index.set_exact()
+    embedder = Embedder(run or index.about["run"], weights, device)
+    if embedder.fingerprint != index.about["fingerprint"]:
         raise UsageError(
-            f"{shown(os.fspath(weights))} gives no finite numbers for {shown(path)}; its training has failed, "
-            "choose other weights"
+            f"{shown(index_folder)} was built with another network than {shown(embedder.weights)}; "
+            "name the right one with --run or --weights, or build the index anew"
         )
+    paths = list_files(inputs)
+    matches = index.search(embedder(paths), k, rerank, candidates)
+    if not any(matches):
+        raise UsageError(f"{shown(index_folder)} gives no match at all; build it anew from embeddings made anew")
+    return [Found(*pair) for pair in zip(paths, matches)]
+
+
+def table_of(found: Sequence[Found]) -> str:
+    """The matches as text."""
+    rows = [[_cell(each.query), m.rank, f"{m.similarity:.4f}", _cell(m.path)] for each in found for m in each.matches]
+    return tabulate(rows, headers=["query", "rank", "similarity", "match"], tablefmt="pipe", disable_numparse=True)
+
+
+def _cell(path: str) -> str:
+    return shown(path).replace("|", "\\|")  # as Markdown has it; a bare one would end the column
+
+
+def write_json(path: str, found: Sequence[Found]) -> None:
+    """The matches as a list of {"query", "matches": [{"rank", "path", "similarity"}]}.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    content = [
+        {
+            "query": each.query,
+            "matches": [m._replace(similarity=round(m.similarity, _DECIMALS))._asdict() for m in each.matches],
+        }
+        for each in found
+    ]
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def picture_format(path: str) -> str:
+    """The format that the ending of a name stands for, as Pillow calls it.
+
+    Raises:
+        UsageError: another ending.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in _PICTURE_FORMATS:
+        raise UsageError(f"--picture {shown(path)}: the name must end in one of {', '.join(_PICTURE_FORMATS)}")
+    return _PICTURE_FORMATS[ending]
+
+
+def write_picture(path: str, found: Sequence[Found]) -> None:
+    """Queries, framed, and their matches, the best first with their similarities, as one picture.
+
+    The first 100 queries and 50 matches of each are shown; the log says when there are more.
+
+    Args:
+        path: ends in .jpg, .jpeg or .png.
+        found: at least one.
+
+    Raises:
+        UsageError: another ending, or the file cannot be written.
+    """
+    kind, buffer = picture_format(path), io.BytesIO()
+    try:
+        _draw(found).save(buffer, kind, quality=_QUALITY)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{shown(path)} cannot be drawn ({error}); ask for fewer matches with -k") from error
+    write_atomically(path, buffer.getvalue())
+
+
+def _draw(found: Sequence[Found]) -> Image.Image:
+    most = max(len(each.matches) for each in found)
+    if len(found) > MOST_QUERIES or most > MOST_MATCHES:
+        logger.warning(
+            f"the picture shows {min(len(found), MOST_QUERIES)} of {len(found)} queries "
+            f"and up to {min(most, MOST_MATCHES)} of {most} matches for each"
+        )
+    rows = []
+    for query, matches in found[:MOST_QUERIES]:
+        shown_matches = matches[:MOST_MATCHES]
+        captions = ["query", *(f"{match.similarity:.3f}" for match in shown_matches)]
+        rows.append(Row([query, *(match.path for match in shown_matches)], captions=captions, framed=True))
+    return draw_rows(rows)

@@ -103,8 +103,8 @@ def test_stream_names_what_cannot_be_read(run, tmp_path):
     asked = [paths[0], str(tmp_path / "bad.jpg"), paths[1]]
     found = list(embedder.stream(asked))
     assert [f.path for f in found] == asked
-    assert [f.reason for f in found] == [None, "the file is empty", None] and found[1].embedding is None
-    assert np.allclose(np.stack([found[0].embedding, found[2].embedding]), embedder(paths[:2]), atol=1e-5)
+    assert [f.reason for f in found] == [None, "the file is empty", None] and found[1].value is None
+    assert np.allclose(np.stack([found[0].value, found[2].value]), embedder(paths[:2]), atol=1e-5)
     with pytest.raises(UsageError, match="bad.jpg.*empty"):
         embedder(asked)
 

@@ -147,6 +147,12 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, na
     assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def test_no_match_asked_for(capsys):
+    with pytest.raises(SystemExit):
+        tool("search")("q.jpg", "--index", "nowhere", "-k", 0)
+    assert "argument -k: must be at least 1, not 0" in capsys.readouterr().err
+
+
 def test_weights_that_are_not_there(indexed, capsys):
     assert tool("search")("q.jpg", "--index", indexed[2] / "index", "--weights", "nope.pth") == 2
     assert "error: --weights nope.pth is no file" in capsys.readouterr().err
