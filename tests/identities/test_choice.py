@@ -11,7 +11,7 @@ import torch
 import ise_plugin.identities.choice as module
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.labelling import Labelling
-from ise_plugin.identities.choice import CHOSEN_NAME, IdentityChoice
+from ise_plugin.identities.choice import CHOSEN, IdentityChoice
 from ise_plugin.identities.groups import read_csv
 from ise_plugin.utils.weights import DamagedWeights
 
@@ -52,7 +52,7 @@ def setting(tmp_path, monkeypatch):
     cfg = SimpleNamespace(OUTPUT_DIR=str(tmp_path))
     written = []
     monkeypatch.setattr(IdentityChoice, "_write", lambda self, labelling: written.append(labelling))
-    return cfg, tmp_path / CHOSEN_NAME, written
+    return cfg, tmp_path / CHOSEN, written
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_run_on_a_folder_leaves_identities_and_weights(folder_run):
     counts = Counter(row.cluster for row in rows)
     assert summary["images"] == len(rows) and summary["outliers"] == counts[-1]
     assert summary["identities"] == len(counts) - 1 >= 2
-    assert (output / CHOSEN_NAME).is_file() and (output / "identities/page_0001.jpg").is_file()
+    assert (output / CHOSEN).is_file() and (output / "identities/page_0001.jpg").is_file()
     assert not list(output.glob("*.tmp"))
-    assert summary["epoch"] == load_checkpoint_file(str(output / CHOSEN_NAME))["epoch"] + 1
+    assert summary["epoch"] == load_checkpoint_file(str(output / CHOSEN))["epoch"] + 1
 
 
 def test_cameras_have_names(folder_run):
