@@ -25,7 +25,7 @@ class ImageDataset(Dataset):
         paths: N file names.
         transform: PIL image -> tensor (3, H, W); fastreid's ``build_transforms`` makes it.
         targets: N identities, for evaluation; without them the target of an image is -1 or what its key says.
-        cameras: N cameras.
+        cameras: N cameras; without them 0.
         cache: keeps what ``transform`` starts with, its resized images.
         stand_ins: gives the image that stands in for one that is lost during the run; without it the run ends.
         on_device: draws what the device shall do in place of the rest of ``transform``.
@@ -54,8 +54,8 @@ class ImageDataset(Dataset):
     ):
         self.paths = paths
         self.steps = split_transform(transform)
-        self.targets = targets
-        self.cameras = cameras
+        self.targets = np.full(len(paths), -1) if targets is None else targets
+        self.cameras = np.zeros(len(paths), np.int64) if cameras is None else cameras
         self.cache = cache
         self.on_device = on_device
         self.stand_ins = stand_ins
@@ -70,33 +70,28 @@ class ImageDataset(Dataset):
     def __getitems__(self, keys: Sequence) -> dict:
         keys = [key if isinstance(key, tuple) else (key, None, None) for key in keys]
         batch = self._images(keys)
-        batch["targets"] = torch.tensor([self._target(index, label) for index, label, _ in keys])
-        batch["camids"] = torch.tensor([0 if self.cameras is None else int(self.cameras[i]) for i, _, _ in keys])
-        batch["img_paths"] = [self.paths[index] for index, _, _ in keys]
+        batch["targets"] = torch.tensor([int(self.targets[i]) if label is None else label for i, label, _ in keys])
+        batch["camids"] = torch.tensor([int(self.cameras[i]) for i, _, _ in keys])
+        batch["img_paths"] = [self.paths[i] for i, _, _ in keys]
         return batch
-
-    def _target(self, index: int, label: Optional[int]) -> int:
-        if label is not None:
-            return label
-        return -1 if self.targets is None else int(self.targets[index])
 
     def _images(self, keys: list) -> dict[str, Tensor]:
         if self.on_device is not None:
             plan = self.on_device.draw(np.array([seed for _, _, seed in keys]))
             pixels = np.stack([self._pixels(index) for index, _, _ in keys])
             return {"images": _channels_first(pixels), **{name: torch.from_numpy(v) for name, v in plan.items()}}
-        images, rectangles = zip(*(self._drawn(index, seed) for index, _, seed in keys))
+        drawn = []
+        for index, _, seed in keys:
+            pixels = self._pixels(index)
+            with _seeded(seed):
+                drawn.append(self.steps.draw(pixels))
+        images, rectangles = zip(*drawn)
         if isinstance(images[0], Tensor):
             return {"images": torch.stack(images)}
         batch = {"images": _channels_first(np.stack(images))}
         if self.steps.erasing is not None:
             batch["erased"] = torch.tensor(rectangles)
         return batch
-
-    def _drawn(self, index: int, seed: Optional[int]) -> tuple:
-        pixels = self._pixels(index)
-        with _seeded(seed):
-            return self.steps.draw(pixels)
 
     def _pixels(self, index: int) -> np.ndarray:
         """The resized image, (H, W, 3), uint8."""

@@ -11,7 +11,7 @@ import torch
 from ..errors import UsageError
 from ..utils.files import shown
 from ..utils.parallel import num_threads, progress_bar
-from .reading import Problem, UnreadableImage, decode_rgb, read_many
+from .reading import ReadFile, UnreadableImage, decode_rgb, read_many
 
 logger = logging.getLogger("fastreid.ise.images")
 
@@ -104,7 +104,7 @@ def check_images(folder: str, names: Sequence[str], max_bad_share: float, option
                 readable.append(name)
                 digests.add(found.value)
             else:
-                problems.append(Problem(found.path, found.reason))
+                problems.append(found)
     for problem in problems:
         logger.warning(f"left out: {problem}")
     check_share(problems, len(paths), max_bad_share, option)
@@ -119,7 +119,7 @@ def _digest_of_readable(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST_SIZE).digest()
 
 
-def check_share(problems: Sequence[Problem], total: int, max_share: float, option: str, stopped: bool = False) -> None:
+def check_share(problems: Sequence[ReadFile], total: int, max_share: float, option: str, stopped: bool = False) -> None:
     """Refuses a set with too many unusable files.
 
     Args:
@@ -186,6 +186,8 @@ class StandIns:
                 reason = getattr(error, "strerror", None) or str(error)
                 path = shown(self._paths[place])
                 logger.warning(f"image {path} was lost during the run ({reason}); the next one is taken instead")
-            lost = [Problem(self._paths[i], "lost during the run") for i in self.lost.nonzero().flatten().tolist()]
+            lost = [
+                ReadFile(self._paths[i], reason="lost during the run") for i in self.lost.nonzero().flatten().tolist()
+            ]
             check_share(lost, len(self._paths), self._max_share, self._option)
         raise UsageError("no image can be read any more; check the folder")

@@ -47,7 +47,9 @@ class TrainingLoader:
         """This process's share of the images, once, in order, with the test transform."""
         mine = shard(len(self._images))
         size = max(1, (self._cfg.ISE.EXTRACTION.IMS_PER_BATCH or self._cfg.TEST.IMS_PER_BATCH) // world_size())
-        return _Pass(self, [list(mine[start : start + size]) for start in range(0, len(mine), size)])
+        return _Pass(
+            self._loader, self._batches, [list(mine[start : start + size]) for start in range(0, len(mine), size)]
+        )
 
     def pseudo_labelled(self, labels: np.ndarray, seed: int) -> "_Pass":
         """This process's share of one epoch's batches of pseudo-labelled images, with the training transform.
@@ -68,12 +70,7 @@ class TrainingLoader:
             num_batches=cfg.ISE.ITERS_PER_EPOCH,
             seed=seed,
         )
-        return _Pass(self, sampler)
-
-    def iterate(self, batch_sampler: Iterable[Sequence]) -> Iterator[dict]:
-        """Batches of the keys that the sampler gives."""
-        self._batches.current = batch_sampler
-        yield from self._loader
+        return _Pass(self._loader, self._batches, sampler)
 
 
 class _Batches:
@@ -88,19 +85,19 @@ class _Batches:
 class _Pass:
     """One way through the images; can be iterated again."""
 
-    def __init__(self, loader: TrainingLoader, batch_sampler):
-        self._loader = loader
-        self.batch_sampler = batch_sampler
+    def __init__(self, loader: DataLoader, batches: _Batches, batch_sampler):
+        self._loader, self._batches, self.batch_sampler = loader, batches, batch_sampler
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[dict]:
-        return self._loader.iterate(self.batch_sampler)
+        return self.after(0)
 
     def after(self, count: int) -> Iterator[dict]:
         """The batches after the first ``count``; those are drawn, but no image of them is read."""
-        return self._loader.iterate(islice(self.batch_sampler, count, None))
+        self._batches.current = islice(self.batch_sampler, count, None)
+        yield from self._loader
 
 
 class _TrainingDataset(Dataset):

@@ -46,11 +46,12 @@ class UnreadableImage(Exception):
     """A file that gives no image; the message is a reason of a few words, without the path."""
 
 
-class Problem(NamedTuple):
-    """A file that was left out, and why."""
+class ReadFile(NamedTuple):
+    """A file: what was made of its image, or None and the reason, which it shows as text."""
 
     path: str
-    reason: str
+    value: Any = None
+    reason: Optional[str] = None
 
     def __str__(self) -> str:
         return f"{shown(self.path)} ({self.reason})"
@@ -129,14 +130,6 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class ReadFile(NamedTuple):
-    """One file of :func:`read_many`: what was made of its image, or None and the reason."""
-
-    path: str
-    value: Any
-    reason: Optional[str]
-
-
 def read_many(paths: Sequence[str], use: Callable[[bytes], object], threads: int) -> Iterator[ReadFile]:
     """``use`` of the bytes of every file, in the order of the paths, on several threads.
 
@@ -148,7 +141,7 @@ def read_many(paths: Sequence[str], use: Callable[[bytes], object], threads: int
 
     def read(path: str) -> ReadFile:
         try:
-            return ReadFile(path, use(_content(path)), None)
+            return ReadFile(path, use(_content(path)))
         except UnreadableImage as error:
             return ReadFile(path, None, str(error))
 

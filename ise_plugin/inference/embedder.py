@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose
 
 from ..config import CfgNode, load_cfg
-from ..data.reading import MIN_SIDE, Problem, ReadFile, UnreadableImage, decode_rgb, read_many, upright_rgb
+from ..data.reading import ReadFile, UnreadableImage, decode_rgb, read_many, upright_rgb
 from ..engine.checkpointing import CHOSEN, ISECheckpointer
 from ..engine.start import resolve_device
 from ..errors import UsageError
@@ -130,17 +130,17 @@ class Embedder:
         """
         if isinstance(images, (str, os.PathLike, Image.Image)):
             raise TypeError("give a list of images, even for one")
-        images = list(images)
+        images, pixels = list(images), []
         paths = [os.fspath(image) for image in images if isinstance(image, (str, os.PathLike))]
-        files: dict[str, np.ndarray] = {}
-        for found in read_many(paths, self._decoded, num_threads()):
+        files = read_many(paths, self._decoded, num_threads())
+        for place, image in enumerate(images):
+            if not isinstance(image, (str, os.PathLike)):
+                pixels.append(self._pixels(_as_image(image, place)))
+                continue
+            found = next(files)
             if found.reason is not None:
-                raise UsageError(f"image {Problem(found.path, found.reason)} cannot be embedded; repair or remove it")
-            files[found.path] = found.value
-        pixels = [
-            files[os.fspath(image)] if isinstance(image, (str, os.PathLike)) else self._pixels(_as_image(image, place))
-            for place, image in enumerate(images)
-        ]
+                raise UsageError(f"image {found} cannot be embedded; repair or remove it")
+            pixels.append(found.value)
         batches = [self._embed(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE)]
         return np.concatenate(batches) if batches else np.zeros((0, self._width()), np.float32)
 
@@ -190,15 +190,14 @@ def _run_weights(run: str) -> str:
 def _as_image(image: Union[Image.Image, np.ndarray], place: int) -> Image.Image:
     """Of the image at a place of the caller's list."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        if min(image.shape[:2]) < MIN_SIDE:
-            raise UsageError(f"images[{place}] has shape {image.shape}: too few pixels to show anything; leave it out")
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        try:
-            return upright_rgb(image)
-        except UnreadableImage as error:
-            raise UsageError(f"images[{place}] cannot be embedded ({error}); leave it out") from error
-    raise TypeError(f"an image must be a path, a PIL image, or an array (H, W, 3) of uint8, not {type(image).__name__}")
+        image = Image.fromarray(image) if image.size else Image.new("RGB", image.shape[1::-1])
+    if not isinstance(image, Image.Image):
+        kind = type(image).__name__
+        raise TypeError(f"an image must be a path, a PIL image, or an array (H, W, 3) of uint8, not {kind}")
+    try:
+        return upright_rgb(image)
+    except UnreadableImage as error:
+        raise UsageError(f"images[{place}] cannot be embedded ({error}); leave it out") from error
 
 
 def traced(network: nn.Module, input_size: tuple) -> torch.jit.ScriptModule:

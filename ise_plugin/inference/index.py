@@ -228,13 +228,8 @@ def build_index(embeddings: Embeddings, kind: str = "auto", recall: float = 0.97
     logger.info(
         f"Index: {kind}, {len(vectors)} vectors, recall {found:.3f} of the {_NEIGHBORS} nearest, effort {effort}"
     )
-    about = {
-        "kind": kind,
-        "effort": effort,
-        "recall": round(found, 4),
-        "fingerprint": embeddings.fingerprint,
-        "run": embeddings.run,
-    }
+    network = {"fingerprint": embeddings.fingerprint, "run": embeddings.run}
+    about = {"kind": kind, "effort": effort, "recall": round(found, 4), **network}
     return SearchIndex(index, embeddings.paths, about)
 
 

@@ -8,11 +8,10 @@ import re
 from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
-from PIL import Image
 from tabulate import tabulate
 
 from ..data.image_files import check_share, find_images
-from ..data.reading import Problem
+from ..data.reading import ReadFile
 from ..data.thumbnails import Row, draw_rows
 from ..errors import UsageError
 from ..utils.files import shown, write_atomically
@@ -90,14 +89,14 @@ def embed_files(
         check_parquet()
     paths = list_files(inputs)
     store = EmbeddingStore(base, embedder.fingerprint, os.fspath(embedder.run), embedder([]).shape[1])
-    problems: list[Problem] = []
+    problems: list[ReadFile] = []
     try:
         missing = store.missing(paths)
         with progress_bar(len(missing), "embedding", unit="img") as bar:
             for found in embedder.stream(missing):
                 bar.update()
                 if found.reason is not None:
-                    problems.append(Problem(found.path, found.reason))
+                    problems.append(found)
                     check_share(problems, len(paths), max_bad_share, "--max-bad-share", stopped=True)
                 elif np.isfinite(found.value).all():
                     store.add(found.path, found.value)
@@ -213,14 +212,6 @@ def write_picture(path: str, found: Sequence[Found]) -> None:
         UsageError: another ending, or the file cannot be written.
     """
     kind, buffer = picture_format(path), io.BytesIO()
-    try:
-        _draw(found).save(buffer, kind, quality=_QUALITY)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{shown(path)} cannot be drawn ({error}); ask for fewer matches with -k") from error
-    write_atomically(path, buffer.getvalue())
-
-
-def _draw(found: Sequence[Found]) -> Image.Image:
     most = max(len(each.matches) for each in found)
     if len(found) > MOST_QUERIES or most > MOST_MATCHES:
         logger.warning(
@@ -232,4 +223,8 @@ def _draw(found: Sequence[Found]) -> Image.Image:
         shown_matches = matches[:MOST_MATCHES]
         captions = ["query", *(f"{match.similarity:.3f}" for match in shown_matches)]
         rows.append(Row([query, *(match.path for match in shown_matches)], captions=captions, framed=True))
-    return draw_rows(rows)
+    try:
+        draw_rows(rows).save(buffer, kind, quality=_QUALITY)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{shown(path)} cannot be drawn ({error}); ask for fewer matches with -k") from error
+    write_atomically(path, buffer.getvalue())

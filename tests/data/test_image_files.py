@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ise_plugin.data.image_files import StandIns, check_images, check_share, find_images
-from ise_plugin.data.reading import Problem, UnreadableImage
+from ise_plugin.data.reading import ReadFile, UnreadableImage
 from ise_plugin.errors import UsageError
 
 STRANGE = [
@@ -105,7 +105,7 @@ KEY = "DATASETS.FOLDER.MAX_BAD_SHARE"
 
 
 def problems(count):
-    return [Problem(f"{i}.jpg", "truncated") for i in range(count)]
+    return [ReadFile(f"{i}.jpg", reason="truncated") for i in range(count)]
 
 
 @pytest.mark.parametrize("bad, total, share", [(0, 10, 0.0), (5, 100, 0.05), (1, 2, 0.5), (0, 0, 0.0)])

@@ -6,6 +6,8 @@ import csv
 import logging
 import os
 import re
+from collections import defaultdict
+from itertools import count
 from typing import Callable, Optional
 
 from fastreid.data.datasets import DATASET_REGISTRY
@@ -73,7 +75,9 @@ class Folder(ImageDataset):
         self._output_dir = output_dir
         self._rule = _camera_rule(camera_regex, camera_csv, camera_folders)
         self._below_identity = camera_folders
-        self._numbers = {"identity": {}, "camera": {}}  # name -> number, the same for query and gallery
+        # name -> number, the same for query and gallery
+        self._identity_numbers: dict[str, int] = defaultdict(count().__next__)
+        self._camera_numbers: dict[str, int] = defaultdict(count().__next__)
         kwargs.setdefault("mode", "query")  # mode "train" would read the training images for an evaluation as well
         super().__init__(
             self._read_train,
@@ -105,16 +109,13 @@ class Folder(ImageDataset):
             raise UsageError(
                 f"{shown(os.path.join(folder, stray[0]))} is in no sub-folder; for evaluation each identity has one"
             )
-        identities = [self._number("identity", name.split("/")[0]) for name in names]
+        identities = [self._identity_numbers[name.split("/")[0]] for name in names]
         if self._rule is None:
             cameras = [camera_without_rule] * len(names)
         else:
             within = [name.partition("/")[2] for name in names] if self._below_identity else names
-            cameras = [self._number("camera", camera) for camera in self._cameras(within)]
+            cameras = [self._camera_numbers[camera] for camera in self._cameras(within)]
         return [(os.path.join(folder, name), *labels) for name, *labels in zip(names, identities, cameras)]
-
-    def _number(self, kind: str, name: str) -> int:
-        return self._numbers[kind].setdefault(name, len(self._numbers[kind]))
 
     def _usable(self, folder: str, left_out: str = "") -> list[str]:
         return computed_once(
