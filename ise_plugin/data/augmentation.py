@@ -57,14 +57,13 @@ class ImageSteps:
         Returns:
             The image as an array (H, W, 3), uint8, or as ``finish`` makes it; and (top, left, height, width) in pixels.
         """
-        if not self.change and self.finish is None:
-            return pixels, self._rectangle(pixels)
-        picture = Image.fromarray(pixels)
-        for step in self.change:
-            picture = step(picture)
-        if self.finish is not None:
-            return self.finish(picture), _NO_RECTANGLE
-        pixels = np.asarray(picture)
+        if self.change or self.finish is not None:
+            picture = Image.fromarray(pixels)
+            for step in self.change:
+                picture = step(picture)
+            if self.finish is not None:
+                return self.finish(picture), _NO_RECTANGLE
+            pixels = np.asarray(picture)
         return pixels, self._rectangle(pixels)
 
     def _rectangle(self, pixels: np.ndarray) -> tuple:
@@ -144,22 +143,19 @@ class BatchAugmentation:
 
 def batch_augmentation(cfg, steps: ImageSteps) -> Optional[BatchAugmentation]:
     """The device's version of a training transform; None, with the reason in the log, where it has none."""
+    padding, flip = cfg.INPUT.PADDING, cfg.INPUT.FLIP
     known = (T.Pad, T.RandomCrop, T.RandomHorizontalFlip)
-    others = [type(step).__name__ for step in steps.change if not isinstance(step, known)]
-    if steps.size is None or steps.finish is not None or others:
-        reason = (
-            f"{', '.join(others)} has no such version"
-            if others
-            else "the transform has steps that have no such version"
-        )
-    elif cfg.INPUT.PADDING.ENABLED and cfg.INPUT.PADDING.MODE != "constant":
-        reason = f"INPUT.PADDING.MODE {cfg.INPUT.PADDING.MODE} has no such version"
-    else:
-        flip = cfg.INPUT.FLIP.PROB if cfg.INPUT.FLIP.ENABLED else 0.0
-        padding = cfg.INPUT.PADDING.SIZE if cfg.INPUT.PADDING.ENABLED else 0
-        return BatchAugmentation(steps.size, flip, padding, steps.erasing)
-    logger.warning(f"DATALOADER.AUGMENT_ON_DEVICE: {reason}; the loader augments instead")
-    return None
+    unknown = [type(step).__name__ for step in steps.change if not isinstance(step, known)]
+    if padding.ENABLED and padding.MODE != "constant":
+        unknown.append(f"INPUT.PADDING.MODE {padding.MODE}")
+    if not unknown and (steps.size is None or steps.finish is not None):
+        unknown.append("a step of the transform")
+    if unknown:
+        reason = f"{', '.join(unknown)} has no such version"
+        logger.warning(f"DATALOADER.AUGMENT_ON_DEVICE: {reason}; the loader augments instead")
+        return None
+    flipped, padded = flip.PROB if flip.ENABLED else 0.0, padding.SIZE if padding.ENABLED else 0
+    return BatchAugmentation(steps.size, flipped, padded, steps.erasing)
 
 
 def uniform_numbers(seeds: np.ndarray, count: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Batches of whole groups: images of one pseudo identity, taken by several cameras."""
 
+from itertools import islice
 from typing import Iterator
 
 import numpy as np
@@ -76,15 +77,14 @@ class CrossCameraBatchSampler(Sampler):
         return self.num_batches
 
     def __iter__(self) -> Iterator[list]:
+        return islice(self._passes(), self.num_batches)
+
+    def _passes(self) -> Iterator[list]:
         rng = np.random.default_rng(self.seed)
         clusters = np.array(sorted(self.members))
-        done = 0
         while True:
             order = rng.permutation(clusters)
             for start in range(0, len(order) - self.clusters_per_batch + 1, self.clusters_per_batch):
-                if done == self.num_batches:
-                    return
-                done += 1
                 yield self._batch(order[start : start + self.clusters_per_batch], rng)
 
     def _batch(self, clusters: np.ndarray, rng: np.random.Generator) -> list:

@@ -28,10 +28,6 @@ _ARRAYS = {
 }
 
 
-class _NotEmbeddings(Exception):
-    """A file holds no embeddings; the message is a reason of a few words, without the path."""
-
-
 class Embeddings(NamedTuple):
     """Embeddings and where they come from.
 
@@ -84,14 +80,14 @@ class EmbeddingStore:
         try:
             if os.path.exists(result):
                 self._take(result)
-        except _NotEmbeddings as error:
+        except ValueError as error:
             raise UsageError(
                 f"{shown(result)} holds no embeddings of this network ({error}); remove it or choose another --output"
             ) from error
         for _, path in sorted(_part_files(self._parts).items()):
             try:
                 self._take(path)
-            except _NotEmbeddings as error:
+            except ValueError as error:
                 logger.warning(f"{shown(path)} is damaged ({error}); its images are embedded anew")
         try:
             os.makedirs(self._parts, exist_ok=True)
@@ -105,7 +101,7 @@ class EmbeddingStore:
         if there.fingerprint != self._fingerprint:
             raise UsageError(f"{shown(path)} holds embeddings of another network; remove it or choose another --output")
         if there.vectors.shape[1] != self._width:
-            raise _NotEmbeddings(f"{there.vectors.shape[1]} numbers in each, but the network gives {self._width}")
+            raise ValueError(f"{there.vectors.shape[1]} numbers in each, but the network gives {self._width}")
         for name, vector, when in zip(there.paths, there.vectors, there.stamps.tolist()):
             self._known[name] = (vector, tuple(when))
 
@@ -177,32 +173,31 @@ def read_embeddings(path: str) -> Embeddings:
         raise UsageError(f"{shown(path)} is no .npz of embeddings; name the one beside it, {shown(base)}.npz")
     try:
         return _load(path)
-    except _NotEmbeddings as error:
+    except ValueError as error:
         raise UsageError(f"{shown(path)} is no file of embeddings ({error}); tools/embed.py writes one") from error
 
 
 def _load(path: str) -> Embeddings:
+    """ValueError, with a reason of a few words, where the file holds no embeddings."""
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
-                raise _NotEmbeddings("no .npz, or damaged")
+                raise zipfile.BadZipFile
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: np.asarray(archive[name]) for name in _ARRAYS if name in archive}
                 of_earlier_release = "lengths" in archive
     except OSError as error:
-        raise _NotEmbeddings(error.strerror or str(error)) from error
+        raise ValueError(error.strerror or str(error)) from error
     except MemoryError as error:
-        raise _NotEmbeddings("it needs more memory than there is") from error
-    except _NotEmbeddings:
-        raise
+        raise ValueError("it needs more memory than there is") from error
+    except zipfile.BadZipFile as error:
+        raise ValueError("no .npz, or damaged") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
-        raise _NotEmbeddings("it is damaged, or another program's") from error
+        raise ValueError("it is damaged, or another program's") from error
     _check(arrays)
     if of_earlier_release and np.char.find(arrays["paths"], "\\x").max(initial=-1) >= 0:
-        raise _NotEmbeddings(
-            "it is of an earlier release, with names that are no UTF-8"
-        )  # whose bytes it kept elsewhere
+        raise ValueError("it is of an earlier release, with names that are no UTF-8")  # whose bytes it kept elsewhere
     vectors, paths, stamps, fingerprint, run = (arrays[name] for name in _ARRAYS)
     return Embeddings(paths.tolist(), vectors, stamps, str(fingerprint), str(run))
 
@@ -210,18 +205,18 @@ def _load(path: str) -> Embeddings:
 def _check(arrays: dict) -> None:
     for name, (kind, dimensions) in _ARRAYS.items():
         if name not in arrays:
-            raise _NotEmbeddings(f"it has no {name}")
+            raise ValueError(f"it has no {name}")
         found = arrays[name]
         if not np.issubdtype(found.dtype, kind) or found.ndim != dimensions:
             expected = f"{kind.__name__} of {dimensions} dimensions"
-            raise _NotEmbeddings(f"its {name} are {found.dtype} of shape {found.shape}, not {expected}")
+            raise ValueError(f"its {name} are {found.dtype} of shape {found.shape}, not {expected}")
     vectors, count = arrays["embeddings"], len(arrays["paths"])
     if len(vectors) != count or arrays["stamps"].shape != (count, 2):
-        raise _NotEmbeddings("it has other rows than paths")
+        raise ValueError("it has other rows than paths")
     if vectors.shape[1] == 0:
-        raise _NotEmbeddings("its embeddings are empty")
+        raise ValueError("its embeddings are empty")
     if not np.isfinite(vectors).all():
-        raise _NotEmbeddings("some of its embeddings are no finite numbers")
+        raise ValueError("some of its embeddings are no finite numbers")
 
 
 def _part_files(folder: str) -> dict[int, str]:
@@ -242,22 +237,12 @@ def _write_npz(path: str, content: Embeddings) -> None:
         )
 
 
-def check_parquet() -> None:
-    """
-    Raises:
-        UsageError: the package that writes Parquet is not installed.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "Parquet files need pyarrow; install it with: pip install pyarrow, or ask for npz only"
-        ) from error
-
-
 def _write_parquet(path: str, content: Embeddings) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    def printable(path: str) -> str:  # as valid Unicode: bytes that are no UTF-8 become backslash escapes
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
 
     width = content.vectors.shape[1]
     vectors = pa.array(content.vectors.ravel(), pa.float32())
@@ -269,8 +254,3 @@ def _write_parquet(path: str, content: Embeddings) -> None:
 
 
 _WRITERS = {"npz": _write_npz, "parquet": _write_parquet}
-
-
-def printable(path: str) -> str:
-    """A path as valid Unicode: bytes that are no UTF-8 become backslash escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

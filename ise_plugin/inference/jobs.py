@@ -1,5 +1,6 @@
 """What the tools do with a network: embed files into a store; search for query images, as table, JSON and picture."""
 
+import importlib.util
 import io
 import json
 import logging
@@ -17,7 +18,7 @@ from ..errors import UsageError
 from ..utils.files import shown, write_atomically
 from ..utils.parallel import progress_bar
 from .embedder import Embedder
-from .embeddings import FORMATS, Embeddings, EmbeddingStore, check_parquet
+from .embeddings import FORMATS, Embeddings, EmbeddingStore
 from .index import SearchIndex
 
 logger = logging.getLogger("fastreid.ise.search")
@@ -85,8 +86,8 @@ def embed_files(
         raise UsageError(f"--output {output!r} names no file; give a path without ending, as in folder/embeddings")
     if not 0 <= max_bad_share <= 1:
         raise UsageError(f"--max-bad-share must be from 0 to 1, not {max_bad_share}")
-    if "parquet" in formats:
-        check_parquet()
+    if "parquet" in formats and importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("Parquet files need pyarrow; install it with: pip install pyarrow, or ask for npz only")
     paths = list_files(inputs)
     store = EmbeddingStore(base, embedder.fingerprint, os.fspath(embedder.run), embedder([]).shape[1])
     problems: list[ReadFile] = []

@@ -233,9 +233,3 @@ def test_place_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be made"):
         EmbeddingStore(str(tmp_path / "file/out"), "one", "run", 4)
-
-
-def test_parquet_without_its_package(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(UsageError, match="pip install pyarrow"):
-        module.check_parquet()

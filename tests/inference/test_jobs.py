@@ -1,6 +1,7 @@
 """From files to a store, with a network of a few lines; results of a search as table and picture."""
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -66,6 +67,13 @@ def test_a_share_that_is_none(inputs, tmp_path, share):
     with pytest.raises(UsageError, match="--max-bad-share must be from 0 to 1"):
         embed_files(Network(), inputs, str(tmp_path / "e"), max_bad_share=share)
     assert outputs(tmp_path) == []
+
+
+def test_parquet_without_its_package(inputs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match="pip install pyarrow"):
+        embed_files(Network(), inputs, str(tmp_path / "e"))
+    assert embed_files(Network(), inputs, str(tmp_path / "e"), ["npz"]).new == 4
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
