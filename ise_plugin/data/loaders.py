@@ -47,9 +47,8 @@ class TrainingLoader:
         """This process's share of the images, once, in order, with the test transform."""
         mine = shard(len(self._images))
         size = max(1, (self._cfg.ISE.EXTRACTION.IMS_PER_BATCH or self._cfg.TEST.IMS_PER_BATCH) // world_size())
-        return _Pass(
-            self._loader, self._batches, [list(mine[start : start + size]) for start in range(0, len(mine), size)]
-        )
+        batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
+        return _Pass(self._loader, self._batches, batches)
 
     def pseudo_labelled(self, labels: np.ndarray, seed: int) -> "_Pass":
         """This process's share of one epoch's batches of pseudo-labelled images, with the training transform.

@@ -29,7 +29,8 @@ class UserErrorLoader(DataLoader):
     """
 
     def __init__(self, dataset: Dataset, **options):
-        super().__init__(dataset, collate_fn=_as_it_is, worker_init_fn=obey_parent_alone, **options)
+        # dict: a batch stays what it is
+        super().__init__(dataset, collate_fn=dict, worker_init_fn=obey_parent_alone, **options)
         dataset.worker_files = WorkerFiles(self.num_workers) if self.num_workers else None
 
     def __iter__(self) -> Iterator:
@@ -45,10 +46,6 @@ class UserErrorLoader(DataLoader):
             except UsageError as error:
                 # torch repeats the traceback as text and puts the message on the last line
                 raise UsageError(str(error).strip().splitlines()[-1].split("UsageError: ")[-1]) from None
-
-
-def _as_it_is(batch: dict) -> dict:
-    return batch
 
 
 def _reported(error: Exception) -> Exception:

@@ -161,12 +161,7 @@ def _by_regex(text: str) -> Callable[[str], Optional[str]]:
     if not pattern.groups:
         raise UsageError(f"{_KEY}.CAMERA_REGEX {text!r} has no group; put the camera in parentheses, like c(\\d+)_")
     group = "camera" if "camera" in pattern.groupindex else 1
-
-    def camera(name: str) -> Optional[str]:
-        match = pattern.search(name)
-        return match[group] if match else None
-
-    return camera
+    return lambda name: match[group] if (match := pattern.search(name)) else None
 
 
 def _read_camera_csv(path: str) -> dict[str, str]:
