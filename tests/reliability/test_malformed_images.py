@@ -89,9 +89,9 @@ def test_malformed_images_are_decoded_or_named(folder_run, tmp_path, caplog):
 
     embedded = list(Embedder(str(run), device="cpu").stream(paths))
     assert [file.path for file in embedded] == paths
-    assert [file.embedding is not None for file in embedded] == decoded
-    assert all(file.reason for file in embedded if file.embedding is None)
-    assert all(np.isfinite(file.embedding).all() for file in embedded if file.embedding is not None)
+    assert [file.value is not None for file in embedded] == decoded
+    assert all(file.reason for file in embedded if file.value is None)
+    assert all(np.isfinite(file.value).all() for file in embedded if file.value is not None)
     print(
         f"malformed images: {CASES} cases, {sum(decoded)} decoded, {CASES - sum(decoded)} named; "
         "0 crashes and 0 hangs in loader and embedder"
