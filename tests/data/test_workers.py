@@ -78,7 +78,7 @@ class Numbers(torch.utils.data.Dataset):
     def __len__(self):
         return 100
     def __getitem__(self, index):
-        return index
+        return {"index": index}
 batches = iter(UserErrorLoader(Numbers(), batch_size=None, num_workers=2, persistent_workers=True))
 next(batches)
 raise SystemExit(7)
