@@ -23,6 +23,7 @@ $(INSTALLED): requirements.txt requirements-no-deps.txt setup.cfg pyproject.toml
 
 demo: install
 	$(BIN)/python projects/SyntheticPersons/make.py --size demo --output $(DATASETS)
+	rm -f $(DEMO_OUTPUT)/model_final.pth  # a finished run is not trained over, but the demonstration may be seen again
 	FASTREID_DATASETS=$(DATASETS) $(BIN)/python tools/train_net.py \
 	    --config-file configs/ISE/synthetic_mobilenetv2.yml OUTPUT_DIR $(DEMO_OUTPUT)
 

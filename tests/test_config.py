@@ -7,7 +7,7 @@ from helpers import CONFIGS
 from ise_plugin.config import check_values, flat, get_cfg, load_cfg, resolve_config_file
 from ise_plugin.errors import UsageError
 
-RUNS = sorted(p.relative_to(CONFIGS).as_posix() for p in (CONFIGS / "ISE").glob("*.yml"))
+RUNS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*/*.yml"))
 
 
 def write(path, text):

@@ -234,7 +234,7 @@ class DBSCANPseudoLabelHook(HookBase):
     def _report(self, labelling: Labelling) -> None:
         extraction, clustering = labelling.seconds
         logger.info(
-            f"Epoch {self.trainer.epoch}: {labelling.clusters} clusters, {labelling.outliers} of {len(labelling.labels)} "
+            f"Epoch {self.trainer.epoch + 1}: {labelling.clusters} clusters, {labelling.outliers} of {len(labelling.labels)} "
             f"images outliers (extraction {extraction:.1f} s, clustering {clustering:.1f} s)"
         )
         if comm.is_main_process():

@@ -156,9 +156,14 @@ class ISETrainer(DefaultTrainer):
         So does a run that torchrun has started again.
 
         Raises:
-            UsageError: see :meth:`ise_plugin.engine.checkpointing.ISECheckpointer.resume_or_load`.
+            UsageError: ``OUTPUT_DIR`` holds a finished run, which a new one would replace file by file; or see
+                :meth:`ise_plugin.engine.checkpointing.ISECheckpointer.resume_or_load`.
         """
         resume = resume or restarted(self.cfg.OUTPUT_DIR, resume)
+        if not resume and self.checkpointer.has("model_final"):
+            raise UsageError(
+                f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds a finished run; name another folder, or remove it, or go on with --resume"
+            )
         self.resumed = resume and self.checkpointer.has_checkpoint()
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self.resumed:
@@ -172,7 +177,7 @@ class ISETrainer(DefaultTrainer):
             UsageError, FloatingPointError: something that the user can put right.
         """
         done = f", {self.start_step} steps of it done" if self.start_step else ""
-        logger.info(f"Starting training from epoch {self.start_epoch}{done}")
+        logger.info(f"Starting training from epoch {self.start_epoch + 1}{done}")
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch + self.start_step
         with self.interruption, EventStorage(self.start_iter) as self.storage:
             try:

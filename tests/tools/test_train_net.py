@@ -64,7 +64,7 @@ def test_resume_goes_on_after_the_last_epoch(one_epoch, tiny_dataset, capfd):
     output_dir, _ = one_epoch
     before = json.loads((output_dir / "results.json").read_text())
     assert run_here(*opts(output_dir, "--resume"), "SOLVER.MAX_EPOCH", 2) == 0
-    assert "Starting training from epoch 1" in capfd.readouterr().out
+    assert "Starting training from epoch 2" in capfd.readouterr().out
     after = json.loads((output_dir / "results.json").read_text())
     assert after["initial"] == before["initial"] and after["seconds"] > before["seconds"]
 
@@ -204,7 +204,7 @@ def test_killed_process_ends_the_run_and_the_next_start_goes_on(tiny_dataset, tm
     assert launcher.returncode != 0 and len(processes) == 2 and not any(map(is_alive, processes))
     assert errors.count("\nerror: ") <= 1 and not (output_dir / "model_final.pth").exists()
     assert run_here(*opts(output_dir, "--resume"), *KILLED) == 0  # with one process
-    assert "Starting training from epoch 1" in capfd.readouterr().out
+    assert "Starting training from epoch 2" in capfd.readouterr().out
     assert set(json.loads((output_dir / "results.json").read_text())) >= {"initial", "final"}
 
 
@@ -216,6 +216,6 @@ def test_torchrun_restarts_from_the_last_checkpoint_of_this_run(datasets_folder,
     _, errors = launcher.communicate(timeout=HANG)
     log = (output_dir / "log.txt").read_text()
     assert launcher.returncode == 0, errors
-    assert "is of an older run" in log and "Starting training from epoch 0" in log
-    assert "torchrun started the run again (attempt 2)" in log and "Starting training from epoch 1" in log
+    assert "is of an older run" in log and "Starting training from epoch 1" in log
+    assert "torchrun started the run again (attempt 2)" in log and "Starting training from epoch 2" in log
     assert (output_dir / "model_final.pth").exists()
