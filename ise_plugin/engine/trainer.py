@@ -162,7 +162,7 @@ class ISETrainer(DefaultTrainer):
         resume = resume or restarted(self.cfg.OUTPUT_DIR, resume)
         if not resume and self.checkpointer.has("model_final"):
             raise UsageError(
-                f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds a finished run; name another folder, or remove it, or go on with --resume"
+                f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds a finished run; name another folder, or go on with --resume"
             )
         self.resumed = resume and self.checkpointer.has_checkpoint()
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
