@@ -117,6 +117,9 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.EXTRACTION = CfgNode()
     # Its batch. Unit: images of all processes together; 0 takes TEST.IMS_PER_BATCH.
     _C.ISE.EXTRACTION.IMS_PER_BATCH = 0
+    # Whether it takes the precision of SOLVER.AMP.ENABLED. Rounding changes who is whose neighbour, so float32 is the default,
+    # as in the released program and in evaluation.
+    _C.ISE.EXTRACTION.AMP = False
 
     # Decoded, resized training images kept between epochs: "none", "ram" (shared by the workers of a process), or "disk" (a
     # file, shared by all processes and later runs). Where there is no room the next cheaper one is taken.

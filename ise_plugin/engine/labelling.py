@@ -201,9 +201,11 @@ class DBSCANPseudoLabelHook(HookBase):
             )
 
     def _extract(self) -> Tensor:
-        loader, autocast = WithProgress(self._loader.extraction(), "extraction"), self.trainer.step.autocast()
+        loader, mixed = WithProgress(self._loader.extraction(), "extraction"), self.cfg.ISE.EXTRACTION.AMP
+        autocast = self.trainer.step.autocast() if mixed else contextlib.nullcontext()
+        precision = self.trainer.step.precision if mixed else torch.float32
         size = self.cfg.ISE.EXTRACTION.IMS_PER_BATCH or self.cfg.TEST.IMS_PER_BATCH
-        with named_out_of_memory(lambda: advice_for_extraction(size, self.trainer.step.precision)):
+        with named_out_of_memory(lambda: advice_for_extraction(size, precision)):
             return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))
 
     def _handle_unusable(self, labelling: Labelling) -> None:
