@@ -1,6 +1,7 @@
 # make install: the environment.  make demo: a training run with its result.  make test: the test suite.
 # make lint: style, types of the public interface, imports from room to room.
 # make coverage: the share of lines that the test suite runs.
+# make benchmark-market FASTREID_DATASETS=/path/to/datasets: what is reached on Market-1501, for whoever has it.
 # make test-long: faults by the hundred (kills, damage, hostile and malformed files, 300 epochs), counts printed.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ DATASETS := $(or $(FASTREID_DATASETS),datasets)
 DEMO_OUTPUT ?= logs/ISE/synthetic_mobilenetv2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo lint test coverage test-long
+.PHONY: install demo lint test coverage test-long benchmark-market
 
 install: $(INSTALLED)
 
@@ -44,3 +45,6 @@ coverage: install
 
 test-long: install
 	ISE_TEST_LONG=1 $(BIN)/python -m pytest tests/reliability -rP
+
+benchmark-market: install
+	$(BIN)/python tools/benchmarks/market.py
