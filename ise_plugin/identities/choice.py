@@ -31,9 +31,6 @@ class IdentityChoice(HookBase):
     with the labelling at the start of the next epoch; the last weights are labelled once more. Labels given for evaluation play
     no part. In all processes, which label together; the first one writes.
 
-    Args:
-        cfg: configuration.
-
     Attributes:
         scores: epoch, counted from 1 (0: before training) -> separation.
         chosen: the epoch of model_chosen.pth.
@@ -52,18 +49,14 @@ class IdentityChoice(HookBase):
         self._judge(self.trainer.epoch, labelling)
 
     def _judge(self, epochs_done: int, labelling: Labelling) -> None:
-        score = float(labelling.similarities.silhouette.mean())
-        self.scores[epochs_done] = score
-        best = self.scores[self.chosen] if self.chosen in self.scores else None
+        score = self.scores[epochs_done] = float(labelling.similarities.silhouette.mean())
+        best = self.scores.get(self.chosen)
         if epochs_done > 0 and (best is None or score > best or self.chosen == epochs_done):
             self.chosen = epochs_done
             if comm.is_main_process():
-                self._keep_weights(epochs_done)
-
-    def _keep_weights(self, epochs_done: int) -> None:
-        buffer = io.BytesIO()
-        torch.save({"model": unwrapped(self.trainer.model).state_dict(), "epoch": epochs_done - 1}, buffer)
-        write_atomically(self._path, sealed(buffer.getvalue()))
+                buffer = io.BytesIO()
+                torch.save({"model": unwrapped(self.trainer.model).state_dict(), "epoch": epochs_done - 1}, buffer)
+                write_atomically(self._path, sealed(buffer.getvalue()))
 
     def after_train(self) -> None:
         """Judges the last weights, and writes the identities of the chosen ones."""

@@ -60,11 +60,10 @@ def identities_of(
     similarities: CentroidSimilarities,
     min_confidence: float = 0.0,
 ) -> list[Identity]:
-    """The rows of identities.csv, sorted by path.
+    """The rows of identities.csv for N images, sorted by path.
 
     Args:
-        paths: N, relative to their folder.
-        cameras: N names.
+        paths, cameras: N, as in :class:`Identity`.
         labels: (N,), int64, 0..M-1 and -1 for outliers.
         similarities: of the N images to the centroids.
         min_confidence: in [0, 1]; see :func:`keep_safe`.
@@ -120,11 +119,7 @@ def to_csv(rows: Sequence[Identity]) -> bytes:
 
 
 def read_csv(path: str) -> list[Identity]:
-    """The rows of a file that :func:`to_csv` made.
-
-    Raises:
-        UsageError: the file is missing or is no such file.
-    """
+    """The rows of a file that :func:`to_csv` made; a missing or another file raises a UsageError."""
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             columns, *lines = list(csv.reader(file)) or [[]]
@@ -133,9 +128,7 @@ def read_csv(path: str) -> list[Identity]:
         return [_parsed(line) for line in lines]
     except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"{shown(path)} cannot be read ({reason}); name the identities.csv of a finished run"
-        ) from error
+        raise UsageError(f"{shown(path)} cannot be read ({reason}); name identities.csv of a finished run") from error
 
 
 def _parsed(line: Sequence[str]) -> Identity:
@@ -197,16 +190,10 @@ def write_identities(output_dir: str, folder: str, rows: Sequence[Identity], mor
     """Writes contact sheets, summary and CSV, in this order, each file whole or not at all.
 
     Args:
-        output_dir: where to; made when it is not there.
+        output_dir: made when it is not there; a UsageError says that it cannot be written to.
         folder: that the paths are relative to.
         rows: of :func:`identities_of`.
-        more: further entries of the summary.
-
-    Returns:
-        The summary, as in identities.json.
-
-    Raises:
-        UsageError: the folder cannot be written to.
+        more: further entries of the summary, which is returned.
     """
     summary = summary_of(rows) | (more or {})
     text = json.dumps({"folder": folder, **summary}, indent=2) + "\n"
@@ -226,18 +213,11 @@ def write_contact_sheets(output_dir: str, folder: str, rows: Sequence[Identity])
     """Writes page_0001.jpg, ... with a row for each group, the largest first, and outliers_0001.jpg.
 
     A row has up to 12 images from the most to the least similar to the centroid, evenly spaced where there are more.
-    Pages of an earlier run that are not needed any more are removed. Outliers fill one page at most.
-
-    Args:
-        output_dir: made when it is not there.
-        folder: that the paths are relative to.
-        rows: of :func:`identities_of`.
+    Pages of an earlier run that are not needed any more are removed. Outliers fill one page at most. Arguments as for
+    :func:`write_identities`.
 
     Returns:
         Number of pages.
-
-    Raises:
-        OSError: the folder cannot be written to.
     """
     os.makedirs(output_dir, exist_ok=True)
     names = set()
@@ -258,9 +238,7 @@ def _parts(items: list, size: int) -> Iterator[list]:
 
 def _group_rows(folder: str, rows: Sequence[Identity]) -> list[Row]:
     drawn = []
-    for members in sorted(
-        _grouped(rows), key=len, reverse=True
-    ):  # a stable order: of equal sizes the lower number first
+    for members in sorted(_grouped(rows), key=len, reverse=True):  # stable: of equal sizes the lower number first
         typical = sorted(members, key=lambda row: (-row.similarity, row.path))
         places = np.linspace(0, len(typical) - 1, min(IMAGES_PER_ROW, len(typical))).round().astype(int)
         text = f"identity {members[0].cluster}\n{len(members)} images\nconfidence {members[0].confidence:.2f}"

@@ -3,7 +3,7 @@
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple, Sequence
 
 from tabulate import tabulate
 
@@ -15,7 +15,8 @@ from .run_files import Run
 _NOT_A_SETTING = ("SEED", "OUTPUT_DIR", "ISE.REPORT.", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE")
 # Hooks that only watch.
 _WATCHING = ("RunReport", "EpochSummary", "IdentityChoice")
-# What is compared: name, where it is from (results.json or the log), factor on the logged value.
+# What is compared: title, source ("results": results.json, "final": its final metrics, "log": the last value logged),
+# name there, factor on its value.
 QUANTITIES = (
     ("mAP %", "final", "mAP", 1),
     ("rank-1 %", "final", "Rank-1", 1),
@@ -54,35 +55,18 @@ class Spread(NamedTuple):
 
 @dataclass
 class Group:
-    """Runs of one setting that differ in their seeds.
-
-    Attributes:
-        setting: the keys that make it.
-        runs: the runs.
-        title: what its setting has that others have not; set by :func:`grouped`.
-    """
+    """Runs of one setting that differ in their seeds. The title is what this setting has that others have not."""
 
     setting: dict
     runs: list[Run] = field(default_factory=list)
     title: str = ""
 
     def spread(self, source: str, name: str, factor: float = 1) -> Spread:
-        """Mean and deviation of a quantity over the runs that know it.
-
-        Args:
-            source: ``"results"`` (results.json), ``"final"`` (its final metrics), or ``"log"`` (the last value logged).
-            name: of the quantity there.
-            factor: on its value.
-        """
-        values = [factor * value for run in self.runs if (value := _value(run, source, name)) is not None]
+        """Mean and deviation over the runs that know the quantity; the arguments are as in :data:`QUANTITIES`."""
+        sources = [{"results": r.results.get, "final": r.metrics("final").get, "log": r.last} for r in self.runs]
+        values = [factor * value for of in sources if (value := of[source](name)) is not None]
         mean = statistics.fmean(values) if values else math.nan
         return Spread(mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
-
-
-def _value(run: Run, source: str, name: str) -> Optional[float]:
-    if source == "log":
-        return run.last(name)
-    return (run.results if source == "results" else run.metrics("final")).get(name)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -101,8 +85,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         group.runs.append(run)
     differing = sorted(set().union(*(_differing(a.setting, b.setting) for a in groups for b in groups)))
     for group in groups:
-        own = [f"{key} {group.setting.get(key, '–')}" for key in differing]
-        group.title = ", ".join(own) or "all runs"
+        group.title = ", ".join(f"{key} {group.setting.get(key, '–')}" for key in differing) or "all runs"
     return groups
 
 
@@ -145,16 +128,11 @@ def comparison_text(groups: Sequence[Group]) -> str:
     """The table for a console."""
     names = [f"{_letter(i)}: {g.title} ({', '.join(run.folder for run in g.runs)})" for i, g in enumerate(groups)]
     head, rows = comparison_table(groups)
-    table = tabulate(rows, head, tablefmt="pipe", disable_numparse=True)
-    return "\n".join([*names, "", table])
+    return "\n".join([*names, "", tabulate(rows, head, tablefmt="pipe", disable_numparse=True)])
 
 
 def build_comparison(runs: Sequence[Run]) -> str:
-    """The page that shows several runs: settings, a table of means, and curves of each run.
-
-    Args:
-        runs: at least one.
-    """
+    """The page that shows one run or more: settings, a table of means, and curves."""
     groups = grouped(runs)
     head, rows = comparison_table(groups)
     return render(

@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Optional, Sequence
 
@@ -63,27 +64,19 @@ def _environment(cfg) -> list:
         ["ise_plugin", __version__],
     ]
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             rows.append([package, version(package)])
-        except PackageNotFoundError:
-            continue
     return rows
 
 
 def read_true_identities(names: Sequence[str], paths: Sequence[str], combine_all: bool = False) -> Optional[np.ndarray]:
-    """Who is on the training images, as the data sets' readers say. For the report alone: nothing that trains may call this.
+    """Who is on N training images, as the data sets' readers say. For the report: nothing that trains may call this.
 
-    The training images were read without identities (:func:`ise_plugin.data.read_training_images`); this reads the data
-    sets again, to study how well the pseudo labels fit.
-
-    Args:
-        names: registered data set names.
-        paths: N training images.
-        combine_all: as ``DATASETS.COMBINEALL``.
+    Training reads its images without identities (:func:`ise_plugin.data.read_training_images`); this reads the data
+    sets of these registered names again, to study how well the pseudo labels fit.
 
     Returns:
-        (N,), text, the name of the data set in front; None where the readers do not know every image, or know no two
-        identities.
+        (N,), text, the name of the data set in front; None where not every image, or no two identities are known.
     """
     if any(name in _WITHOUT_IDENTITIES for name in names):
         return None

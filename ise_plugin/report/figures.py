@@ -30,6 +30,10 @@ _DASHES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1)), "--", "-.")
 _MOST_MARKS = 25
 _STYLE_FILE = os.path.join(os.path.dirname(__file__), "templates", "figures.mplstyle")
 _LEGEND_COLUMNS = 3
+# Fonts and styles are the page's own.
+_NOT_FOR_THE_PAGE = re.compile(
+    r"<metadata>.*?</metadata>|<defs>\s*<style[^>]*>.*?</style>\s*</defs>|font-family: [^;\"]*;?", re.DOTALL
+)
 
 Series = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 
@@ -48,12 +52,8 @@ def available() -> bool:
 
 
 class Figures:
-    """Draws the figures of a page, and remembers each under its title: one whose data are those of the last page, as most
-    are, is not drawn again.
-
-    Attributes:
-        reuse: whether curves and bars are given as they are remembered although their data are others now: drawing takes time.
-    """
+    """Draws the figures of a page, and remembers each under its title: one whose data are those of the last page, as
+    most are, is not drawn again. ``reuse`` keeps curves and bars for other data as well: drawing takes time."""
 
     def __init__(self) -> None:
         self.reuse = False
@@ -88,8 +88,7 @@ def _draw(paint: Callable, *data, **options) -> str:
 
 def _embedded(svg: str) -> str:
     """The drawing alone, with the page's colours, and without names that another figure of the page may have as well."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = _NOT_FOR_THE_PAGE.sub("", svg[svg.index("<svg") :])
     svg = re.sub(
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img" aria-hidden="true">', svg, count=1
     )
@@ -97,8 +96,6 @@ def _embedded(svg: str) -> str:
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", svg)
     svg = svg.replace("xlink:href", "href").replace("<defs>\n", "<defs>")
-    svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)  # the page's own
     svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # hundredths of a pixel are enough
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
@@ -111,14 +108,10 @@ def lines(
     xlabel: str = "epoch",
     low: Optional[float] = None,
 ) -> None:
-    """Curves, with a level drawn across where one is given.
+    """Curves; one with the name "" gets no legend.
 
     Args:
-        axes: matplotlib's.
-        series: name, x and y of each; a name "" gives no legend.
-        ylabel: what y is, with its unit.
-        level: name and height of a dotted line.
-        xlabel: what x is.
+        level: name and height of a dotted line across.
         low: the lower end of the y axis; None leaves it to the data.
     """
     for i, (name, x, y) in enumerate(series):
@@ -155,7 +148,7 @@ def sizes(axes, series: Sequence[tuple[str, Sequence[int]]]) -> None:
 
 def distances(axes, histogram: dict, distance: str) -> None:
     """:func:`ise_plugin.report.geometry.distance_histogram` of the distance of that name, with eps as an upright line."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import NullLocator
 
     names = {"same": "same identity", "different": "different identities", "all": "pairs"}
     for i, name in enumerate(n for n in names if n in histogram):
@@ -164,11 +157,9 @@ def distances(axes, histogram: dict, distance: str) -> None:
         axes.stairs(counts, edges, baseline=None, color=SERIES[i], linestyle=_DASHES[i], linewidth=1.6)
     if histogram["eps"] is not None:
         axes.axvline(histogram["eps"], color=INK, linewidth=1.6, label=f"eps {histogram['eps']:.3g}")
-    short = FuncFormatter(lambda count, _: f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k")
-    axes.set_yscale("log")
+    axes.set(xlim=(0, 1), yscale="log")
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(short)
-    axes.set_xlim(0, 1)
+    axes.yaxis.set_major_formatter(lambda count, _: f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k")
     _label(axes, f"{distance} distance", "pairs")
 
 
@@ -185,12 +176,10 @@ def scatter(axes, points: dict) -> None:
         draw((kind == REAL) & outlier, marker="o", s=30, facecolors="none", edgecolors=color, linewidths=1.2)
         draw(kind == CENTROID, marker="D", s=64, color=color, edgecolors=INK, linewidths=1.4)
         middle = np.median(places[(group == number) & (kind == REAL)], axis=0)
-        axes.annotate(
-            str(number + 1), middle, xytext=(7, 7), textcoords="offset points", weight="bold", color=INK, fontsize=12
-        )
+        style = {"weight": "bold", "color": INK, "fontsize": 12}
+        axes.annotate(str(number + 1), middle, xytext=(7, 7), textcoords="offset points", **style)
     axes.grid(False)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.margins(0.06)
 
@@ -212,6 +201,5 @@ def _make_room(axes) -> None:
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - bottom
     axes.set_position((_LEFT / _WIDTH, bottom / _HEIGHT, width / _WIDTH, height / _HEIGHT))
     if handles:
-        axes.figure.legend(
-            handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, bbox_to_anchor=(_RIGHT / _WIDTH, 0)
-        )
+        corner = _RIGHT / _WIDTH, 0
+        axes.figure.legend(handles=handles, loc="lower left", ncols=_LEGEND_COLUMNS, bbox_to_anchor=corner)

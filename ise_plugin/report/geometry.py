@@ -30,15 +30,14 @@ _ITERATIONS = 400
 # Below this t-SNE has nothing to arrange.
 _FEWEST_POINTS = 8
 REAL, CENTROID, SUPPORT = "real", "centroid", "support"
+# How to arrange the points, and the package for it.
 METHODS = {"tsne": "sklearn", "opentsne": "openTSNE", "umap": "umap"}
 
 
 def distance_histogram(labelling: Labelling, identities: Optional[np.ndarray]) -> dict:
-    """Distances of a sample of images to all others, those below one: the rest have no neighbour in common.
+    """Distances of a sample of N >= 2 images to all others, those below one: the rest have no neighbour in common.
 
-    Args:
-        labelling: of N >= 2 images, with its distances.
-        identities: (N,), any; None where they are not known.
+    The identities are (N,), of any type; None where they are not known.
 
     Returns:
         ``edges`` (B + 1 numbers), ``eps``, and counts of B bins: ``same`` and ``different`` identity, or ``all``.
@@ -65,7 +64,7 @@ def choose_images(
 
     Args:
         labelling: of N images.
-        identities: (N,), the groups; where they are not known (None) the clusters are.
+        identities: (N,), the groups; None makes the clusters the groups.
         wanted: names of groups; empty picks the group with the densest neighbourhood and its nearest ones, by the groups'
             mean embeddings: there are the errors.
 
@@ -111,8 +110,7 @@ def map_of(labelling: Labelling, images: np.ndarray, group_of: np.ndarray, neigh
 
     Args:
         labelling: of N images.
-        images: (P,), the images shown.
-        group_of: (P,), int, the group 0..GROUPS-1 of each.
+        images, group_of: (P,), int, as :func:`choose_images` gives them.
         neighbors: support samples per image; 0 makes none.
         degree: of extension.
 
@@ -135,12 +133,11 @@ def map_of(labelling: Labelling, images: np.ndarray, group_of: np.ndarray, neigh
             vectors.append(supports)
             kinds += [SUPPORT] * len(supports)
             groups += np.repeat(group_of[clustered], count).tolist()
-    outlier = (labels == OUTLIER).tolist()
     return {
         "vectors": np.round(_main_directions(torch.cat(vectors).double().numpy()), _DECIMALS).tolist(),
         "kind": kinds,
         "group": groups,
-        "outlier": outlier + [False] * (len(kinds) - len(outlier)),
+        "outlier": (labels == OUTLIER).tolist() + [False] * (len(kinds) - len(labels)),
         "degree": degree,
     }
 
@@ -155,14 +152,7 @@ def _main_directions(points: np.ndarray) -> np.ndarray:
 
 
 def arrange(vectors: list, method: str = "tsne") -> np.ndarray:
-    """Places in the plane for the map's points. Bounded in time: few points and steps.
-
-    Args:
-        vectors: P rows, P >= 1.
-        method: ``"tsne"`` (scikit-learn), or ``"opentsne"`` / ``"umap"`` where those packages are installed.
-
-    Returns:
-        (P, 2), float64. The same for the same vectors.
+    """Places (P, 2), float64, in the plane for P >= 1 rows, by one of :data:`METHODS`. The same for the same rows.
 
     Raises:
         UsageError: the package is not installed, or there is no such method.

@@ -59,17 +59,8 @@ def _harmless(method: Callable) -> Callable:
 
 @HOOK.register()
 class RunReport(HookBase):
-    """Measures every labelling, keeps what the page shows, and writes the page after every epoch. In the first process only.
-
-    What the labelling has computed is read from it. Runs after everything that measures or writes
-    (:data:`ise_plugin.engine.hooks.ORDER`).
-
-    Args:
-        cfg: configuration; the keys are under ``ISE.REPORT``.
-
-    Attributes:
-        path: of the page.
-    """
+    """Measures every labelling, keeps what the page shows, and writes the page, ``path``, after every epoch. Its keys
+    are under ``ISE.REPORT``. Runs after everything that measures or writes (:data:`ise_plugin.engine.hooks.ORDER`)."""
 
     @classmethod
     def from_config(cls, cfg) -> Optional[dict]:
@@ -105,7 +96,7 @@ class RunReport(HookBase):
         else:
             for name in filter(run_files.is_ours, os.listdir(folder)):
                 os.remove(os.path.join(folder, name))
-        facts = run_facts(self.cfg, getattr(self.trainer, "config_file", None))
+        facts = run_facts(self.cfg, self.trainer.config_file)
         self._facts = {"images": len(self.trainer.images), "identities": 0, **facts}
         self._write_facts()
         if self._retrieval:
@@ -116,10 +107,9 @@ class RunReport(HookBase):
 
     @_harmless
     def _learn_identities(self) -> None:
-        if not self.cfg.ISE.REPORT.IDENTITIES:
-            return
         data = self.cfg.DATASETS
-        self._identities = read_true_identities(data.NAMES, self.trainer.images.paths, data.COMBINEALL)
+        if self.cfg.ISE.REPORT.IDENTITIES:
+            self._identities = read_true_identities(data.NAMES, self.trainer.images.paths, data.COMBINEALL)
         if self._identities is not None:
             self._facts["identities"] = len(np.unique(self._identities))
             self._write_facts()
@@ -142,21 +132,16 @@ class RunReport(HookBase):
 
     @_harmless
     def _keep_embeddings(self, labelling: Labelling) -> None:
-        epoch = self.trainer.epoch + 1
-        asked = self.cfg.ISE.REPORT.KEEP_EMBEDDINGS
-        if epoch not in [e if e > 0 else self.trainer.max_epoch + 1 + e for e in asked]:
+        epoch, images = self.trainer.epoch + 1, self.trainer.images
+        if epoch not in [e if e > 0 else self.trainer.max_epoch + 1 + e for e in self.cfg.ISE.REPORT.KEEP_EMBEDDINGS]:
             return
-        known = {} if self._identities is None else {"identities": self._identities}
+        kept = {"features": labelling.features.cpu().numpy(), "labels": labelling.labels}
+        kept |= {"paths": np.array(images.paths), "cameras": images.cameras}
+        if self._identities is not None:
+            kept["identities"] = self._identities
         path = os.path.join(self.cfg.OUTPUT_DIR, EMBEDDINGS_NAME.format(epoch))
         with written_whole(path) as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file,
-                features=labelling.features.cpu().numpy(),
-                labels=labelling.labels,
-                paths=np.array(self.trainer.images.paths),
-                cameras=self.trainer.images.cameras,
-                **known,
-            )
+            np.savez(file, **kept)
         logger.info(f"Embeddings and labels of epoch {epoch} kept in {path}")
 
     @_harmless
@@ -193,13 +178,12 @@ class RunReport(HookBase):
         self._write(run_files.SHEETS, sheets_of(paths, labelling.labels, self._identities, own))
 
     def after_evaluation(self, evaluation: Evaluation) -> None:
-        """Takes what was ranked."""
+        """Keeps the CMC curve and ranked rows of every test set."""
         for retrieval in evaluation.retrievals:
             self._keep_retrieval(retrieval, evaluation.epochs_done > 0)
 
     @_harmless
     def _keep_retrieval(self, retrieval: Retrieval, started: bool) -> None:
-        """Takes what an evaluation knew: the CMC curve, and ranked rows."""
         kept = {"cmc": np.round(retrieval.cmc, _DECIMALS).tolist()}
         if self._pictures:
             kept["rows"] = retrieval_rows(retrieval)
@@ -259,7 +243,6 @@ def _chosen_before(run: run_files.Run, count: int) -> Optional[tuple]:
     """Which of so many images the maps of this run have shown so far, and the group of each."""
     for epoch in sorted(run.labellings):
         points = run.labellings[epoch].get("map") or {}
-        images = points.get("images")
-        if images and max(images) < count:
+        if (images := points.get("images")) and max(images) < count:
             return np.array(images), np.array(points["group"][: len(images)])
     return None

@@ -34,11 +34,7 @@ _LOSS_NAMES = {"loss_se": "sample extension", "loss_lp": "label preserving"}
 
 
 def write_report(folder: str) -> str:
-    """Builds the page of a run from its files, again; returns its path.
-
-    Raises:
-        UsageError: the folder holds no run, or cannot be written to.
-    """
+    """Builds the page of a run from its files, again; returns its path."""
     path = os.path.join(folder, REPORT_NAME)
     write_atomically(path, build_page(read_run(folder)).encode())
     return path
@@ -48,7 +44,7 @@ def build_page(run: Run, arrange_last: bool = True, drawn_before: Optional[Figur
     """The whole report. What the run does not have is named in its place.
 
     Args:
-        run: as :func:`ise_plugin.report.run_files.read_run` gives it.
+        run: of :func:`read_run`.
         arrange_last: whether the last labelling of an unfinished run gets a map although none was planned; takes a second.
         drawn_before: the figures of the page before this one.
     """
@@ -82,13 +78,10 @@ def _templates() -> Any:
     from markupsafe import Markup, escape
 
     def breakable(text: object) -> Markup:
-        dots = escape(text).replace(".", Markup(".<wbr>"))
-        return dots.replace("_", Markup("_<wbr>"))
+        return escape(text).replace(".", Markup(".<wbr>")).replace("_", Markup("_<wbr>"))
 
-    loader = PackageLoader(__package__)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    tidy = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, **tidy)
     environment.filters["breakable"] = breakable
     return environment
 

@@ -73,8 +73,7 @@ class Run:
     @property
     def epochs_done(self) -> int:
         """The last epoch that came to its end."""
-        done = [entry["epoch"] for entry in self.history if "lr" in entry]
-        return max(done, default=0)
+        return max((entry["epoch"] for entry in self.history if "lr" in entry), default=0)
 
     def metrics(self, stage: str) -> dict:
         """Those of the first test set in results.json; ``stage`` is "initial" or "final"."""
@@ -97,16 +96,11 @@ class Run:
 
     def last(self, name: str) -> Optional[float]:
         """The last known value of a logged quantity."""
-        values = self.values(name)[1]
-        return values[-1] if values else None
+        return next(reversed(self.values(name)[1]), None)
 
 
 def read_run(folder: str) -> Run:
-    """Reads what there is.
-
-    Raises:
-        UsageError: the folder is not there, or holds nothing of a run; metrics.json cannot be opened.
-    """
+    """Reads what there is; a folder without a run, or a metrics.json that cannot be opened, raises a UsageError."""
     if not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder; name the OUTPUT_DIR of a run")
     if not any(os.path.exists(os.path.join(folder, name)) for name in _SIGNS_OF_A_RUN):
@@ -190,11 +184,7 @@ def _history(lines: list, steps: int) -> list:
 
 
 def find_troubles(run: Run) -> dict[str, str]:
-    """What a person should look at after the last epoch of a run.
-
-    Returns:
-        A short name of each trouble -> one line with what to try. Empty when nothing is wrong.
-    """
+    """What a person should look at after the last epoch: a short name of each trouble -> one line with what to try."""
     found: dict[str, str] = {}
     if not run.history:
         return found
@@ -205,13 +195,11 @@ def find_troubles(run: Run) -> dict[str, str]:
             f"clusters fell from {clusters[-2]:.0f} to {clusters[-1]:.0f}, because they merge; "
             "try a smaller ISE.PSEUDO_LABEL.EPS, or a smaller SOLVER.BASE_LR"
         )
-    if now.get("labels/largest_share", 0) > _LARGEST_CLUSTER:
-        found["one large cluster"] = (
-            f"one cluster holds {now['labels/largest_share']:.0%} of all images; try a smaller ISE.PSEUDO_LABEL.EPS"
-        )
-    if now.get("labels/outlier_share", 0) > _MANY_OUTLIERS:
+    if (share := now.get("labels/largest_share", 0)) > _LARGEST_CLUSTER:
+        found["one large cluster"] = f"one cluster holds {share:.0%} of all images; try a smaller ISE.PSEUDO_LABEL.EPS"
+    if (share := now.get("labels/outlier_share", 0)) > _MANY_OUTLIERS:
         found["many outliers"] = (
-            f"{now['labels/outlier_share']:.0%} of the images are outliers and are not trained on; "
+            f"{share:.0%} of the images are outliers and are not trained on; "
             "try a larger ISE.PSEUDO_LABEL.EPS, or a smaller ISE.PSEUDO_LABEL.MIN_SAMPLES"
         )
     late = [value for epoch, value in zip(*run.values("labels/stability")) if 2 * epoch > run.epochs]

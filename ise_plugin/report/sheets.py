@@ -2,6 +2,7 @@
 the page."""
 
 import os
+from itertools import islice
 from typing import Optional, Sequence
 
 import numpy as np
@@ -28,14 +29,10 @@ def picture(path: str, mark: str, good: bool) -> dict:
 def sheets_of(
     paths: Sequence[str], labels: np.ndarray, identities: Optional[np.ndarray], similarities: np.ndarray
 ) -> list:
-    """The sheets of one labelling: the purest and the most mixed clusters and the most split identities; where identities are
-    not known, the tightest and the loosest clusters.
+    """The sheets of one labelling: the purest and the most mixed clusters and the most split identities; where
+    identities are not known (None), the tightest and the loosest clusters.
 
-    Args:
-        paths: N image files.
-        labels: (N,), cluster numbers, -1 for outliers.
-        identities: (N,), any, or None where they are not known.
-        similarities: (N,), of every image with the centroid of its cluster; those of outliers do not matter.
+    All have N entries: labels are -1 for outliers, similarities those to the own centroid (outliers: any).
 
     Returns:
         Dictionaries with ``title``, ``caption`` and ``rows``; each row has ``title`` and ``images`` (:func:`picture`). Empty
@@ -50,12 +47,14 @@ def sheets_of(
     large = [c for c in members if len(c.members) >= _SMALLEST_CLUSTER] or members
     purest = sorted(large, key=lambda c: (c.minority / len(c.members), -len(c.members)))
     mixed = sorted((c for c in members if c.minority), key=lambda c: -c.minority)
-    caption = f"{RIGHT} most frequent identity of the cluster, {WRONG} others"
-    return [
-        _sheet("Purest clusters", "the largest of the clusters with the fewest strangers", purest, paths),
-        _sheet("Most mixed clusters", caption, mixed, paths),
-        _split_sheet(paths, labels, identities),
+    sheets = [
+        {"title": title, "caption": caption, "rows": [cluster.row(paths) for cluster in found[:_ROWS]]}
+        for title, caption, found in (
+            ("Purest clusters", "the largest of the clusters with the fewest strangers", purest),
+            ("Most mixed clusters", f"{RIGHT} most frequent identity of the cluster, {WRONG} others", mixed),
+        )
     ]
+    return [*sheets, _split_sheet(paths, labels, identities)]
 
 
 class _Cluster:
@@ -77,10 +76,6 @@ class _Cluster:
             "images": [picture(paths[i], RIGHT, True) for i in own]
             + [picture(paths[i], WRONG, False) for i in strangers],
         }
-
-
-def _sheet(title: str, caption: str, clusters: list, paths: Sequence[str]) -> dict:
-    return {"title": title, "caption": caption, "rows": [cluster.row(paths) for cluster in clusters[:_ROWS]]}
 
 
 def _split_sheet(paths: Sequence[str], labels: np.ndarray, identities: np.ndarray) -> dict:
@@ -142,15 +137,10 @@ def retrieval_rows(retrieval: Retrieval) -> list:
     precisions = retrieval.average_precisions
     ranked = np.argsort(precisions, kind="stable")[: np.isfinite(precisions).sum()]
     places = np.unique(np.round(np.array(_QUANTILES) * (len(ranked) - 1)).astype(int)) if len(ranked) else ()
-    return [_ranked_row(retrieval, int(ranked[place])) for place in places]
-
-
-def _ranked_row(retrieval: Retrieval, query: int) -> dict:
-    order, match = ranking(retrieval, query)
-    gallery = retrieval.paths[len(retrieval.average_precisions) :]
-    first = list(zip(order, match))[:IMAGES_PER_ROW]
-    return {
-        "title": f"average precision {retrieval.average_precisions[query]:.0%}",
-        "query": picture(retrieval.paths[query], "query", True),
-        "images": [picture(gallery[i], RIGHT if right else WRONG, right) for i, right in first],
-    }
+    gallery, rows = retrieval.paths[len(precisions) :], []
+    for query in (int(ranked[place]) for place in places):
+        first = islice(zip(*ranking(retrieval, query)), IMAGES_PER_ROW)
+        images = [picture(gallery[i], RIGHT if right else WRONG, right) for i, right in first]
+        asked = picture(retrieval.paths[query], "query", True)
+        rows.append({"title": f"average precision {precisions[query]:.0%}", "query": asked, "images": images})
+    return rows
