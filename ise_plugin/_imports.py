@@ -6,9 +6,8 @@ that. So ``import ise_plugin`` imports none of the three, but watches for fastre
 prepared, torchvision as well, and with the components registered. The hooks of the wings, which the engine does not know,
 are registered after the import of the engine in the same way.
 
-The first import may come from anywhere: a user's program, a worker process, or a module of this package that is half
-imported itself. Nothing that is imported on the way needs that half: components need only the rooms below them, and the
-engine is imported before any module of a wing.
+The first import may come from anywhere, a module of this package that is half imported itself included. Nothing that is
+imported on the way needs that half: components need only rooms below them, and the engine comes before any wing.
 """
 
 import importlib
@@ -133,12 +132,7 @@ def _new_name(name: str) -> str:
 
 
 def lazy(package: str, exports: dict[str, str]) -> Callable[[str], Any]:
-    """A package's ``__getattr__`` (PEP 562) that imports what is asked for when it is asked for.
-
-    Args:
-        package: its name.
-        exports: name -> module of the package that has it. The package's modules need no entry.
-    """
+    """A package's ``__getattr__`` (PEP 562): imports its modules, and ``exports`` (name -> module), when asked for."""
 
     def __getattr__(name: str) -> Any:
         if name in exports:

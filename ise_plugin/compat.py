@@ -10,7 +10,6 @@ a subclass can avoid (data loaders, launcher, checkpoint files, evaluator) are n
 import collections
 import collections.abc
 import importlib
-import importlib.machinery
 import importlib.util
 import inspect
 import os
@@ -32,11 +31,7 @@ _torchvision_fragments = []  # a library that is garbage-collected takes its sch
 
 
 def prepare_import() -> None:
-    """Makes ``import fastreid`` work. Safe to call more than once.
-
-    Raises:
-        ModuleNotFoundError: fastreid is not installed; the message says which command installs it.
-    """
+    """Makes ``import fastreid`` work; ModuleNotFoundError where it is not installed. Safe to call more than once."""
     require_fastreid()
     supply_collections_names()
     supply_torch_six()
@@ -63,9 +58,8 @@ def supply_collections_names() -> None:
 def supply_torch_six() -> None:
     """``from torch._six import ...`` fails: PyTorch 1.13 was the last release with it. Older fastreid takes more names."""
     if importlib.util.find_spec("torch._six") is None:
-        module = types.ModuleType("torch._six")
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader("torch._six", loader=None))
         module.string_classes, module.int_classes, module.container_abcs = (str, bytes), int, collections.abc
-        module.__spec__ = importlib.machinery.ModuleSpec("torch._six", loader=None)
         sys.modules["torch._six"] = module
 
 
@@ -96,9 +90,7 @@ def declare_torchvision_operators() -> None:
             _torchvision_fragments.append(fragment)
             for name in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
                 del sys.modules[name]  # a half-imported package would be returned by the next import
-    raise ImportError(
-        "torchvision cannot be imported: its operators stay undeclared; install the torchvision that matches torch"
-    )
+    raise ImportError("torchvision's operators stay undeclared; install the torchvision that matches torch")
 
 
 def switch_off_contiguous_parameters() -> None:
@@ -136,8 +128,7 @@ def resolve_regnet_configs() -> None:
 def tell_local_process_group(group) -> None:
     """fastreid takes a process's number on its machine from a global that only its own, CUDA-only launcher sets.
 
-    Args:
-        group: the torch process group of this machine's processes; None when there is none any more.
+    It is the group of this machine's processes; None when there is none any more.
     """
     importlib.import_module("fastreid.utils.comm")._LOCAL_PROCESS_GROUP = group
 
@@ -154,9 +145,7 @@ def translate_random_affine() -> None:
             # resample=False meant nearest neighbour, which is torchvision's default to this day
             super().__init__(degrees, fill=fillcolor, **options)
 
-    transforms = types.SimpleNamespace(**vars(build.T))
-    transforms.RandomAffine = RandomAffine
-    build.T = transforms
+    build.T = types.SimpleNamespace(**{**vars(build.T), "RandomAffine": RandomAffine})
 
 
 def subsample_before_pointwise_convolutions() -> None:

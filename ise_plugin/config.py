@@ -265,11 +265,7 @@ def resolve_config_file(path: str, folder: str = "") -> str:
 
 
 def load_base_cfg(config_file: str) -> tuple[str, CfgNode]:
-    """The file at the end of a config file's ``_BASE_`` chain, and the configuration that it alone makes; not checked.
-
-    Raises:
-        UsageError: as :func:`load_cfg`.
-    """
+    """The file at the end of a config file's ``_BASE_`` chain, and the configuration that it makes alone, unchecked."""
     cfg = get_cfg()
     name, values = _read_chain(config_file)[0]
     _merge(cfg, values, name)
@@ -284,18 +280,16 @@ def _read_chain(config_file: str, seen: tuple = ()) -> list:
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
-    except (OSError, ValueError, RecursionError) as error:  # no text, a date that is none, thousands of brackets
-        reason = (
-            "it is not text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
-        )
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config file {config_file}: it is not text; check its path") from error
+    except (OSError, ValueError, RecursionError) as error:  # a date that is none, thousands of brackets
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(f"config file {config_file}: cannot be read ({reason}); check its path and content") from error
     except yaml.YAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        raise UsageError(
-            f"config file {config_file}{line}: not valid YAML ({getattr(error, 'problem', error)})"
-        ) from error
-    if values is None:
-        values = {}
+        reason = getattr(error, "problem", error)
+        raise UsageError(f"config file {config_file}{line}: not valid YAML ({reason})") from error
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise UsageError(f"config file {config_file}: expected keys and values, found a {type(values).__name__}")
     base = values.pop(BASE_KEY, None)
@@ -330,7 +324,9 @@ def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
     *parents, leaf = key.split(".")
     node = cfg
     if key.startswith(f"{_OWN}."):
-        _set_own_value(cfg.ISE.OWN, parents[2:], leaf, value)
+        for parent in parents:
+            node = node.setdefault(parent, CfgNode(new_allowed=True))
+        node[leaf] = _literal(value) if isinstance(value, str) else value
         return
     for parent in parents:
         node = node.get(parent) if isinstance(node, CfgNode) else None
@@ -342,12 +338,6 @@ def _set_value(cfg: CfgNode, key: str, value, source: str) -> None:
     if isinstance(default, CfgNode):
         raise UsageError(f"{source}: {key} is a group of keys, not a value; set one of: {', '.join(sorted(default))}")
     node[leaf] = _as_type_of(default, value, key, source)
-
-
-def _set_own_value(node: CfgNode, parents: Sequence[str], leaf: str, value) -> None:
-    for parent in parents:
-        node = node.setdefault(parent, CfgNode(new_allowed=True))
-    node[leaf] = _literal(value) if isinstance(value, str) else value
 
 
 def _switch_hook(cfg: CfgNode, hook: str, on: bool, key: str, source: str) -> None:
@@ -366,9 +356,7 @@ def _as_type_of(default, value, key: str, source: str):
     if isinstance(value, str) and not isinstance(default, str):
         value = _literal(value)  # YAML knows no tuples and reads 1e-4 as text; a command line knows text alone
     if type(value) is int and abs(value) > _LARGEST_INT:
-        raise UsageError(
-            f"{source}: {key} is a whole number of {value.bit_length()} bits, more than 63; use a smaller one"
-        )
+        raise UsageError(f"{source}: {key} is a whole number of {value.bit_length()} bits; at most 63 can be used")
     if default is None or type(value) is type(default):
         return value
     if type(default) is float and type(value) is int:
@@ -428,7 +416,4 @@ def _check_batch(batch: int, pieces: int, normalized: int, instances: int) -> No
             f"ISE.BN_GROUP_SIZE {normalized}; lower one of them, or set ISE.BN_GROUP_SIZE 0"
         )
     if batch % instances:
-        raise UsageError(
-            f"SOLVER.IMS_PER_BATCH ({batch}) must be a multiple of DATALOADER.NUM_INSTANCE ({instances}): a batch is made "
-            "of whole groups"
-        )
+        raise UsageError(f"SOLVER.IMS_PER_BATCH ({batch}) must be a multiple of DATALOADER.NUM_INSTANCE ({instances})")

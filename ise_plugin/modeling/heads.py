@@ -86,11 +86,7 @@ class ClusterMemoryHead(nn.Module):
         }
 
     def set_centroids(self, centroids: Tensor) -> None:
-        """Starts a new memory.
-
-        Args:
-            centroids: (M, D), one row for each pseudo label 0..M-1.
-        """
+        """Starts a new memory from centroids (M, D), one row for each pseudo label 0..M-1."""
         device = next(self.parameters(), centroids).device
         self.memory = ClusterMemory(centroids, self.momentum, self.update_rule, persistent=False).to(device)
 
@@ -100,8 +96,7 @@ class ClusterMemoryHead(nn.Module):
         """
         Args:
             features: (B, C, H, W), the backbone's feature map.
-            targets: (B,), int64 pseudo labels; needed in training only.
-            whole: see :meth:`extend`.
+            targets, whole: see :meth:`extend`; needed in training only.
 
         Returns:
             In evaluation the embeddings (B, D) before L2 normalisation, as fastreid's ``EmbeddingHead`` returns them.
@@ -125,14 +120,9 @@ class ClusterMemoryHead(nn.Module):
             embeddings: (b, D), float32, unit rows.
             targets: (b,), int64 pseudo labels, on any device.
             whole: the batch of all processes. Several processes without it ask one another, and wait for the device.
-
-        Returns:
-            The dictionary that :meth:`forward` returns in training.
         """
         if self.memory is None:
-            raise RuntimeError(
-                "the cluster memory is empty: call set_centroids first, or train with ise_plugin.engine.ISETrainer"
-            )
+            raise RuntimeError("the cluster memory is empty: call set_centroids, or train with ISETrainer")
         known = gather_rows(targets) if whole is None else whole.targets  # on the CPU, as a loader gives them
         features = gather_with_gradient(embeddings, None if whole is None else whole.counts)
         labels, centroids = known.to(embeddings.device, non_blocking=True), self.memory.centroids
@@ -146,17 +136,14 @@ class ClusterMemoryHead(nn.Module):
 
     def _neck(self, features: Tensor) -> Tensor:
         if features.shape[1] != self.feat_dim:
-            raise UsageError(
-                f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, but this backbone gives {features.shape[1]}; set it to that"
-            )
+            given = f"but this backbone gives {features.shape[1]}; set it to that"
+            raise UsageError(f"MODEL.BACKBONE.FEAT_DIM is {self.feat_dim}, {given}")
         return self.bottleneck(self.pool_layer(features))[..., 0, 0]
 
     def _usable_neighbors(self, clusters: int) -> int:
         usable = min(self.num_neighbors, clusters - 1)
         if usable < self.num_neighbors and not self._warned_about_neighbors:
             self._warned_about_neighbors = True
-            logger.warning(
-                f"ISE.SUPPORT.NUM_NEIGHBORS is {self.num_neighbors}, but {clusters} clusters have {usable} "
-                "neighbour(s) each; using these"
-            )
+            less = f"{clusters} clusters have {usable} neighbour(s) each; using these"
+            logger.warning(f"ISE.SUPPORT.NUM_NEIGHBORS is {self.num_neighbors}, but {less}")
         return usable

@@ -100,13 +100,7 @@ class ISE(Baseline):
     def compute_losses(
         self, features: Tensor, targets: Tensor, whole: Optional[WholeBatch] = None
     ) -> dict[str, Tensor]:
-        """The losses of this process's share of a batch from its unit embeddings, and the update of the memory.
-
-        Args:
-            features: (B, D), float32, unit rows.
-            targets: (B,), int64 pseudo labels, on any device.
-            whole: the batch of all processes.
-        """
+        """The losses of this process's share of a batch, and the memory's update; see ``ClusterMemoryHead.extend``."""
         return self._losses(self.heads.extend(features, targets, **_known(whole)))
 
     def _losses(self, outputs: dict) -> dict[str, Tensor]:

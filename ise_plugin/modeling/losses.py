@@ -47,8 +47,7 @@ class ISELoss(nn.Module):
         features, labels = outputs["features"], outputs["labels"]
         supports, support_labels = outputs["supports"], outputs["support_labels"]
         extended, extended_labels = torch.cat([features, supports]), torch.cat([labels, support_labels])
-        loss = sample_extension_loss(extended, extended_labels, outputs["centroids"], self.temperature)
-        losses = {"loss_se": loss}
+        losses = {"loss_se": sample_extension_loss(extended, extended_labels, outputs["centroids"], self.temperature)}
         if self.lp_weight > 0 and len(supports):
             loss = label_preserving_loss(features, supports, labels, support_labels, self.lp_temperature)
             losses["loss_lp"] = self.lp_weight * loss

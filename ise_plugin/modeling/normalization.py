@@ -56,12 +56,7 @@ class NormalizationGroups:
         return {"size": self.size, "layout": None, "_layouts": {}, "_process_groups": {}}
 
     def layout_of(self, images: int, counts: Optional[Sequence[int]] = None) -> Layout:
-        """The layout of a step.
-
-        Args:
-            images: of this process.
-            counts: images of every process; None where this process is alone, or normalises for itself.
-        """
+        """The layout of a step with ``images`` here, and ``counts`` in every process where they normalise together."""
         key = (images, *(counts or ()))
         if key not in self._layouts:
             self._layouts[key] = Layout(self._parts(tuple(counts or (images,)), rank() if counts else 0))
@@ -148,8 +143,7 @@ def group_normalization(model: nn.Module, groups: NormalizationGroups) -> None:
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
-            kind = GroupedBatchNorm1d if isinstance(module, nn.BatchNorm1d) else GroupedBatchNorm2d
-            module.__class__ = kind
+            module.__class__ = GroupedBatchNorm1d if isinstance(module, nn.BatchNorm1d) else GroupedBatchNorm2d
             module.groups = groups
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
+from ..utils.memory import precision_name
 
 logger = logging.getLogger("fastreid.ise.precision")
 
@@ -27,12 +28,11 @@ _SAME = 1e-4
 def choose_precision(
     device: torch.device, mixed: bool, forced: str, backbone: nn.Module, image_size: Sequence[int]
 ) -> torch.dtype:
-    """What to compute in: float32, or for ``SOLVER.AMP.ENABLED`` what the device is fast in, if this backbone learns well in it.
+    """What to compute in: float32, or in mixed precision what the device is fast in if this backbone learns well in it.
 
-    Says what it chose, and why, where mixed precision was asked for.
+    A choice for mixed precision is logged with its reason.
 
     Args:
-        device: where the model is.
         mixed: ``SOLVER.AMP.ENABLED``.
         forced: ``ISE.PRECISION``, a key of :data:`PRECISIONS` or "auto".
         backbone: with the weights that training starts from.
@@ -46,12 +46,12 @@ def choose_precision(
     if forced == "auto":
         choice, reason = _fastest(device)
         if (noise := rounding_noise(backbone, choice, image_size)) > _LARGEST_NOISE:
-            reason = f"rounding in {_name(choice)} would reach {noise:.1f} standard deviations of a channel"
+            reason = f"rounding in {precision_name(choice)} would reach {noise:.1f} standard deviations of a channel"
             choice = torch.float32
     else:
         choice, reason = PRECISIONS[forced], f"ISE.PRECISION says {forced}"
         _check_support(device, choice)
-    logger.info(f"SOLVER.AMP.ENABLED: computing in {_name(choice)}, because {reason}")
+    logger.info(f"SOLVER.AMP.ENABLED: computing in {precision_name(choice)}, because {reason}")
     return choice
 
 
@@ -85,7 +85,7 @@ def spare_slow_gradients(backbone: nn.Module, device: torch.device, precision: t
 
 @torch.no_grad()
 def take_out_constants(backbone: nn.Module, image_size: Sequence[int]) -> int:
-    """Takes constants out of a network that its next normalisation subtracts again; the function stays the same.
+    """Takes constants out of a network that its next normalisation subtracts again; same function. Returns how many.
 
     Where the bias of one batch normalisation passes through a 1 x 1 convolution into another, the second sees a constant
     that may be a thousand times its channels' deviation (ImageNet's MobileNetV2: 1,556 in its second block). Subtracting it
@@ -96,9 +96,6 @@ def take_out_constants(backbone: nn.Module, image_size: Sequence[int]) -> int:
     Args:
         backbone: with the weights that training starts from; left in the mode it was in.
         image_size: (height, width) of images that it takes.
-
-    Returns:
-        Number of normalisations that such a constant was taken from.
     """
     images = torch.rand(2, 3, *image_size, generator=torch.Generator().manual_seed(0))
     images = images.to(next(backbone.parameters()))
@@ -198,28 +195,19 @@ def _has_slow_gradient(layer: nn.Conv2d) -> bool:
 
 def _fastest(device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "this GPU has it"
-        return torch.float16, "this GPU has no bfloat16"
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return (torch.bfloat16, "this GPU has it") if has_bfloat16 else (torch.float16, "this GPU has no bfloat16")
     if device.type == "cpu":
-        has_bfloat16 = _cpu_has_bfloat16()
+        has_bfloat16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         return (torch.bfloat16, "this CPU has it") if has_bfloat16 else (torch.float32, "this CPU has no bfloat16")
     return torch.float32, f"mixed precision on {device.type} has not been tried"
 
 
 def _check_support(device: torch.device, precision: torch.dtype) -> None:
-    name = _name(precision)
+    name = precision_name(precision)
     if precision == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UsageError(f"ISE.PRECISION {name}: this GPU does not compute in it; use auto, float16 or float32")
     if precision == torch.float16 and device.type != "cuda":
         raise UsageError(f"ISE.PRECISION {name}: {device.type} does not train in it; use auto, bfloat16 or float32")
     if precision != torch.float32 and device.type not in ("cpu", "cuda"):
         raise UsageError(f"ISE.PRECISION {name}: {device.type} has no mixed precision here; use auto or float32")
-
-
-def _cpu_has_bfloat16() -> bool:
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-def _name(precision: torch.dtype) -> str:
-    return str(precision).removeprefix("torch.")

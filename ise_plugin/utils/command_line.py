@@ -7,9 +7,6 @@ from typing import Callable, Optional, Sequence
 
 from ..errors import UsageError
 
-# What a shell reports for a command that Ctrl-C has ended.
-_INTERRUPTED = 130
-
 
 def run_command(
     parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], argv: Optional[Sequence[str]] = None
@@ -35,5 +32,5 @@ def run_command(
         return UsageError.EXIT_CODE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return 130  # what a shell reports for a command that Ctrl-C has ended
     return 0

@@ -109,30 +109,20 @@ def computed_once(function: Callable[[], Any]) -> Any:
     """What ``function`` returns in process 0, in every process; what it raises there is raised everywhere."""
     if world_size() == 1:
         return function()
-    result, error = None, None
+    outcome: list = [None, None]  # result, error
     if rank() == 0:
         try:
-            result = function()
-        except Exception as raised:  # else the other processes would wait without end
-            error = raised
-    message = [(result, error)]
-    dist.broadcast_object_list(message, src=0, group=host_group)
-    result, error = message[0]
-    if error is not None:
-        raise error
-    return result
+            outcome[0] = function()
+        except Exception as error:  # else the other processes would wait without end
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0, group=host_group)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def verify_same(what: str, *arrays: np.ndarray) -> None:
-    """Compares digests of what every process must hold alike.
-
-    Args:
-        what: for the message.
-        arrays: of any shape and type; both count.
-
-    Raises:
-        RuntimeError: some process holds others than process 0.
-    """
+    """Raises RuntimeError where processes hold other arrays than process 0: of another shape, type or content."""
     if world_size() == 1:
         return
     digest = hashlib.sha256()
@@ -151,12 +141,8 @@ def verify_same(what: str, *arrays: np.ndarray) -> None:
 @torch.no_grad()
 def average_statistics(model: nn.Module) -> None:
     """Gives every process the mean of all processes' running statistics: each has normalised other images."""
-    statistics = [
-        buffer
-        for module in model.modules()
-        for buffer in (getattr(module, "running_mean", None), getattr(module, "running_var", None))
-        if isinstance(buffer, Tensor)
-    ]
+    names = ("running_mean", "running_var")
+    statistics = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in names]
     if world_size() == 1 or not statistics:
         return
     flat = torch.cat([buffer.flatten() for buffer in statistics])

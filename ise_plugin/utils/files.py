@@ -114,10 +114,8 @@ def remove_leftovers(folder: str) -> None:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        pass
+    except OSError as error:  # another one: it is somebody else's
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

@@ -1,5 +1,4 @@
-"""Memory that is not enough: how it shows, what a run says then, embedding on with fewer images at a time; and, on the CPU,
-keeping what was freed."""
+"""Memory that is not enough: how it shows, what a run says, embedding fewer at a time, keeping what was freed."""
 
 import ctypes
 import logging
@@ -40,8 +39,7 @@ class Halving:
     def __call__(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """``function(images)``, (B, ...) to (B, D), in as many pieces as it takes; every halving is logged.
 
-        Raises:
-            RuntimeError: torch's own, where one image alone is too much.
+        Where one image alone is too much, torch's own error is raised.
         """
         while True:
             try:
@@ -61,14 +59,7 @@ class Halving:
 
 @contextmanager
 def named_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
-    """Turns running out of memory inside into one line.
-
-    Args:
-        advice: what was computed, and the setting that needs less memory.
-
-    Raises:
-        UsageError: the memory was not enough.
-    """
+    """Turns running out of memory inside into a UsageError; ``advice`` gives what was computed and what needs less."""
     try:
         yield
     except RuntimeError as error:
@@ -78,29 +69,20 @@ def named_out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
 
 
 def advice_for_training(images: int, pieces: int, precision: torch.dtype, device: torch.device) -> str:
-    """What was computed in a step, and what would need half of its memory.
-
-    Args:
-        images: in the batch of this process.
-        pieces: that it was computed in.
-        precision: of the network.
-        device: it ran on.
-    """
-    piece = -(-images // pieces)
-    text = f"in a training step of {images} images, {piece} at a time, in {_name(precision)}: "
+    """What this process computed in a step of so many images, in so many pieces, and what would need half as much."""
+    piece, half = -(-images // pieces), -(-images // (2 * pieces))
+    text = f"in a training step of {images} images, {piece} at a time, in {precision_name(precision)}: "
     if piece == 1:
         return text + "one image alone is too much; use a smaller INPUT.SIZE_TRAIN or network"
-    options = [
-        f"SOLVER.ACCUMULATE {2 * pieces} computes {-(-images // (2 * pieces))} at a time, with the same batch for the losses"
-    ]
+    text += f"SOLVER.ACCUMULATE {2 * pieces} computes {half} at a time, with the same batch for the losses"
     if precision == torch.float32 and device.type == "cuda":
-        options.append("SOLVER.AMP.ENABLED True halves what the network keeps")
-    return text + "; ".join(options)
+        text += "; SOLVER.AMP.ENABLED True halves what the network keeps"
+    return text
 
 
 def advice_for_extraction(images: int, precision: torch.dtype) -> str:
     """The same for embedding images without training."""
-    text = f"embedding {images} images at a time, in {_name(precision)}: "
+    text = f"embedding {images} images at a time, in {precision_name(precision)}: "
     if images <= 1:
         return text + "one image alone is too much; use a smaller INPUT.SIZE_TEST or network"
     return text + f"ISE.EXTRACTION.IMS_PER_BATCH {images // 2} (for evaluation TEST.IMS_PER_BATCH) needs half"
@@ -119,5 +101,6 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
 
 
-def _name(precision: torch.dtype) -> str:
+def precision_name(precision: torch.dtype) -> str:
+    """``float32``, without torch's name before it."""
     return str(precision).removeprefix("torch.")

@@ -59,7 +59,7 @@ def load_checkpoint_file(path: str) -> Any:
     Raises:
         DamagedWeights: the file is missing, is no checkpoint, is not as it was written, or holds anything else.
     """
-    path = os.fspath(path)
+    path, cause = os.fspath(path), None
     if not os.path.isfile(path):
         raise DamagedWeights(f"weights file {path} is not there; check the path")
     try:
@@ -68,19 +68,13 @@ def load_checkpoint_file(path: str) -> Any:
             with torch.serialization.safe_globals(_SAFE_GLOBALS):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch, zipfile and pickle raise nearly anything
-        reason = str(error).strip().splitlines()
-        refused = [line for line in reason if "Unsupported global" in line or "GLOBAL" in line]
-        problem = "it is damaged or no file of torch.save"
+        cause, problem = error, "it is damaged or no file of torch.save"
+        refused = [line.strip() for line in str(error).splitlines() if "Unsupported global" in line or "GLOBAL" in line]
         if isinstance(error, OSError) and error.strerror:
             problem = error.strerror
         elif refused:
-            problem = f"it holds more than tensors: {refused[0].strip()}"
-        raise _refusal(path, problem) from error
-    raise _refusal(path, problem)
-
-
-def _refusal(path: str, problem: str) -> DamagedWeights:
-    return DamagedWeights(f"weights file {path} is not a checkpoint that can be read safely ({problem})")
+            problem = f"it holds more than tensors: {refused[0]}"
+    raise DamagedWeights(f"weights file {path} is not a checkpoint that can be read safely ({problem})") from cause
 
 
 def _problem(path: str) -> Optional[str]:
@@ -118,8 +112,7 @@ def fetch_weights(url: str, name: Optional[str] = None) -> str:
         name: of the file in the cache; that of the address by default.
 
     Raises:
-        UsageError: the file is not in the cache and has no digest to check it by, cannot be downloaded, or is not the one
-            that its digest says. The message says which file to put where.
+        UsageError: it is not in the cache and cannot be downloaded and checked; says which file to put where.
     """
     name = name or url.split("/")[-1]
     path = os.path.join(weights_cache(), name)
@@ -128,9 +121,7 @@ def fetch_weights(url: str, name: Optional[str] = None) -> str:
     place = f"put it there by hand as {path}, name a file in MODEL.BACKBONE.PRETRAIN_PATH, or set MODEL.BACKBONE.PRETRAIN False"
     wanted = _DIGEST_IN_NAME.search(url)
     if not url.startswith("https://") or not wanted:
-        raise UsageError(
-            f"pretrained weights {url} are not downloaded, without TLS or a digest to check them by; {place}"
-        )
+        raise UsageError(f"pretrained weights {url} are not downloaded without TLS or a digest in the name; {place}")
     try:
         os.makedirs(weights_cache(), exist_ok=True)
         content = _download(url, wanted[1])
