@@ -124,21 +124,18 @@ class BatchAugmentation:
         }
 
     def _rectangles(self, erase: np.ndarray, attempts: np.ndarray) -> np.ndarray:
-        rectangles = np.zeros((len(erase), 4), np.int64)
         if self.erasing is None:
-            return rectangles
+            return np.zeros((len(erase), 4), np.int64)
         height, width = self.size
         (low, high), log_ratio = self.erasing.scale, np.log(self.erasing.ratio)
         area = height * width * (low + (high - low) * attempts[:, 0])
         aspect = np.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * attempts[:, 1])
-        h, w = np.rint(np.sqrt(area * aspect)).astype(np.int64), np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        h, w = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
         fits = (h < height) & (w < width)
         top, left = np.floor(attempts[:, 2] * (height - h + 1)), np.floor(attempts[:, 3] * (width - w + 1))
-        found = np.stack([top.astype(np.int64), left.astype(np.int64), h, w], 2)  # (attempts, B, 4)
-        first = found[fits.argmax(0), np.arange(len(erase))]
+        found = np.stack([top, left, h, w], 2).astype(np.int64)  # (attempts, B, 4)
         wanted = (erase < self.erasing.p) & fits.any(0)
-        rectangles[wanted] = first[wanted]
-        return rectangles
+        return np.where(wanted[:, None], found[fits.argmax(0), np.arange(len(erase))], 0)
 
 
 def batch_augmentation(cfg, steps: ImageSteps) -> Optional[BatchAugmentation]:
@@ -151,8 +148,9 @@ def batch_augmentation(cfg, steps: ImageSteps) -> Optional[BatchAugmentation]:
     if not unknown and (steps.size is None or steps.finish is not None):
         unknown.append("a step of the transform")
     if unknown:
-        reason = f"{', '.join(unknown)} has no such version"
-        logger.warning(f"DATALOADER.AUGMENT_ON_DEVICE: {reason}; the loader augments instead")
+        logger.warning(
+            f"DATALOADER.AUGMENT_ON_DEVICE: no such version of {', '.join(unknown)}; the loader augments instead"
+        )
         return None
     flipped, padded = flip.PROB if flip.ENABLED else 0.0, padding.SIZE if padding.ENABLED else 0
     return BatchAugmentation(steps.size, flipped, padded, steps.erasing)

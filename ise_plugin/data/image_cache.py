@@ -18,7 +18,6 @@ from ..utils.files import free_space
 
 logger = logging.getLogger("fastreid.ise.image_cache")
 
-MODES = ("none", "ram", "disk")
 GIBIBYTE = 2**30
 # what an entry was made from: modification time in ns (0: not made yet), file size, check sum of the pixels
 _STAMP = [("modified", "<i8"), ("size", "<i8"), ("checksum", "<i8")]
@@ -44,11 +43,7 @@ class ImageCache:
         self._unverified = np.full(len(entries), verify)
 
     def read(self, index: int, path: str) -> Optional[np.ndarray]:
-        """The image (H, W, 3), uint8; None where there is none, or the file has changed since.
-
-        Raises:
-            OSError: there is no such file any more.
-        """
+        """The image (H, W, 3), uint8; None where there is none or its file has changed; OSError where that is gone."""
         entry = self._entries[index]
         if not entry["modified"] or _identity(path) != (entry["modified"], entry["size"]):
             return None
@@ -74,7 +69,6 @@ def open_image_cache(
     """A cache in the mode asked for, or in the next cheaper one that there is room for: ram, disk, none.
 
     Args:
-        mode: "ram", "disk" or "none".
         paths: N file names.
         size: (height, width) of every image, in pixels.
         recipe: how the pixels are made from a file; a cache file made another way is not used.
@@ -142,7 +136,7 @@ def _make_folder(folder: str) -> Path:
             return Path(folder)
     except OSError as error:
         raise UsageError(
-            f"DATALOADER.CACHE_DIR {folder} cannot be written to ({error.strerror}); choose another folder"
+            f"DATALOADER.CACHE_DIR {folder} cannot be written to ({error.strerror}); choose another"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import random
 from contextlib import contextmanager
+from dataclasses import InitVar, dataclass, field
 from typing import Callable, Optional, Sequence, Union
 
 import numpy as np
@@ -18,6 +19,7 @@ from .reading import UnreadableImage, read_rgb
 from .workers import WorkerFiles
 
 
+@dataclass(eq=False)
 class ImageDataset(Dataset):
     """Images as :class:`ise_plugin.modeling.ISE` takes them.
 
@@ -42,24 +44,19 @@ class ImageDataset(Dataset):
         UsageError: an image cannot be read.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        transform: Callable,
-        targets: Optional[Sequence[int]] = None,
-        cameras: Optional[Sequence[int]] = None,
-        cache: Optional[ImageCache] = None,
-        on_device: Optional[BatchAugmentation] = None,
-        stand_ins: Optional[StandIns] = None,
-    ):
-        self.paths = paths
+    paths: Sequence[str]
+    transform: InitVar[Callable]
+    targets: Optional[Sequence[int]] = None
+    cameras: Optional[Sequence[int]] = None
+    cache: Optional[ImageCache] = None
+    on_device: Optional[BatchAugmentation] = None
+    stand_ins: Optional[StandIns] = None
+    worker_files: Optional[WorkerFiles] = field(default=None, init=False)
+
+    def __post_init__(self, transform: Callable) -> None:
         self.steps = split_transform(transform)
-        self.targets = np.full(len(paths), -1) if targets is None else targets
-        self.cameras = np.zeros(len(paths), np.int64) if cameras is None else cameras
-        self.cache = cache
-        self.on_device = on_device
-        self.stand_ins = stand_ins
-        self.worker_files: Optional[WorkerFiles] = None
+        self.targets = np.full(len(self), -1) if self.targets is None else self.targets
+        self.cameras = np.zeros(len(self), np.int64) if self.cameras is None else self.cameras
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -100,10 +97,8 @@ class ImageDataset(Dataset):
         try:
             return self._read(index)
         except (UnreadableImage, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(
-                f"image {shown(self.paths[index])} cannot be read ({reason}); repair or remove it"
-            ) from error
+            path, reason = shown(self.paths[index]), " ".join(str(error).split())
+            raise UsageError(f"image {path} cannot be read ({reason}); repair or remove it") from error
 
     def _read(self, index: int) -> np.ndarray:
         path = self.paths[index]

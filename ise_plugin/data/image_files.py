@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
+from itertools import compress
 from typing import Callable, Iterator, Sequence, TypeVar
 
 import torch
@@ -30,8 +31,7 @@ def find_images(folder: str, left_out: str = "") -> list[str]:
     with a dot) and files of other types are passed over; the log says how many.
 
     Args:
-        folder: to look in.
-        left_out: a folder whose files do not count, where it lies below the other.
+        left_out: a folder below ``folder`` whose files do not count.
 
     Returns:
         Paths relative to the folder, with "/", sorted.
@@ -84,10 +84,8 @@ def check_images(folder: str, names: Sequence[str], max_bad_share: float, option
     Files whose bytes are those of another one stay; the log says how many there are.
 
     Args:
-        folder: of the files.
-        names: relative to it.
-        max_bad_share: share of files that may be left out, in [0, 1].
-        option: where the user sets it, for the message.
+        names: N files, relative to ``folder``.
+        max_bad_share: share of files that may be left out, in [0, 1]; the user sets it with ``option``.
 
     Returns:
         The names of the readable files, in the order given.
@@ -120,13 +118,10 @@ def _digest_of_readable(content: bytes) -> bytes:
 
 
 def check_share(problems: Sequence[ReadFile], total: int, max_share: float, option: str, stopped: bool = False) -> None:
-    """Refuses a set with too many unusable files.
+    """Refuses a set of ``total`` files with too many unusable ones.
 
     Args:
-        problems: the unusable ones.
-        total: files in all.
-        max_share: in [0, 1]; that all are unusable is refused with any.
-        option: where the user sets it, for the message.
+        max_share: in [0, 1]; that all are unusable is refused with any. The user sets it with ``option``.
         stopped: whether the rest of the files was not tried.
 
     Raises:
@@ -152,25 +147,21 @@ class StandIns:
 
     Args:
         paths: N files.
-        max_share: of them that may be lost, in [0, 1].
-        option: where the user sets it, for the message.
+        max_share: of them that may be lost, in [0, 1]; the user sets it with ``option``.
 
     Attributes:
         lost: (N,), bool, in shared memory.
     """
 
     def __init__(self, paths: Sequence[str], max_share: float, option: str):
-        self._paths = paths
-        self._max_share = max_share
-        self._option = option
+        self._paths, self._max_share, self._option = paths, max_share, option
         self.lost = torch.zeros(len(paths), dtype=torch.bool).share_memory_()
 
     def read(self, index: int, read: Callable[[int], Image]) -> Image:
         """What ``read`` gives for that index or, where its file is lost, for the next one (the first follows the last).
 
         Args:
-            index: 0..N-1.
-            read: index -> image; raises :class:`UnreadableImage` or OSError for a lost file.
+            read: index, 0..N-1 -> image; raises :class:`UnreadableImage` or OSError for a lost file.
 
         Raises:
             UsageError: more files are lost than may be.
@@ -186,8 +177,6 @@ class StandIns:
                 reason = getattr(error, "strerror", None) or str(error)
                 path = shown(self._paths[place])
                 logger.warning(f"image {path} was lost during the run ({reason}); the next one is taken instead")
-            lost = [
-                ReadFile(self._paths[i], reason="lost during the run") for i in self.lost.nonzero().flatten().tolist()
-            ]
+            lost = [ReadFile(path, reason="lost during the run") for path in compress(self._paths, self.lost.tolist())]
             check_share(lost, len(self._paths), self._max_share, self._option)
         raise UsageError("no image can be read any more; check the folder")

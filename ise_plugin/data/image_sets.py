@@ -15,7 +15,6 @@ from .datasets.folder import MAX_BAD_SHARE_KEY, Folder
 from .image_files import StandIns
 
 ROOT_VARIABLE = "FASTREID_DATASETS"
-DEFAULT_ROOT = "datasets"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class TrainingImages:
 
 def datasets_root() -> str:
     """The folder that holds the data sets: the variable FASTREID_DATASETS, else ``datasets``, as in fastreid."""
-    return os.getenv(ROOT_VARIABLE, DEFAULT_ROOT)
+    return os.getenv(ROOT_VARIABLE, "datasets")
 
 
 def read_training_images(names: Sequence[str], combine_all: bool = False, cfg=None) -> TrainingImages:
@@ -106,9 +105,8 @@ def _read(name: str, cfg, parts: dict[str, str], **options):
         data = reader(root=datasets_root(), **options)
         empty = [part for attribute, part in parts.items() if not getattr(data, attribute)]  # which lists the folder
     except (RuntimeError, AssertionError, OSError) as error:  # stock readers raise each of these for a missing folder
-        raise UsageError(
-            f"data set {name} cannot be read: {' '.join(str(error).split())}; {_where_to_put()}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise UsageError(f"data set {name} cannot be read: {reason}; {_where_to_put()}") from error
     if empty and hasattr(data, "advice"):  # its reader has folders other than its data_dir
         raise UsageError(f"data set {name} has no {empty[0]} images; {data.advice}")
     if empty:

@@ -103,14 +103,9 @@ class _TrainingDataset(Dataset):
     """Keys with a pseudo label mean the training transform, plain indices the test transform."""
 
     def __init__(self, cfg, images: TrainingImages):
+        known = {"cameras": images.cameras, "stand_ins": images.stand_ins}
         self._train, self._test = (
-            ImageDataset(
-                images.paths,
-                build_transforms(cfg, is_train=is_train),
-                cameras=images.cameras,
-                stand_ins=images.stand_ins,
-            )
-            for is_train in (True, False)
+            ImageDataset(images.paths, build_transforms(cfg, is_train=is_train), **known) for is_train in (True, False)
         )
         if cfg.DATALOADER.AUGMENT_ON_DEVICE:
             self._train.on_device = batch_augmentation(cfg, self._train.steps)

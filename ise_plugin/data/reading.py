@@ -14,19 +14,8 @@ from PIL import Image, ImageOps
 from ..utils.files import shown
 
 # Pillow raises all of these for broken files; a decompression bomb has an exception of its own.
-_DECODING_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    TypeError,
-    LookupError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_BUILT_IN_ERRORS = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, MemoryError)
+_DECODING_ERRORS = (*_BUILT_IN_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 # Formats that are let in. Pillow knows dozens, some of which start other programs (EPS) or fetch more files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 # Pixels in the shorter side below which a picture shows nobody.
@@ -83,11 +72,7 @@ def decode_rgb(content: bytes) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """What :func:`read_rgb` makes of an opened picture, which is left as it is.
-
-    Raises:
-        UnreadableImage: it is damaged, too large, or less than 4 pixels wide or high.
-    """
+    """What :func:`read_rgb` makes of an opened picture, left as it is; UnreadableImage for the same reasons."""
     width, height = image.size
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise UnreadableImage(f"{width} x {height} pixels are more than {Image.MAX_IMAGE_PIXELS}")

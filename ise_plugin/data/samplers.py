@@ -66,11 +66,8 @@ class CrossCameraBatchSampler(Sampler):
         self.members = {int(v): g for v, g in zip(values, groups) if v >= 0 and len(g) > 1}
         if not self.members:
             raise ValueError("labels has no cluster of two or more images: there is nothing to draw")
-        self.labels = labels
-        self.cameras = np.asarray(cameras)
-        self.num_instances = num_instances
-        self.num_batches = num_batches
-        self.seed = seed
+        self.labels, self.cameras = labels, np.asarray(cameras)
+        self.num_instances, self.num_batches, self.seed = num_instances, num_batches, seed
         self.clusters_per_batch = min(batch_size // num_instances, len(self.members))
 
     def __len__(self) -> int:

@@ -77,11 +77,7 @@ def _end_with_parent(parent: int) -> None:
 
 
 class WorkerFiles:
-    """One row for each worker, in memory that all processes share: its process and the file it reads.
-
-    Args:
-        workers: how many there may be.
-    """
+    """One row for each of so many workers, in memory that all processes share: its process and the file it reads."""
 
     def __init__(self, workers: int):
         self._processes = torch.zeros(workers, dtype=torch.int64).share_memory_()
@@ -104,10 +100,7 @@ class WorkerFiles:
 
 
 def explain_worker_death(error: BaseException) -> None:
-    """
-    Raises:
-        UsageError: the error says that a loader's worker has died; the message names the file that it was reading.
-    """
+    """Raises UsageError, naming the file that was read, where the error says that a loader's worker has died."""
     found = _DEATH.search(str(error)) if isinstance(error, RuntimeError) else None
     if not found:
         return

@@ -35,11 +35,7 @@ ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
 
 
 class EmbeddingNetwork(nn.Module):
-    """Backbone, head and both normalisations as one module: pixels in, unit embeddings out.
-
-    Args:
-        model: a fastreid model in evaluation mode.
-    """
+    """Backbone, head and both normalisations of a fastreid model as one module: pixels in, unit embeddings out."""
 
     backbone: nn.Module
     heads: nn.Module
@@ -54,13 +50,7 @@ class EmbeddingNetwork(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """
-        Args:
-            images: (B, 3, H, W), float32, RGB, 0..255.
-
-        Returns:
-            (B, D), float32, unit rows.
-        """
+        """Images (B, 3, H, W), float32, RGB, 0..255 -> (B, D), float32, unit rows."""
         return F.normalize(self.heads(self.backbone((images - self.mean) * self.scale)), dim=1)
 
 
@@ -73,10 +63,8 @@ class Embedder:
         device: ``auto`` (CUDA, Apple's GPU, CPU), or a torch device.
 
     Attributes:
-        run: the folder.
-        cfg: its configuration.
+        run, cfg, weights: the folder, its configuration, the file.
         input_size: (height, width) that images are brought to, in pixels.
-        weights: the file.
         network: :class:`EmbeddingNetwork`.
         fingerprint: hexadecimal digest of weights and input size: equal ones give the same embeddings.
 
@@ -100,9 +88,7 @@ class Embedder:
         ISECheckpointer(self.model).load(self.weights, checkpointables=[])
         bad = first_not_finite(self.model)
         if bad is not None:
-            raise UsageError(
-                f"{shown(self.weights)} holds numbers that are not finite, in {bad}; take another checkpoint"
-            )
+            raise UsageError(f"{shown(self.weights)} holds numbers that are not finite, in {bad}; take others")
         self.model.eval()
         # the test transform without its last step, which makes a tensor of one image
         steps = build_transforms(self.cfg, is_train=False).transforms
@@ -136,11 +122,10 @@ class Embedder:
         for place, image in enumerate(images):
             if not isinstance(image, (str, os.PathLike)):
                 pixels.append(self._pixels(_as_image(image, place)))
-                continue
-            found = next(files)
-            if found.reason is not None:
+            elif (found := next(files)).reason is None:
+                pixels.append(found.value)
+            else:
                 raise UsageError(f"image {found} cannot be embedded; repair or remove it")
-            pixels.append(found.value)
         batches = [self._embed(pixels[start : start + BATCH_SIZE]) for start in range(0, len(pixels), BATCH_SIZE)]
         return np.concatenate(batches) if batches else np.zeros((0, self._width()), np.float32)
 
@@ -180,8 +165,7 @@ def _run_config(run: str, device: str) -> CfgNode:
 
 
 def _run_weights(run: str) -> str:
-    for name in _WEIGHTS_NAMES:
-        path = os.path.join(run, name)
+    for path in (os.path.join(run, name) for name in _WEIGHTS_NAMES):
         if os.path.isfile(path):
             return path
     raise UsageError(f"{shown(str(run))} holds neither {' nor '.join(_WEIGHTS_NAMES)}; has the run finished?")
@@ -201,11 +185,9 @@ def _as_image(image: Union[Image.Image, np.ndarray], place: int) -> Image.Image:
 
 
 def traced(network: nn.Module, input_size: tuple) -> torch.jit.ScriptModule:
-    """The network as TorchScript, for any batch size; parameters become constants that kernels are fused with.
+    """An :class:`EmbeddingNetwork` on the CPU as TorchScript, for any batch size and one (height, width) in pixels.
 
-    Args:
-        network: :class:`EmbeddingNetwork` on the CPU.
-        input_size: (height, width) in pixels.
+    Parameters become constants that kernels are fused with.
     """
     # a batch of two: with one image some networks take shapes for constants
     example = torch.zeros(2, 3, *input_size).contiguous(memory_format=torch.channels_last)

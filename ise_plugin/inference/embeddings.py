@@ -67,8 +67,8 @@ class EmbeddingStore:
         width: D, length of an embedding.
 
     Raises:
-        UsageError: there are embeddings of another network or a damaged file under that name, or the folder cannot be
-            written to.
+        UsageError: there are embeddings of another network or a damaged file under that name; or the folder cannot be
+            written to, which later calls say as well.
     """
 
     def __init__(self, base: str, fingerprint: str, run: str, width: int):
@@ -81,9 +81,8 @@ class EmbeddingStore:
             if os.path.exists(result):
                 self._take(result)
         except ValueError as error:
-            raise UsageError(
-                f"{shown(result)} holds no embeddings of this network ({error}); remove it or choose another --output"
-            ) from error
+            reason = f"holds no embeddings of this network ({error})"
+            raise UsageError(f"{shown(result)} {reason}; remove it or choose another --output") from error
         for _, path in sorted(_part_files(self._parts).items()):
             try:
                 self._take(path)
@@ -92,9 +91,8 @@ class EmbeddingStore:
         try:
             os.makedirs(self._parts, exist_ok=True)
         except OSError as error:
-            raise UsageError(
-                f"{shown(self._parts)} cannot be made ({error.strerror}); choose another --output"
-            ) from error
+            reason = f"cannot be made ({error.strerror})"
+            raise UsageError(f"{shown(self._parts)} {reason}; choose another --output") from error
 
     def _take(self, path: str) -> None:
         there = _load(path)
@@ -102,8 +100,7 @@ class EmbeddingStore:
             raise UsageError(f"{shown(path)} holds embeddings of another network; remove it or choose another --output")
         if there.vectors.shape[1] != self._width:
             raise ValueError(f"{there.vectors.shape[1]} numbers in each, but the network gives {self._width}")
-        for name, vector, when in zip(there.paths, there.vectors, there.stamps.tolist()):
-            self._known[name] = (vector, tuple(when))
+        self._known.update(zip(there.paths, zip(there.vectors, map(tuple, there.stamps.tolist()))))
 
     def missing(self, paths: Sequence[str]) -> list[str]:
         """Those of the paths that have no embedding yet, or whose file has changed since."""
@@ -123,11 +120,7 @@ class EmbeddingStore:
             self._unwritten = []
 
     def pause(self) -> None:
-        """Writes what is in memory only; no empty folder stays. For the end of a job, whether it has failed or not.
-
-        Raises:
-            UsageError: the folder cannot be written to.
-        """
+        """Writes what is in memory only; no empty folder stays. For the end of a job, whether it has failed or not."""
         try:
             self._flush()
         finally:
@@ -136,15 +129,7 @@ class EmbeddingStore:
                 os.rmdir(self._parts)
 
     def finish(self, paths: Sequence[str], formats: Sequence[str] = FORMATS) -> Embeddings:
-        """Writes the files of the paths that have an embedding, in that order, and removes the parts.
-
-        Args:
-            paths: N file names.
-            formats: some of "npz" and "parquet".
-
-        Raises:
-            UsageError: the folder cannot be written to.
-        """
+        """Writes those of the paths that have an embedding, in that order, as "npz" and "parquet"; the parts go."""
         self._flush()
         result = self._embeddings_of([path for path in paths if path in self._known])
         for kind in formats:
@@ -163,11 +148,7 @@ class EmbeddingStore:
 
 
 def read_embeddings(path: str) -> Embeddings:
-    """What an :class:`EmbeddingStore` wrote as npz.
-
-    Raises:
-        UsageError: the file is missing, damaged, or something else.
-    """
+    """What an :class:`EmbeddingStore` wrote as npz; UsageError where it is missing, damaged, or something else."""
     base, ending = os.path.splitext(path)
     if ending.lower() == ".parquet":
         raise UsageError(f"{shown(path)} is no .npz of embeddings; name the one beside it, {shown(base)}.npz")
@@ -244,11 +225,9 @@ def _write_parquet(path: str, content: Embeddings) -> None:
     def printable(path: str) -> str:  # as valid Unicode: bytes that are no UTF-8 become backslash escapes
         return os.fsencode(path).decode("utf-8", "backslashreplace")
 
-    width = content.vectors.shape[1]
-    vectors = pa.array(content.vectors.ravel(), pa.float32())
-    column = pa.FixedSizeListArray.from_arrays(vectors, width)
-    table = pa.table({"path": [printable(name) for name in content.paths], "embedding": column})
-    table = table.replace_schema_metadata({"fingerprint": content.fingerprint, "run": printable(content.run)})
+    vectors = pa.FixedSizeListArray.from_arrays(content.vectors.ravel(), content.vectors.shape[1])
+    network = {"fingerprint": content.fingerprint, "run": printable(content.run)}
+    table = pa.table({"path": [printable(name) for name in content.paths], "embedding": vectors}, metadata=network)
     with written_whole(path) as temporary:
         pq.write_table(table, temporary)
 

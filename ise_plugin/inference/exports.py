@@ -27,7 +27,6 @@ INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
 # The least cosine similarity between the exported and the original embedding of an image.
 LEAST_COSINE = 0.9999
 _CHECKED_IMAGES = 16
-_OPSET = 18
 METADATA_NAME = "ise_plugin"
 LICENCE_NOTE = (
     "The code that made this file is under Apache-2.0. The weights also depend on the images they were trained on and on the "
@@ -68,7 +67,7 @@ def export(embedder: Embedder, output: str, kind: str = "onnx") -> Exported:
     least = _check(embedder.network, embedder.input_size, lambda images: run(content, images))
     if not least >= LEAST_COSINE:
         raise UsageError(
-            f"the exported network gives other embeddings (cosine similarity {least:.6f}, at least {LEAST_COSINE} is needed); "
+            f"the exported network gives other embeddings (cosine similarity {least:.6f}, less than {LEAST_COSINE}); "
             f"nothing was written, try --format {FORMATS[1 - FORMATS.index(kind)]}"
         )
     write_atomically(path, content)
@@ -108,7 +107,7 @@ def _to_onnx(network: nn.Module, input_size: tuple, metadata: dict) -> bytes:
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
             dynamic_axes={INPUT_NAME: batch, OUTPUT_NAME: batch},
-            opset_version=_OPSET,
+            opset_version=18,
             dynamo=False,  # the newer exporter needs another package and ten times as long, for the same embeddings
         )
     model = onnx.load_model_from_string(buffer.getvalue())
@@ -144,11 +143,7 @@ def _check(network: nn.Module, input_size: tuple, run: Callable[[np.ndarray], np
 
 
 def read_metadata(path: str) -> dict:
-    """The metadata of an exported file.
-
-    Raises:
-        UsageError: the file is missing or is no export of this package.
-    """
+    """The metadata of an exported file; UsageError where it is missing or no export of this package."""
     try:
         if path.endswith(SUFFIXES["onnx"]):
             model = _required("onnx").load(path)
@@ -168,7 +163,4 @@ def _required(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UsageError(
-            f"ONNX files need {package}; install what they need with: pip install onnx onnxruntime, "
-            "or take --format torchscript"
-        ) from error
+        raise UsageError(f"ONNX needs {package}: pip install onnx onnxruntime, or take --format torchscript") from error

@@ -61,11 +61,7 @@ class SearchIndex:
         return len(self.paths)
 
     def set_exact(self) -> None:
-        """Compares with all vectors from now on.
-
-        Raises:
-            UsageError: an hnsw index cannot.
-        """
+        """Compares with all vectors from now on; UsageError for an hnsw index, which cannot."""
         if self.about["kind"] == "hnsw":
             raise UsageError("an hnsw index cannot search exactly; build one with --kind exact or ivf")
         if self.about["kind"] == "ivf":
@@ -79,8 +75,7 @@ class SearchIndex:
         Args:
             queries: (Q, D), float32, unit rows.
             k: at least 1; fewer come back where there are fewer images.
-            rerank: orders the nearest ``candidates`` anew by k-reciprocal re-ranking. The similarities stay cosines.
-            candidates: at least k are taken.
+            rerank: reorders the nearest ``candidates`` (at least k) by k-reciprocal re-ranking. Results show cosines.
 
         Raises:
             UsageError: queries of another width, or with values that are not finite.
@@ -94,29 +89,20 @@ class SearchIndex:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         set_effort(self._index, self.effort)
-        count = min(max(k, candidates) if rerank else k, len(self))
-        similarities, indices = self._index.search(queries, count)
-        return [
-            self._matches(query, near[found >= 0], found[found >= 0], k, rerank)
-            for query, near, found in zip(queries, similarities, indices)
-        ]
+        similarities, indices = self._index.search(queries, min(max(k, candidates) if rerank else k, len(self)))
+        matches = []
+        for query, near, found in zip(queries, similarities, indices):
+            near, found = near[found >= 0], found[found >= 0]
+            order = self._reranked(query, found) if rerank and len(found) > 1 else range(len(found))
+            matches.append([Match(rank, self.paths[found[i]], float(near[i])) for rank, i in enumerate(order[:k], 1)])
+        return matches
 
-    def _matches(
-        self, query: np.ndarray, similarities: np.ndarray, indices: np.ndarray, k: int, rerank: bool
-    ) -> list[Match]:
-        order = np.arange(len(indices))
-        if rerank and len(indices) > 1:
-            vectors = self._index.reconstruct_batch(indices)
-            distances = rerank_distance(query[None], vectors, _K1, _K2, _LAMBDA)[0]
-            order = np.argsort(distances, kind="stable")
-        return [Match(rank + 1, self.paths[indices[i]], float(similarities[i])) for rank, i in enumerate(order[:k])]
+    def _reranked(self, query: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        distances = rerank_distance(query[None], self._index.reconstruct_batch(indices), _K1, _K2, _LAMBDA)
+        return np.argsort(distances[0], kind="stable")
 
     def save(self, folder: str) -> None:
-        """Writes the folder, whole or not at all; an older index there is replaced.
-
-        Raises:
-            UsageError: see :func:`check_place`; or the folder cannot be written.
-        """
+        """Writes the folder, whole or not at all; replaces an older index and nothing else (:func:`check_place`)."""
         check_place(folder)
         with replaced_folder(folder, _OWN_NAMES) as new:
             for name, content in ((_NAMES_NAME, self.paths), (_ABOUT_NAME, {**self.about, **_MARK})):
@@ -129,10 +115,7 @@ class SearchIndex:
 
     @classmethod
     def load(cls, folder: str) -> "SearchIndex":
-        """
-        Raises:
-            UsageError: the folder holds no index, or a damaged one.
-        """
+        """The index that a folder holds; UsageError where it holds none, or a damaged one."""
         try:
             about, paths = _read_about(folder), _read_json(folder, _NAMES_NAME)
             index = _read_faiss(folder, about["kind"])
@@ -143,18 +126,13 @@ class SearchIndex:
             if not (about["kind"] != "exact") <= about["effort"] <= len(paths):
                 raise ValueError(f"an effort of {about['effort']}")
         except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{shown(folder)} is no index ({_reason(error)}); tools/build_index.py writes one"
-            ) from error
+            reason = f"is no index ({_reason(error)})"
+            raise UsageError(f"{shown(folder)} {reason}; tools/build_index.py writes one") from error
         return cls(index, paths, about)
 
 
 def check_place(folder: str) -> None:
-    """Lets an index be written to a folder that is not there, is empty, or holds an index and nothing else.
-
-    Raises:
-        UsageError: it is another; the message says what is in the way.
-    """
+    """UsageError, with what is in the way, for a folder that is there and holds anything but an index."""
     if not folder:
         raise UsageError("--output is empty; name a folder for the index")
     if not os.path.lexists(folder):
@@ -167,9 +145,8 @@ def check_place(folder: str) -> None:
         if names:
             _read_about(folder)
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{shown(folder)} is there and holds no index only ({_reason(error)}); choose another --output"
-        ) from error
+        reason = f"is there and holds no index only ({_reason(error)})"
+        raise UsageError(f"{shown(folder)} {reason}; choose another --output") from error
 
 
 def _read_json(folder: str, name: str) -> Any:
@@ -226,11 +203,10 @@ def build_index(embeddings: Embeddings, kind: str = "auto", recall: float = 0.97
     index = _KINDS[kind][0](vectors)
     effort, found = (0, 1.0) if kind == "exact" else _tune(index, vectors, recall)
     logger.info(
-        f"Index: {kind}, {len(vectors)} vectors, recall {found:.3f} of the {_NEIGHBORS} nearest, effort {effort}"
+        f"Index: {kind}, {len(vectors)} vectors, effort {effort}, recall of the {_NEIGHBORS} nearest {found:.3f}"
     )
     network = {"fingerprint": embeddings.fingerprint, "run": embeddings.run}
-    about = {"kind": kind, "effort": effort, "recall": round(found, 4), **network}
-    return SearchIndex(index, embeddings.paths, about)
+    return SearchIndex(index, embeddings.paths, {"kind": kind, "effort": effort, "recall": round(found, 4), **network})
 
 
 def _tune(index: faiss.Index, vectors: np.ndarray, recall: float) -> tuple[int, float]:

@@ -25,21 +25,12 @@ logger = logging.getLogger("fastreid.ise.search")
 
 _ENDING = re.compile(rf"\.({'|'.join(FORMATS)})$", re.IGNORECASE)
 _PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-_QUALITY = 90
-_DECIMALS = 4
 # More would make a picture that programs refuse to show: 3,500 x 15,000 pixels.
 MOST_QUERIES, MOST_MATCHES = 100, 50
 
 
 class EmbeddingJob(NamedTuple):
-    """What :func:`embed_files` did.
-
-    Attributes:
-        embeddings: of all files.
-        new: how many of them were not there before.
-        problems: the files that gave none.
-        files: that were written.
-    """
+    """Embeddings of all files, how many were not there before, the files that gave none, and the files written."""
 
     embeddings: Embeddings
     new: int
@@ -50,14 +41,12 @@ class EmbeddingJob(NamedTuple):
 def list_files(inputs: Sequence[str]) -> list[str]:
     """Files as they are, folders as the pictures in them; each path once, in the order given.
 
-    Raises:
-        UsageError: a folder holds no picture. A file that is not there turns up when it is read.
+    UsageError where a folder holds no picture; a file that is not there turns up when it is read.
     """
-    found: dict = {}
+    files: list[str] = []
     for path in inputs:
-        files = [os.path.join(path, name) for name in find_images(path)] if os.path.isdir(path) else [path]
-        found.update(dict.fromkeys(files))
-    return list(found)
+        files += [os.path.join(path, name) for name in find_images(path)] if os.path.isdir(path) else [path]
+    return list(dict.fromkeys(files))
 
 
 def embed_files(
@@ -70,16 +59,13 @@ def embed_files(
     """Embeds files and the pictures of folders, or what is missing of them, and writes the result.
 
     Args:
-        embedder: of the run.
-        inputs: files and folders.
         output: path without ending (.npz or .parquet at its end is left out).
         formats: some of "npz" and "parquet".
         max_bad_share: of the files that may be unreadable, in [0, 1].
 
     Raises:
         UsageError: too many files are unreadable, or the network gives no finite numbers; what was embedded until then is
-            kept for the next run. A share outside [0, 1], or an output without a name. Or see :class:`EmbeddingStore` and
-            :func:`list_files`.
+            kept for the next run. A share outside [0, 1], or an output without a name.
     """
     base = _ENDING.sub("", output)
     if os.path.basename(base) in ("", ".", ".."):
@@ -102,10 +88,8 @@ def embed_files(
                 elif np.isfinite(found.value).all():
                     store.add(found.path, found.value)
                 else:
-                    raise UsageError(
-                        f"{shown(os.fspath(embedder.weights))} gives no finite numbers for {shown(found.path)}; "
-                        "its training has failed, choose other weights"
-                    )
+                    weights, path = shown(os.fspath(embedder.weights)), shown(found.path)
+                    raise UsageError(f"{weights} gives no finite numbers for {path}; choose weights that do")
     finally:
         store.pause()
     bad = {problem.path for problem in problems}
@@ -138,8 +122,7 @@ def find_matches(
         inputs: query files, and folders of them.
         run: of the network; by default the one that the index remembers.
         weights, device: as for :class:`ise_plugin.Embedder`.
-        k, rerank, candidates: as for :meth:`SearchIndex.search`.
-        exact: see :meth:`SearchIndex.set_exact`.
+        k, rerank, candidates, exact: as for :meth:`SearchIndex.search` and :meth:`SearchIndex.set_exact`.
 
     Raises:
         UsageError: the index, the weights or a query cannot be read, the network is another than that of the index, or
@@ -173,27 +156,19 @@ def _cell(path: str) -> str:
 
 
 def write_json(path: str, found: Sequence[Found]) -> None:
-    """The matches as a list of {"query", "matches": [{"rank", "path", "similarity"}]}.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+    """The matches as a list of {"query", "matches": [{"rank", "path", "similarity"}]}, similarities to four places."""
     content = [
         {
-            "query": each.query,
-            "matches": [m._replace(similarity=round(m.similarity, _DECIMALS))._asdict() for m in each.matches],
+            "query": query,
+            "matches": [match._replace(similarity=round(match.similarity, 4))._asdict() for match in matches],
         }
-        for each in found
+        for query, matches in found
     ]
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def picture_format(path: str) -> str:
-    """The format that the ending of a name stands for, as Pillow calls it.
-
-    Raises:
-        UsageError: another ending.
-    """
+    """The format that the ending of a name stands for, as Pillow calls it; UsageError for another ending."""
     ending = os.path.splitext(path)[1].lower()
     if ending not in _PICTURE_FORMATS:
         raise UsageError(f"--picture {shown(path)}: the name must end in one of {', '.join(_PICTURE_FORMATS)}")
@@ -208,9 +183,6 @@ def write_picture(path: str, found: Sequence[Found]) -> None:
     Args:
         path: ends in .jpg, .jpeg or .png.
         found: at least one.
-
-    Raises:
-        UsageError: another ending, or the file cannot be written.
     """
     kind, buffer = picture_format(path), io.BytesIO()
     most = max(len(each.matches) for each in found)
@@ -221,11 +193,10 @@ def write_picture(path: str, found: Sequence[Found]) -> None:
         )
     rows = []
     for query, matches in found[:MOST_QUERIES]:
-        shown_matches = matches[:MOST_MATCHES]
-        captions = ["query", *(f"{match.similarity:.3f}" for match in shown_matches)]
-        rows.append(Row([query, *(match.path for match in shown_matches)], captions=captions, framed=True))
+        captions = ["query", *(f"{match.similarity:.3f}" for match in matches[:MOST_MATCHES])]
+        rows.append(Row([query, *(match.path for match in matches[:MOST_MATCHES])], captions=captions, framed=True))
     try:
-        draw_rows(rows).save(buffer, kind, quality=_QUALITY)
+        draw_rows(rows).save(buffer, kind, quality=90)
     except (OSError, ValueError) as error:
         raise UsageError(f"{shown(path)} cannot be drawn ({error}); ask for fewer matches with -k") from error
     write_atomically(path, buffer.getvalue())

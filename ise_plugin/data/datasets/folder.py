@@ -71,8 +71,7 @@ class Folder(ImageDataset):
         **kwargs,
     ) -> None:
         self.data_dir = os.path.expanduser(folder)
-        self._max_bad_share = max_bad_share
-        self._output_dir = output_dir
+        self._bad_share, self._output_dir = max_bad_share, output_dir
         self._rule = _camera_rule(camera_regex, camera_csv, camera_folders)
         self._below_identity = camera_folders
         # name -> number, the same for query and gallery
@@ -106,9 +105,7 @@ class Folder(ImageDataset):
         names = self._usable(folder)
         stray = [name for name in names if "/" not in name]
         if stray:
-            raise UsageError(
-                f"{shown(os.path.join(folder, stray[0]))} is in no sub-folder; for evaluation each identity has one"
-            )
+            raise UsageError(f"{shown(os.path.join(folder, stray[0]))} is in no sub-folder; give each identity one")
         identities = [self._identity_numbers[name.split("/")[0]] for name in names]
         if self._rule is None:
             cameras = [camera_without_rule] * len(names)
@@ -119,7 +116,7 @@ class Folder(ImageDataset):
 
     def _usable(self, folder: str, left_out: str = "") -> list[str]:
         return computed_once(
-            lambda: check_images(folder, find_images(folder, left_out), self._max_bad_share, MAX_BAD_SHARE_KEY)
+            lambda: check_images(folder, find_images(folder, left_out), self._bad_share, MAX_BAD_SHARE_KEY)
         )
 
     def _cameras(self, names: list[str]) -> list[str]:

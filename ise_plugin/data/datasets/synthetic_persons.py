@@ -10,9 +10,9 @@ from fastreid.data.datasets.bases import ImageDataset
 
 Item = tuple  # (path, identity, camera)
 
-TRAIN_DIR, QUERY_DIR, GALLERY_DIR = "bounding_box_train", "query", "bounding_box_test"
-JUNK_PID = -1
-FILE_NAME = re.compile(r"(-1|\d{4})_c([1-6])s\d+_\d{6}_\d{2}\.jpg")
+FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+# junk, whose names begin with -1, does not match
+FILE_NAME = re.compile(r"(\d{4})_c([1-6])s\d+_\d{6}_\d{2}\.jpg")
 
 
 @DATASET_REGISTRY.register()
@@ -35,38 +35,29 @@ class SyntheticPersons(ImageDataset):
     size = "demo"
 
     def __init__(self, root: str = "datasets", **kwargs) -> None:
-        self.root = root
         self.dataset_dir = os.path.join(root, f"synthetic_persons_{self.size}")
-        self.train_dir, self.query_dir, self.gallery_dir = (
-            os.path.join(self.dataset_dir, folder) for folder in (TRAIN_DIR, QUERY_DIR, GALLERY_DIR)
-        )
-        for folder in (self.train_dir, self.query_dir, self.gallery_dir):
+        train, query, gallery = folders = [os.path.join(self.dataset_dir, name) for name in FOLDERS]
+        for folder in folders:
             if not os.path.isdir(folder):
                 raise FileNotFoundError(
                     f"{folder} not found: {type(self).__name__} looks in the folder that FASTREID_DATASETS names "
-                    f"(default: datasets) for synthetic_persons_{self.size}/ with {TRAIN_DIR}/, {QUERY_DIR}/ and "
-                    f"{GALLERY_DIR}/; write it with: python projects/SyntheticPersons/make.py --size {self.size}"
+                    f"(default: datasets) for synthetic_persons_{self.size}/ with {', '.join(FOLDERS)}; "
+                    f"write it with: python projects/SyntheticPersons/make.py --size {self.size}"
                 )
         super().__init__(
-            lambda: self.process_dir(self.train_dir),
-            lambda: self.process_dir(self.query_dir, is_train=False),
-            lambda: self.process_dir(self.gallery_dir, is_train=False),
+            lambda: self.process_dir(train),
+            lambda: self.process_dir(query, is_train=False),
+            lambda: self.process_dir(gallery, is_train=False),
             **kwargs,
         )
 
     def process_dir(self, dir_path: str, is_train: bool = True) -> list[Item]:
         """The items (path, identity, camera) of one folder, sorted by file name, without junk."""
-        items: list[Item] = []
-        for name in sorted(os.listdir(dir_path)):
-            match = FILE_NAME.fullmatch(name)
-            if match is None or int(match[1]) == JUNK_PID:
-                continue
-            pid, camera = int(match[1]), int(match[2]) - 1
-            path = os.path.join(dir_path, name)
-            if is_train:
-                items.append((path, f"{self.dataset_name}_{pid}", f"{self.dataset_name}_{camera}"))
-            else:
-                items.append((path, pid, camera))
+        found = [(os.path.join(dir_path, name), FILE_NAME.fullmatch(name)) for name in sorted(os.listdir(dir_path))]
+        items = [(path, int(match[1]), int(match[2]) - 1) for path, match in found if match]
+        if is_train:
+            prefix = self.dataset_name
+            items = [(path, f"{prefix}_{identity}", f"{prefix}_{camera}") for path, identity, camera in items]
         return items
 
 
