@@ -146,10 +146,8 @@ def _open_cache(cfg, dataset: ImageDataset) -> Optional[ImageCache]:
     if loader.CACHE == "none":
         return None
     if dataset.steps.size is None:
-        raise UsageError(
-            "DATALOADER.CACHE keeps images of one size; name height and width in INPUT.SIZE_TRAIN and INPUT.SIZE_TEST, "
-            "switch INPUT.AUTOAUG off, or set DATALOADER.CACHE none"
-        )
+        advice = "name height and width in INPUT.SIZE_TRAIN and INPUT.SIZE_TEST, set INPUT.AUTOAUG off, or CACHE none"
+        raise UsageError(f"DATALOADER.CACHE keeps images of one size; {advice}")
     return open_image_cache(
         loader.CACHE,
         dataset.paths,

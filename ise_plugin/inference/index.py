@@ -132,7 +132,7 @@ class SearchIndex:
 
 
 def check_place(folder: str) -> None:
-    """UsageError, with what is in the way, for a folder that is there and holds anything but an index."""
+    """UsageError, with what is in the way, for a folder with other content than an index."""
     if not folder:
         raise UsageError("--output is empty; name a folder for the index")
     if not os.path.lexists(folder):
