@@ -108,33 +108,6 @@ def softmax_rows(first, last, starts, values):
 
 
 @njit(nogil=True, cache=True)
-def mean_of_neighbors(first, last, counts, ranks, k2, starts, columns, values):
-    """Local query expansion: each row becomes the mean of the rows of its first k2 neighbours."""
-    sums = np.zeros(ranks.shape[0], dtype=np.float32)
-    stamps = np.full(ranks.shape[0], -1, dtype=np.int32)
-    out_columns, out_values = _room_for(first, last)
-    end = 0
-    for i in range(first, last):
-        begin = end
-        for p in range(k2):
-            r = ranks[i, p]
-            out_columns, out_values = _with_room(out_columns, out_values, end + starts[r + 1] - starts[r])
-            for entry in range(starts[r], starts[r + 1]):
-                c = columns[entry]
-                if stamps[c] != i:
-                    stamps[c] = i
-                    sums[c] = 0.0
-                    out_columns[end] = c
-                    end += 1
-                sums[c] += values[entry]
-        out_columns[begin:end] = np.sort(out_columns[begin:end])
-        for entry in range(begin, end):
-            out_values[entry] = sums[out_columns[entry]] / np.float32(k2)
-        counts[i] = end - begin
-    return out_columns[:end].copy(), out_values[:end].copy()
-
-
-@njit(nogil=True, cache=True)
 def _room_for(first, last):
     """Arrays for the entries of a block."""
     size = 16 * (last - first) + 16
@@ -221,15 +194,10 @@ def _columns_to_walk(i, starts, columns, values, by_column_starts, by_column_row
         places[position] = start + np.searchsorted(by_column_rows[start:stop], i, side="right")
         crowd[position] = stop - places[position]
     order = np.argsort(crowd)
-    left_out = np.float32(0.0)
-    walked = order.size
-    while walked > 0:
-        weight = values[begin + order[walked - 1]]
-        if left_out + weight > needed * np.float32(_LEFT_OUT_SHARE):
-            break
-        left_out += weight
-        walked -= 1
-    return order[:walked], places, left_out
+    most_crowded_first = np.cumsum(values[begin:end][order[::-1]])
+    left = np.searchsorted(most_crowded_first, needed * np.float32(_LEFT_OUT_SHARE), side="right")
+    left_out = most_crowded_first[left - 1] if left > 0 else np.float32(0.0)
+    return order[: order.size - left], places, left_out
 
 
 @njit(nogil=True, cache=True)
@@ -238,35 +206,12 @@ def _shared_mass(i, j, starts, columns, values):
     mass = np.float32(0.0)
     a, b = starts[i], starts[j]
     while a < starts[i + 1] and b < starts[j + 1]:
-        if columns[a] == columns[b]:
+        left, right = columns[a], columns[b]
+        if left == right:
             mass += min(values[a], values[b])
-            a += 1
-            b += 1
-        elif columns[a] < columns[b]:
-            a += 1
-        else:
-            b += 1
+        a += left <= right
+        b += right <= left
     return mass
-
-
-@njit(nogil=True, cache=True)
-def mirrored(counts, columns, distances, cursor, out_columns, out_distances):
-    """Write the pairs i < j, a zero diagonal, and the mirror images where ``cursor`` (N,) says that each row begins.
-
-    Rows come in order, so that every row receives first its lower part, then its diagonal, then its upper part.
-    """
-    pair = 0
-    for i in range(counts.size):
-        out_columns[cursor[i]] = i
-        out_distances[cursor[i]] = 0.0
-        cursor[i] += 1
-        for _ in range(counts[i]):
-            j = columns[pair]
-            out_columns[cursor[i]], out_columns[cursor[j]] = j, i
-            out_distances[cursor[i]] = out_distances[cursor[j]] = distances[pair]
-            cursor[i] += 1
-            cursor[j] += 1
-            pair += 1
 
 
 @njit(nogil=True, cache=True)

@@ -14,17 +14,11 @@ _BLOCK_ELEMENTS = 1 << 25
 
 
 class CentroidSimilarities(NamedTuple):
-    """Cosines of N images with centroids, in [-1, 1].
+    """Cosines of N images with centroids, in [-1, 1]."""
 
-    Attributes:
-        own: (N,) float32, with the centroid of the image's cluster; NaN for an outlier.
-        other: (N,) float32, with the most similar centroid of any other cluster; NaN where there is no other.
-        nearest: (N,) int64, the number of that other cluster; -1 where there is none.
-    """
-
-    own: np.ndarray
-    other: np.ndarray
-    nearest: np.ndarray
+    own: np.ndarray  # (N,) float32, with the centroid of the image's cluster; NaN for an outlier
+    other: np.ndarray  # (N,) float32, with the most similar centroid of any other cluster; NaN where there is no other
+    nearest: np.ndarray  # (N,) int64, the number of that other cluster; -1 where there is none
 
     @property
     def silhouette(self) -> np.ndarray:

@@ -72,23 +72,17 @@ def generate_pseudo_labels(
     k1: int = 30,
     k2: int = 6,
     search: str = "exact",
-    **search_options: Any,
+    **options: Any,
 ) -> np.ndarray:
     """Cluster embeddings by DBSCAN on their k-reciprocal Jaccard distance.
 
     Args:
         features: (N, D) unit rows, numpy or torch, float32, float16 or bfloat16, on any device.
         eps, min_samples: see :class:`DBSCAN`.
-        k1, k2: see :class:`.jaccard.Jaccard`; 1 <= k1 < N.
-        search: name of a registered neighbour search: ``"exact"``, ``"ivf"``, ``"hnsw"``.
-        search_options: passed on to the neighbour search.
+        k1, k2, search, options: see :func:`.jaccard.jaccard_graph`.
 
     Returns:
         (N,) int64, 0..M-1 in the order of the clusters' first core rows, -1 for outliers.
-
-    Raises:
-        ValueError: features that are no finite unit rows, k1 outside [1, N), k2 < 1, eps outside [0, 1],
-        min_samples < 1. A single row is allowed with any k1.
     """
     clusterer = DBSCAN(eps, min_samples)
-    return clusterer.fit_predict(jaccard_graph(features, k1, k2, clusterer.max_distance, search, **search_options))
+    return clusterer.fit_predict(jaccard_graph(features, k1, k2, clusterer.max_distance, search, **options))

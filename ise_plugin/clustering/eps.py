@@ -18,21 +18,14 @@ _CORE_QUANTILES = (0.10, 0.99)
 
 
 class Candidate(NamedTuple):
-    """An eps that was tried.
-
-    Attributes:
-        eps: the distance.
-        clusters: how many it gives.
-        clustered: share of images in one of them, in [0, 1].
-        largest: share of images in the largest, in [0, 1].
-        stability: the smaller adjusted Rand index between this labelling and those one step below and above, an outlier being
-            a cluster of its own; 1: the labels do not depend on eps here.
-    """
+    """An eps that was tried."""
 
     eps: float
-    clusters: int
-    clustered: float
-    largest: float
+    clusters: int  # how many it gives
+    clustered: float  # share of images in one of them, in [0, 1]
+    largest: float  # share of images in the largest, in [0, 1]
+    # The smaller adjusted Rand index between this labelling and those one step below and above, an outlier being a
+    # cluster of its own; 1: the labels do not depend on eps here.
     stability: float
 
     @property
@@ -112,8 +105,8 @@ def _grid(low: float, high: float) -> list[float]:
 def _judged(grid: Sequence[float], labels: Sequence[np.ndarray]) -> list[Candidate]:
     """All but the two at the ends, which serve for comparison only."""
     agreement, candidates = [stability(one, other) for one, other in zip(labels, labels[1:])], []
-    for i in range(1, len(grid) - 1):
-        sizes = np.bincount(labels[i][labels[i] != OUTLIER], minlength=1) / len(labels[i])
+    for eps, found, below, above in zip(grid[1:], labels[1:-1], agreement, agreement[1:]):
+        sizes = np.bincount(found[found != OUTLIER], minlength=1) / len(found)
         shares = float(sizes.sum()), float(sizes.max())
-        candidates.append(Candidate(grid[i], int(labels[i].max()) + 1, *shares, min(agreement[i - 1], agreement[i])))
+        candidates.append(Candidate(eps, int(found.max()) + 1, *shares, min(below, above)))
     return candidates

@@ -6,11 +6,12 @@ vectors share a column, so nothing of size N x N is ever made: each row's weight
 the pairs within the asked distance are kept.
 """
 
+from dataclasses import dataclass
 from typing import Any, Callable, Union
 
 import numpy as np
 import torch
-from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix, hstack
 
 from ..neighbors import Neighbors
 from ..neighbors.checks import Features, neighbor_counts, unit_interval, unit_rows
@@ -66,15 +67,11 @@ class Jaccard:
         return JaccardDistances(neighborhood_weights(weights, ranks, k2))
 
 
+@dataclass
 class JaccardDistances:
-    """The distances of all pairs of N rows, kept as the weights of their neighbourhoods.
+    """The distances of all pairs of N rows, kept as the weights of their neighbourhoods."""
 
-    Args:
-        weights: (N, N) float32, the weights of every row's neighbourhood, columns ascending.
-    """
-
-    def __init__(self, weights: csr_matrix):
-        self.weights = weights
+    weights: csr_matrix  # (N, N) float32, the weights of every row's neighbourhood, columns ascending
 
     def within(self, max_distance: float) -> csr_matrix:
         """The graph of all pairs at most so far apart.
@@ -107,12 +104,7 @@ class JaccardDistances:
 
 
 def jaccard_graph(
-    features: Features,
-    k1: int = 30,
-    k2: int = 6,
-    max_distance: float = 0.6,
-    search: str = "exact",
-    **search_options: Any,
+    features: Features, k1: int = 30, k2: int = 6, max_distance: float = 0.6, search: str = "exact", **options: Any
 ) -> csr_matrix:
     """Every pair of rows whose k-reciprocal Jaccard distance is at most ``max_distance``.
 
@@ -121,7 +113,7 @@ def jaccard_graph(
         k1, k2: see :class:`Jaccard`; 1 <= k1 < N.
         max_distance: in [0, 1]. Memory grows with the number of pairs kept; 1 keeps all N * N of them.
         search: name of a registered neighbour search: ``"exact"``, ``"ivf"``, ``"hnsw"``.
-        search_options: passed on to the neighbour search.
+        options: passed on to the neighbour search.
 
     Returns:
         as :meth:`JaccardDistances.within`.
@@ -130,11 +122,11 @@ def jaccard_graph(
         ValueError: features that are no finite unit rows, k1 outside [1, N), k2 < 1, max_distance outside [0, 1].
         A single row is allowed with any k1.
     """
-    return _distances(features, k1, k2, search, search_options).within(max_distance)
+    return _distances(features, k1, k2, search, options).within(max_distance)
 
 
 def jaccard_distance(
-    features: Features, k1: int = 30, k2: int = 6, search: str = "exact", **search_options: Any
+    features: Features, k1: int = 30, k2: int = 6, search: str = "exact", **options: Any
 ) -> np.ndarray:
     """The k-reciprocal Jaccard distance of all pairs, for small N.
 
@@ -143,7 +135,7 @@ def jaccard_distance(
     Returns:
         (N, N) float32, symmetric, in [0, 1], zero diagonal.
     """
-    distances = _distances(features, k1, k2, search, search_options)
+    distances = _distances(features, k1, k2, search, options)
     return distances.of_rows(np.arange(distances.weights.shape[0]))
 
 
@@ -195,8 +187,11 @@ def neighborhood_weights(distances: csr_matrix, ranks: np.ndarray, k2: int) -> c
     _each_row_block(len(ranks), kernels.softmax_rows, distances.indptr, distances.data)
     if k2 == 1:
         return distances
-    ranks = np.ascontiguousarray(ranks[:, :k2], dtype=np.int32)
-    return _rows_of_blocks(len(ranks), kernels.mean_of_neighbors, ranks, k2, *_arrays(distances))
+    ones, starts = np.ones(len(ranks) * k2, np.float32), np.arange(0, len(ranks) * k2 + 1, k2)
+    sums = csr_matrix((ones, ranks[:, :k2].ravel(), starts), shape=distances.shape) @ distances
+    sums.data /= np.float32(k2)
+    sums.sort_indices()  # so that sums over shared columns run in one order
+    return sums
 
 
 def add_distances(some: csr_matrix, weights: csr_matrix, offset: int, share: float, sums: np.ndarray) -> None:
@@ -225,12 +220,11 @@ def _rows_of_blocks(num_rows: int, kernel: Callable, *arguments: Any) -> csr_mat
 
 def _symmetric(upper: csr_matrix) -> csr_matrix:
     """The full matrix with its zero diagonal, from the triangle above it."""
-    counts = np.diff(upper.indptr)
-    lengths = counts + 1 + np.bincount(upper.indices, minlength=len(counts))
-    starts = np.cumsum(lengths) - lengths
-    columns, values = np.empty(lengths.sum(), np.int32), np.empty(lengths.sum(), np.float32)
-    kernels.mirrored(counts, upper.indices, upper.data, starts, columns, values)
-    return _sparse_rows(lengths, columns, values)
+    count = upper.shape[0]
+    diagonal = csr_matrix((np.zeros(count, np.float32), np.arange(count), np.arange(count + 1)))
+    beside = hstack([upper.T.tocsr(), diagonal, upper], format="csr")  # a sum would lose the zeros that are stored
+    beside.indices %= count
+    return _sparse_rows(np.diff(beside.indptr), beside.indices, beside.data)
 
 
 def _sparse_rows(counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> csr_matrix:

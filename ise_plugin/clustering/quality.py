@@ -144,10 +144,8 @@ def structure_quality(
 ) -> dict:
     """Every measure that needs no identities; names as they are logged, values as floats.
 
-    Args:
-        labels: (N,), integer cluster numbers, -1 for outliers.
-        similarities: of the images to the centroids of these clusters.
-        previous: (N,), the labelling before, where there was one.
+    The labels (N,) are cluster numbers, -1 for outliers; ``similarities`` are those to the centroids of these clusters,
+    ``previous`` (N,) is the labelling before, where there was one.
     """
     sizes, clustered = cluster_sizes(labels), labels != OUTLIER
     mean = lambda values, least: values[clustered].mean() if len(sizes) >= least else math.nan

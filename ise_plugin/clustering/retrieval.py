@@ -18,16 +18,11 @@ _ROWS_PER_TASK = 16
 
 
 class Ranking(NamedTuple):
-    """How well queries find their matches.
+    """How well queries find their matches."""
 
-    Attributes:
-        cmc: (R,), float32: share of the queries that count with a match among the first 1..R.
-        average_precision, inverse_penalty: (Q,), float64, in [0, 1]; NaN for a query that does not count.
-    """
-
-    cmc: np.ndarray
-    average_precision: np.ndarray
-    inverse_penalty: np.ndarray
+    cmc: np.ndarray  # (R,), float32: share of the queries that count with a match among the first 1..R
+    average_precision: np.ndarray  # (Q,), float64, in [0, 1]; NaN for a query that does not count
+    inverse_penalty: np.ndarray  # likewise
 
 
 class RankingMeter:
@@ -74,10 +69,7 @@ class RankingMeter:
         np.add.at(self._first_matches, first[first < len(self._first_matches)], 1)
 
     def result(self) -> Ranking:
-        """
-        Raises:
-            ValueError: no query has a match.
-        """
+        """The measures of all queries added; ValueError where none has a match."""
         precisions, penalties = np.concatenate([*self._measured, np.empty((2, 0))], axis=1)
         count = np.isfinite(precisions).sum()
         if not count:
@@ -96,10 +88,7 @@ def _places(distances: Tensor) -> Tensor:
 def _numpy_order(distances: Tensor) -> Tensor:
     """argsort as fastreid has it: what numpy makes of equal distances, on all threads."""
     values, order = distances.cpu().numpy(), np.empty(distances.shape, np.int64)
-
-    def sort(first: int, last: int) -> None:
-        order[first:last] = np.argsort(values[first:last], axis=1)
-
+    sort = lambda first, last: np.copyto(order[first:last], np.argsort(values[first:last], axis=1))
     for_each_block(sort, blocks_of(len(values), _ROWS_PER_TASK), "ranking", show_progress=False)
     return torch.from_numpy(order).to(distances.device)
 
@@ -144,9 +133,7 @@ def rerank_distance(
     queries = normalized_rows(query_features, "query_features")
     gallery = normalized_rows(gallery_features, "gallery_features")
     if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"gallery_features must have {queries.shape[1]} columns like query_features, got {gallery.shape[1]}"
-        )
+        raise ValueError(f"gallery_features must have {queries.shape[1]} columns, like queries, got {gallery.shape[1]}")
     k1, k2, lambda_value = integer(k1, "k1", 1), integer(k2, "k2", 1), unit_interval(lambda_value, "lambda_value")
     images = torch.cat([queries, gallery])
     farthest = _largest_distances(images)
@@ -162,12 +149,7 @@ def rerank_distance(
 def _largest_distances(images: torch.Tensor) -> np.ndarray:
     """The square of each image's largest cosine distance to any image, (N,) float32."""
     product = float32_product()
-
-    def negated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        block = product(a, b)
-        return np.negative(block, out=block)
-
-    highest, _ = search_all_pairs(images.numpy(), 1, negated).sorted()
+    highest, _ = search_all_pairs(images.numpy(), 1, lambda a, b: product(-a, b)).sorted()
     # Where all images are the same, only rounding is left to divide by.
     return np.maximum(np.square(1 + highest[:, 0]), np.finfo(np.float32).eps)
 

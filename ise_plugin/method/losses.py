@@ -62,8 +62,7 @@ def label_preserving_loss(
     hardest = torch.zeros_like(similarity).scatter_reduce(
         1, slot.expand_as(similarity), similarity.masked_fill(own, 0), "amax"
     )
-    negative = hardest.sum(1)
-    return -torch.log(positive / (positive + negative + EPSILON) + EPSILON).mean()
+    return -torch.log(positive / (positive + hardest.sum(1) + EPSILON) + EPSILON).mean()
 
 
 def _check_temperature(temperature: float) -> None:

@@ -55,10 +55,7 @@ class CandidateBuffers:
 
     def sorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Best first, ties by index: views (n, keep) of scores and columns; ``filled`` says how many count."""
-
-        def work(start: int, stop: int) -> None:
-            sort_buffers(start, stop, self.keep, self.scores, self.columns, self.filled)
-
+        work = lambda first, last: sort_buffers(first, last, self.keep, self.scores, self.columns, self.filled)
         for_each_block(work, blocks_of(len(self.filled), _LARGEST_BLOCK), "sorting neighbours")
         return self.scores[:, : self.keep], self.columns[:, : self.keep]
 

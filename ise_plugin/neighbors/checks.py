@@ -13,7 +13,6 @@ Features = Union[np.ndarray, torch.Tensor]
 # not normalised. Half-precision rows lose that much to rounding alone, so they get more room.
 _LENGTH_TOLERANCE = 1e-3
 _HALF_LENGTH_TOLERANCE = 2e-2
-_HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 def unit_rows(features: Features, name: str = "features") -> torch.Tensor:
@@ -32,7 +31,7 @@ def unit_rows(features: Features, name: str = "features") -> torch.Tensor:
     tensor = _two_dimensional(features, name)
     if not tensor.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
-    was_half = tensor.dtype in _HALF_TYPES
+    was_half = tensor.dtype in (torch.float16, torch.bfloat16)
     tensor = tensor.to(torch.float32).contiguous()
     lengths = torch.linalg.vector_norm(tensor, dim=1)
     _check_lengths(lengths, _HALF_LENGTH_TOLERANCE if was_half else _LENGTH_TOLERANCE, name)
@@ -40,11 +39,7 @@ def unit_rows(features: Features, name: str = "features") -> torch.Tensor:
 
 
 def normalized_rows(features: Features, name: str) -> torch.Tensor:
-    """Any embeddings (N, D) as float32 unit rows on the CPU.
-
-    Raises:
-        ValueError: not two-dimensional, empty, not finite, a zero row.
-    """
+    """Any embeddings (N, D) as float32 unit rows on the CPU; ValueError where empty, not finite, or a row is zero."""
     tensor = _two_dimensional(features, name).to("cpu", torch.float32)
     lengths = torch.linalg.vector_norm(tensor, dim=1)
     _check_lengths(lengths, math.inf, name)
@@ -71,11 +66,7 @@ def _check_lengths(lengths: torch.Tensor, tolerance: float, name: str) -> None:
 
 
 def neighbor_counts(num_rows: int, k1: int, k2: int) -> tuple[int, int]:
-    """Check k1 and k2 against the number of rows; a single row is its own only neighbour whatever they say.
-
-    Raises:
-        ValueError: k1 < 1, k1 >= N (unless N = 1), k2 < 1.
-    """
+    """k1 and min(k2, k1); ValueError if k1 < 1, k2 < 1 or k1 >= N. One row is its own only neighbour with any k1."""
     k1, k2 = integer(k1, "k1", 1), integer(k2, "k2", 1)
     if num_rows == 1:
         return 1, 1
@@ -85,11 +76,7 @@ def neighbor_counts(num_rows: int, k1: int, k2: int) -> tuple[int, int]:
 
 
 def integer(value: int, name: str, least: int, most: Optional[int] = None) -> int:
-    """Give ``value`` as a plain int.
-
-    Raises:
-        ValueError: it is not whole, or outside [least, most].
-    """
+    """Give ``value`` as a plain int; ValueError where it is not whole, or outside [least, most]."""
     try:
         value = operator.index(value)
     except TypeError:
@@ -102,11 +89,7 @@ def integer(value: int, name: str, least: int, most: Optional[int] = None) -> in
 
 
 def unit_interval(value: Union[float, str], name: str) -> float:
-    """Check 0 <= value <= 1 (NaN fails).
-
-    Raises:
-        ValueError: outside the interval.
-    """
+    """Give ``value`` as a float; ValueError unless 0 <= value <= 1 (NaN fails)."""
     if isinstance(value, str) or not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
     return float(value)

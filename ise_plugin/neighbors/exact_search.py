@@ -83,10 +83,8 @@ def _decided(choose: Callable[[], Any], shared: bool) -> Any:
 def _best_precision(num_rows: int) -> str:
     if num_rows < _FEW_ROWS:
         return "float32"
-    for unit, there in (
-        ("AMX", torch.cpu._is_amx_tile_supported),
-        ("avx512_bf16", torch.cpu._is_avx512_bf16_supported),
-    ):
+    cpu = torch.cpu
+    for unit, there in (("AMX", cpu._is_amx_tile_supported), ("avx512_bf16", cpu._is_avx512_bf16_supported)):
         if there():
             log_once(f"Neighbour search: bfloat16 candidates, because this CPU has bfloat16 dot products ({unit}).")
             return "bfloat16"

@@ -26,12 +26,10 @@ from numba.extending import overload
 # Scores tested at once before anything is looked at singly. The number of columns of a block is a multiple of it, so
 # that the compiler sees a loop of fixed length and makes vector comparisons of it (ten times faster than without).
 CHUNK = 64
-_LOWEST_BITS = -32768
 
 
 def _score(stored):
-    """Read a stored score as float32: float32 as it is, int16 as the upper half of a float32."""
-    raise NotImplementedError("compiled code only")
+    """Read a stored score as float32: float32 as it is, int16 as the upper half of a float32. Compiled code only."""
 
 
 @overload(_score, inline="always")
@@ -42,8 +40,7 @@ def _score_overload(stored):
 
 
 def _gate(threshold, block):
-    """The smallest stored value that may beat ``threshold``: a coarse test that never refuses wrongly."""
-    raise NotImplementedError("compiled code only")
+    """The smallest stored value that may beat ``threshold``: a coarse test that never refuses wrongly. Compiled only."""
 
 
 @overload(_gate, inline="always")
@@ -53,7 +50,7 @@ def _gate_overload(threshold, block):
         def bits(threshold, block):
             # Negative floats order backwards as integers, so a negative threshold lets everything through.
             if threshold < 0.0:
-                return np.int16(_LOWEST_BITS)
+                return np.int16(-32768)
             return np.int16(np.float32(threshold).view(np.int32) >> np.int32(16))
 
         return bits
@@ -134,10 +131,7 @@ def offer_columns(block, row_start, column_start, first, last, num_rows, keep, s
 
 @njit(nogil=True, cache=True)
 def sort_buffers(first, last, keep, scores, columns, filled):
-    """Bring the best ``keep`` of rows ``first..last`` to the front of their buffers, best first, ties by index.
-
-    Gives every row's number of candidates in ``filled``.
-    """
+    """Bring every row's best ``keep`` to the front, best first, ties by index; ``filled`` says how many there are."""
     for row in range(first, last):
         if filled[row] > keep:
             _clean_up(scores[row], columns[row], filled[row], keep)
@@ -197,19 +191,14 @@ def score_again(first, last, features, scores, columns, filled, slopes, similari
 @njit(nogil=True, cache=True)
 def _insert(similarity, column, similarities, indices, count):
     """Insert into a list of at most its size that is sorted best first, ties by index; gives its new length."""
-    if count == similarities.size:
-        worst = count - 1
-        if similarity < similarities[worst] or (similarity == similarities[worst] and column > indices[worst]):
-            return count
-        count -= 1
-    place = count
-    while place > 0 and (
-        similarities[place - 1] < similarity or (similarities[place - 1] == similarity and indices[place - 1] > column)
-    ):
-        similarities[place], indices[place] = similarities[place - 1], indices[place - 1]
+    size, place = similarities.size, count
+    while place > 0 and (similarity, -column) > (similarities[place - 1], -indices[place - 1]):
+        if place < size:
+            similarities[place], indices[place] = similarities[place - 1], indices[place - 1]
         place -= 1
-    similarities[place], indices[place] = similarity, column
-    return count + 1
+    if place < size:
+        similarities[place], indices[place] = similarity, column
+    return min(count + 1, size)
 
 
 @njit(nogil=True, cache=True)
