@@ -87,8 +87,7 @@ def kth_neighbor_distances(graph: csr_matrix, k: int) -> np.ndarray:
     """
     k = integer(k, "k", 1)
     found = np.ones(graph.shape[0], dtype=np.float32)
-    lengths = np.diff(graph.indptr)
-    for row in np.flatnonzero(lengths > k):
+    for row in np.flatnonzero(np.diff(graph.indptr) > k):
         # The row's own zero is one of the k + 1 smallest.
         found[row] = np.partition(graph.data[graph.indptr[row] : graph.indptr[row + 1]], k)[k]
     return found

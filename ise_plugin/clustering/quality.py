@@ -144,8 +144,7 @@ def structure_quality(
 ) -> dict:
     """Every measure that needs no identities; names as they are logged, values as floats.
 
-    The labels (N,) are cluster numbers, -1 for outliers; ``similarities`` are those to the centroids of these clusters,
-    ``previous`` (N,) is the labelling before, where there was one.
+    Of labels (N,), -1 for outliers, similarities to their centroids, and the previous labels (N,), if any.
     """
     sizes, clustered = cluster_sizes(labels), labels != OUTLIER
     mean = lambda values, least: values[clustered].mean() if len(sizes) >= least else math.nan

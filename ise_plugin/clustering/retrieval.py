@@ -149,7 +149,12 @@ def rerank_distance(
 def _largest_distances(images: torch.Tensor) -> np.ndarray:
     """The square of each image's largest cosine distance to any image, (N,) float32."""
     product = float32_product()
-    highest, _ = search_all_pairs(images.numpy(), 1, lambda a, b: product(-a, b)).sorted()
+
+    def negated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        block = product(a, b)
+        return np.negative(block, out=block)
+
+    highest, _ = search_all_pairs(images.numpy(), 1, negated).sorted()
     # Where all images are the same, only rounding is left to divide by.
     return np.maximum(np.square(1 + highest[:, 0]), np.finfo(np.float32).eps)
 

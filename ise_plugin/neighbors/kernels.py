@@ -40,7 +40,7 @@ def _score_overload(stored):
 
 
 def _gate(threshold, block):
-    """The smallest stored value that may beat ``threshold``: a coarse test that never refuses wrongly. Compiled only."""
+    """The smallest stored value that may beat ``threshold``: a coarse test, never wrongly refusing. Compiled only."""
 
 
 @overload(_gate, inline="always")
