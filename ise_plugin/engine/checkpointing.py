@@ -33,13 +33,7 @@ _POINTER = "last_checkpoint"
 # the best, the last, and the one that is being written, beside those kept
 _MORE_FILES = 3
 # keys that say where and how often, not what is computed
-_WITHOUT_EFFECT = (
-    "OUTPUT_DIR",
-    "ISE.REPORT.",
-    "ISE.CHECKPOINT_SECONDS",
-    "ISE.KEEP_CHECKPOINTS",
-    "SOLVER.CHECKPOINT_PERIOD",
-)
+_NO_EFFECT = ("OUTPUT_DIR", "ISE.REPORT.", "ISE.CHECKPOINT_SECONDS", "ISE.KEEP_CHECKPOINTS", "SOLVER.CHECKPOINT_PERIOD")
 
 
 def checkpoint_name(epoch: int, steps: Optional[int] = None) -> str:
@@ -48,15 +42,12 @@ def checkpoint_name(epoch: int, steps: Optional[int] = None) -> str:
 
 
 def check_space(folder: str, model: nn.Module, optimizer: Optimizer, keep: int) -> None:
-    """Refuses a run whose checkpoints would fill the disk.
+    """Refuses a run whose checkpoints would fill the disk, by a UsageError.
 
     Args:
         folder: that the run writes to; what is there already counts as taken.
         model, optimizer: what a checkpoint holds; the optimiser is taken for one of two moments, as Adam.
         keep: periodic checkpoints that stay.
-
-    Raises:
-        UsageError: there is less room than they will take.
     """
     trained = {p for group in optimizer.param_groups for p in group["params"]}
     one = sum(t.nbytes for t in model.state_dict().values()) + 2 * sum(p.nbytes for p in trained)
@@ -72,14 +63,13 @@ class ISECheckpointer(Checkpointer):
     """fastreid's Checkpointer with atomic writing, safe reading, and an error instead of a half-loaded model.
 
     Files keep fastreid's layout (``{"model": ..., ...}`` and ``last_checkpoint``), so either reads the other's.
+
+    Args:
+        model, save_dir, options: as fastreid's.
+        keep: periodic checkpoints of this run that stay; 0 keeps all. The best and the last always stay.
     """
 
     def __init__(self, model, save_dir: str = "", *, keep: int = 0, **options):
-        """
-        Args:
-            model, save_dir, options: as fastreid's.
-            keep: periodic checkpoints of this run that stay; 0 keeps all. The best and the last always stay.
-        """
         super().__init__(model, save_dir, **options)
         self._keep = keep
         if save_dir and self.save_to_disk and os.path.isdir(save_dir):
@@ -95,9 +85,8 @@ class ISECheckpointer(Checkpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
-        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
-        data.update(kwargs)
+        states = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        data = {"model": self.model.state_dict(), **states, **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         buffer = io.BytesIO()
@@ -108,14 +97,10 @@ class ISECheckpointer(Checkpointer):
                 self.tag_last_checkpoint(f"{name}.pth")
         except UnwritableFile as error:
             raise UnwritableFile(f"{error}; older checkpoints are intact, go on from them with --resume") from error
-        self._remove_old(f"{name}.pth")
-
-    def _remove_old(self, newest: str) -> None:
-        position = _position(newest)
-        if not self._keep or position is None:
-            return
-        for name in self._periodic(until=position)[self._keep :]:
-            os.remove(os.path.join(self.save_dir, name))
+        position = _position(f"{name}.pth")
+        if self._keep and position is not None:
+            for old in self._periodic(until=position)[self._keep :]:
+                os.remove(os.path.join(self.save_dir, old))
 
     def _periodic(self, until: Optional[tuple[int, int]] = None) -> list[str]:
         """Periodic checkpoints in the folder up to a position, newest first."""
@@ -128,12 +113,9 @@ class ISECheckpointer(Checkpointer):
             return []
         named = _first_line(os.path.join(self.save_dir, _POINTER))
         until = _position(named or "")
-        names = [named] if named else []
-        if self.has(_FINAL) and until is None:
-            names.append(f"{_FINAL}.pth")
-        names += self._periodic(until)
-        if self.has(_BEST):
-            names.append(f"{_BEST}.pth")
+        final = [f"{_FINAL}.pth"] if self.has(_FINAL) and until is None else []
+        best = [f"{_BEST}.pth"] if self.has(_BEST) else []
+        names = [*([named] if named else []), *final, *self._periodic(until), *best]
         return [os.path.join(self.save_dir, name) for name in dict.fromkeys(names)]
 
     def has(self, name: str) -> bool:
@@ -190,9 +172,9 @@ class ISECheckpointer(Checkpointer):
         try:
             self.checkpointables[name].load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UsageError(
-                f"checkpoint {self._path}: its {name} is not that of this configuration "
-                f"({type(error).__name__}: {' '.join(str(error).split())}); resume with the configuration it was made with"
+                f"checkpoint {self._path}: its {name} is not that of this configuration ({reason}); resume with its own"
             ) from error
 
     def _load_file(self, f: str) -> dict:
@@ -285,20 +267,16 @@ def take_run_state(trainer, state: dict) -> None:
         )
     if trainer.images.stand_ins and len(state.get("lost", ())) == len(trainer.images):
         trainer.images.stand_ins.lost |= state["lost"]
-    own = _own_part(state.get("processes") or [], trainer.start_step)
-    unwrapped(trainer.model).load_state_dict(own.get("buffers", {}), strict=False)
-    trainer.random_at_start = own.get("random") if trainer.start_step else None
-
-
-def _own_part(processes: list, step: int) -> dict:
+    processes, own = state.get("processes") or [], {}
     if len(processes) == world_size():
-        return processes[comm.get_rank()]
-    if processes:
+        own = processes[comm.get_rank()]
+    elif processes:
         logger.warning(
             f"the checkpoint is of {len(processes)} process(es) and there are {world_size()}: "
             f"the run goes on, but not to the bit as it would have"
         )
-    return {}
+    unwrapped(trainer.model).load_state_dict(own.get("buffers", {}), strict=False)
+    trainer.random_at_start = own.get("random") if trainer.start_step else None
 
 
 def _compare(cfg, text) -> None:
@@ -309,7 +287,7 @@ def _compare(cfg, text) -> None:
     other = [
         f"{key} {before.get(key)} -> {now.get(key)}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(_WITHOUT_EFFECT)
+        if before.get(key) != now.get(key) and not key.startswith(_NO_EFFECT)
     ]
     if other:
         logger.warning(f"the run goes on with other settings than its checkpoint was made with: {'; '.join(other)}")

@@ -24,10 +24,7 @@ class CollapseGuard(HookBase):
         self._epoch = -1
 
     def after_labelling(self, labelling: Labelling) -> None:
-        """
-        Raises:
-            UsageError: this is the labelling too many; the message says what to change.
-        """
+        """Raises a UsageError that says what to change when this is the labelling too many."""
         found = describe_collapse(labelling.labels, *self._bounds)
         epoch = self.trainer.epoch
         if epoch != self._epoch:  # a labelling that an interruption has cut short is done again

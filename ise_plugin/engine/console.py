@@ -21,11 +21,8 @@ _LEVELS = {"quiet": RESULT, "normal": logging.INFO, "verbose": logging.DEBUG}
 
 
 def set_verbosity(verbosity: str) -> None:
-    """How much of the log goes to the console; ``log.txt`` always gets all of it.
-
-    Args:
-        verbosity: ``"quiet"``: warnings and results, no bars; ``"normal"``; ``"verbose"``: environment and network as well.
-    """
+    """How much of the log goes to the console: ``"quiet"``: warnings and results, no bars; ``"normal"``; ``"verbose"``:
+    environment and network as well. ``log.txt`` always gets all of it."""
     parallel.silent = verbosity == "quiet"
     for handler in logging.getLogger("fastreid").handlers:
         # fastreid writes log.txt with the same class; its stream is a file then
@@ -66,15 +63,13 @@ class TrainingProgress(HookBase):
     """A bar over the steps of each epoch, and the seconds that training takes of it (``training_time``)."""
 
     def __init__(self):
-        self._bar = None
         self._start: Optional[float] = None
 
     def before_step(self) -> None:
         if self._start is None:
-            trainer = self.trainer
-            title = f"epoch {trainer.epoch + 1}/{trainer.max_epoch}"
+            trainer, self._start = self.trainer, time.perf_counter()
             steps = trainer.iters_per_epoch - trainer.steps_done
-            self._start, self._bar = time.perf_counter(), bar(steps, title, "steps")
+            self._bar = bar(steps, f"epoch {trainer.epoch + 1}/{trainer.max_epoch}", "steps")
 
     def after_step(self) -> None:
         self._bar.update()
@@ -106,8 +101,8 @@ class EpochSummary(HookBase):
         stored = trainer.storage.latest()
         latest = {name: value for name, (value, _) in stored.items()}
         evaluated = {name: value for name, (value, iteration) in stored.items() if iteration == trainer.iter - 1}
-        text = epoch_line(trainer.epoch + 1, trainer.max_epoch, latest, evaluated, len(trainer.images), seconds, left)
-        logger.info(text)
+        images = len(trainer.images)
+        logger.info(epoch_line(trainer.epoch + 1, trainer.max_epoch, latest, evaluated, images, seconds, left))
 
 
 def epoch_line(epoch: int, epochs: int, latest: dict, evaluated: dict, images: int, seconds: float, left: float) -> str:
@@ -117,14 +112,12 @@ def epoch_line(epoch: int, epochs: int, latest: dict, evaluated: dict, images: i
         epoch, epochs: counted from 1, and how many there will be.
         latest: name -> last value of everything that is logged.
         evaluated: those of them that belong to this epoch's end, which is where metrics are shown from.
-        images: training images.
-        seconds: of this epoch.
-        left: seconds until the end, estimated.
+        images: how many are trained on.
+        seconds, left: of this epoch, and until the end, estimated.
     """
     parts = [f"epoch {epoch}/{epochs}"]
     if "clusters" in latest:
-        share = latest["outliers"] / images if images else 0.0
-        parts.append(f"{latest['clusters']:.0f} clusters, {share:.1%} outliers")
+        parts.append(f"{latest['clusters']:.0f} clusters, {latest['outliers'] / images:.1%} outliers")
     if "labels/stability" in latest:
         parts.append(f"labels as before {latest['labels/stability']:.2f}")
     losses = [f"{name.removeprefix('loss_')} {latest[name]:.3f}" for name in latest if name.startswith("loss_")]

@@ -39,28 +39,18 @@ class Retrieval(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found, for hooks.
+    """What an evaluation found, for hooks; metrics and retrievals are empty in all processes but the first."""
 
-    Attributes:
-        epochs_done: 0 before training.
-        metrics: in percent, as fastreid names them; with several test sets one such dictionary under each set's name; empty in
-            all processes but the first, as are the others.
-        is_best: whether they are the best of the run so far.
-        retrievals: a :class:`Retrieval` for each test set.
-    """
-
-    epochs_done: int
-    metrics: dict
-    is_best: bool
-    retrievals: list
+    epochs_done: int  # 0 before training
+    metrics: dict  # in percent, as fastreid names them; with several test sets one such dictionary by each set's name
+    is_best: bool  # of the run so far
+    retrievals: list  # a :class:`Retrieval` for each test set
 
 
 def evaluate_sets(cfg, model: torch.nn.Module, build_evaluator: Callable) -> tuple[dict, list[Retrieval]]:
     """Evaluates ``DATASETS.TESTS``: metrics as fastreid's ``DefaultTrainer.test`` returns them, and what was ranked.
 
-    Args:
-        cfg, model: as for fastreid.
-        build_evaluator: (cfg, name of a test set) -> its loader and a :class:`PortableReidEvaluator`.
+    ``build_evaluator``: (cfg, name of a test set) -> its loader and a :class:`PortableReidEvaluator`.
     """
     metrics, retrievals = OrderedDict(), []
     for name in cfg.DATASETS.TESTS:
@@ -80,19 +70,13 @@ class PortableReidEvaluator(ReidEvaluator):
     ``TEST.RERANK`` needs CUDA, makes N x N matrices in Python loops, and mixes two different definitions; here it is
     ``fastreid.evaluation.rerank.re_ranking`` (Zhong et al., CVPR 2017) of cosine distances, computed sparsely.
 
-    Args:
-        cfg, num_query, output_dir: as in fastreid.
-        data_set: its name.
-        paths: of the images, queries first, for those who look at the ranking.
-
-    Attributes:
-        retrieval: what the last evaluation ranked, in the first process; None before.
+    ``data_set`` is its name, ``paths`` are those of its images, queries first; both go into ``retrieval``, what the last
+    evaluation ranked, in the first process; None before.
     """
 
     def __init__(self, cfg, num_query: int, output_dir=None, data_set: str = "", paths: Sequence[str] = ()):
         super().__init__(cfg, num_query, output_dir)
-        self._data_set = data_set
-        self._paths = paths
+        self._data_set, self._paths = data_set, paths
         self.retrieval: Optional[Retrieval] = None
 
     def _compile_dependencies(self) -> None:

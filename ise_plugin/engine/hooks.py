@@ -15,7 +15,6 @@ from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
 from ..method import progressive_degree
-from ..registry import HOOK, build
 from ..utils.distributed import average_statistics, computed_once, unwrapped
 from ..utils.seeds import epoch_seed
 from .checkpointing import checkpoint_name, run_state
@@ -52,15 +51,6 @@ def in_order(hooks: dict) -> list:
     """Named hooks as :data:`ORDER` has them; those that it does not name in the order given."""
     place = {name: number for number, name in enumerate(ORDER)}
     return [hooks[name] for name in sorted(hooks, key=lambda name: place.get(name, place[OWN])) if hooks[name]]
-
-
-def named_in(cfg) -> dict:
-    """The hooks that ``ISE.HOOKS`` names, by their names; None for one that this process does without.
-
-    Raises:
-        UsageError: one is not registered.
-    """
-    return {name: build(HOOK, name, "ISE.HOOKS", cfg) for name in cfg.ISE.HOOKS}
 
 
 def states_of(hooks: list) -> dict:
@@ -122,12 +112,7 @@ class WriteMetrics(PeriodicWriter):
 
 
 class Evaluate(HookBase):
-    """Evaluates before training (on request), every ``period`` epochs (0: never in between), and after the last.
-
-    Args:
-        period: in epochs.
-        before_train: whether to evaluate before the first step.
-    """
+    """Evaluates before training (on request), every ``period`` epochs (0: never in between), and after the last."""
 
     def __init__(self, period: int, before_train: bool):
         self._period = period
@@ -147,11 +132,10 @@ class Evaluate(HookBase):
         metrics, retrievals = trainer.evaluate()
         is_best = False
         if comm.is_main_process():
-            trainer.storage.put_scalar("evaluation_time", time.perf_counter() - start, smoothing_hint=False)
-            trainer.storage.put_scalars(
-                **{k: float(v) for k, v in flatten_results_dict(metrics).items()}, smoothing_hint=False
-            )
-            is_best = trainer.results.record(metrics, _metric(metrics), trainer.epoch)
+            measured = {name: float(value) for name, value in flatten_results_dict(metrics).items()}
+            trainer.storage.put_scalars(evaluation_time=time.perf_counter() - start, **measured, smoothing_hint=False)
+            first = metrics if "metric" in metrics else next(iter(metrics.values()))  # of several test sets
+            is_best = trainer.results.record(metrics, float(first["metric"]), trainer.epoch)
         trainer.tell("after_evaluation", Evaluation(done, metrics, is_best, retrievals))
         comm.synchronize()
 
@@ -223,18 +207,10 @@ class WriteResults(HookBase):
         self._last = self.trainer.start_time
 
     def after_step(self) -> None:
-        self._count()
-
-    def after_epoch(self) -> None:
-        self._count()
-        self.trainer.results.write()
-
-    def _count(self) -> None:
         now = time.perf_counter()
         self.trainer.results.seconds += now - self._last
         self._last = now
 
-
-def _metric(metrics: dict) -> float:
-    """fastreid's "metric" of the first test set."""
-    return float(metrics["metric"] if "metric" in metrics else next(iter(metrics.values()))["metric"])
+    def after_epoch(self) -> None:
+        self.after_step()  # counts the evaluation
+        self.trainer.results.write()

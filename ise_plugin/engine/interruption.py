@@ -42,9 +42,7 @@ class Interruption:
     def __init__(self):
         self.signal: Optional[int] = None
         self.granted = False
-        self._process: Optional[int] = None
         self._when = 0.0
-        self._handlers: dict = {}
         self._may_raise = False
 
     def __enter__(self) -> "Interruption":
@@ -91,10 +89,7 @@ class Interruption:
         return int(wishes)
 
     def end_if_granted(self) -> None:
-        """
-        Raises:
-            Interrupted: what was done is saved.
-        """
+        """Raises :class:`Interrupted` once what was done is saved."""
         if self.granted:
             comm.synchronize()  # whoever watches the processes ends all when the first one ends, and one may be saving still
             raise Interrupted(self.signal or signal.SIGTERM)  # without one: another process has it
@@ -102,11 +97,7 @@ class Interruption:
 
 @contextmanager
 def passed_on(processes: Sequence) -> Iterator[None]:
-    """SIGTERM and SIGINT for this process go on to those that it has started, which save and end; it waits for them.
-
-    Args:
-        processes: of ``multiprocessing``.
-    """
+    """SIGTERM and SIGINT for this process go on to those of multiprocessing that it has started, which save and end."""
 
     def pass_on(number: int, _frame) -> None:
         for process in processes:

@@ -107,9 +107,6 @@ class DBSCANPseudoLabelHook(HookBase):
 
     Attributes:
         labels: (N,), int64, -1 for outliers; None before the first labelling.
-
-    Raises:
-        UsageError: one of the three is not registered.
     """
 
     state_name = "pseudo_labels"
@@ -118,7 +115,6 @@ class DBSCANPseudoLabelHook(HookBase):
         self.cfg = cfg
         self.labels: Optional[np.ndarray] = None
         self._centroids: Optional[Tensor] = None
-        self._loader: Optional[TrainingLoader] = None
         self._warned_of_small_batches = False
         settings = cfg.ISE.PSEUDO_LABEL
         self._search = registered(NEIGHBOR_SEARCH, settings.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
@@ -127,13 +123,14 @@ class DBSCANPseudoLabelHook(HookBase):
 
     def before_epoch(self) -> None:
         """Labels anew when the period says so; always makes the epoch's loader."""
-        epoch, period = self.trainer.epoch, self.cfg.ISE.PSEUDO_LABEL.PERIOD
-        self._prepare_loader()
-        done = self.trainer.steps_done
+        epoch, period, done = self.trainer.epoch, self.cfg.ISE.PSEUDO_LABEL.PERIOD, self.trainer.steps_done
         if self.labels is None or (epoch % period == 0 and not done):
             self._relabel()
         elif self._centroids is not None:  # resumed between two labellings
-            self._restore_memory()
+            self._head().set_centroids(self._centroids)
+            # normalising unit rows once more would change their last bits
+            memory = self._head().memory
+            memory.centroids = self._centroids.to(memory.centroids.device)
         self._centroids = None
         verify_same("pseudo labels or memory", self.labels, self._head().memory.centroids.cpu().numpy())
         loader = self._loader.pseudo_labelled(self.labels, epoch_seed(self.cfg.SEED, epoch))
@@ -142,9 +139,8 @@ class DBSCANPseudoLabelHook(HookBase):
 
     def label(self) -> Labelling:
         """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
-        self._prepare_loader()
-        start = time.perf_counter()
-        features = self._extract()
+        loader, start = WithProgress(self._loader.extraction(), "extraction"), time.perf_counter()
+        features = self._extract(loader)
         extracted = time.perf_counter()
         parts: dict = {}
         try:
@@ -152,9 +148,8 @@ class DBSCANPseudoLabelHook(HookBase):
                 parts["neighbors"] = self._search(features, self.cfg.ISE.PSEUDO_LABEL.K1, shared=True)
             labels, eps = computed_once(lambda: self._cluster(features, parts))
         except ValueError as error:
-            raise UsageError(
-                f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}"
-            ) from error
+            message = f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}"
+            raise UsageError(message) from error
         seconds = extracted - start, time.perf_counter() - extracted
         return Labelling(features, labels, self.labels, eps, seconds=seconds, **parts)
 
@@ -170,9 +165,9 @@ class DBSCANPseudoLabelHook(HookBase):
             logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {self._clusterer.reason_}")
         return labels, eps
 
-    def _prepare_loader(self) -> None:
-        if self._loader is None:
-            self._loader = TrainingLoader(self.cfg, self.trainer.images)
+    @cached_property
+    def _loader(self) -> TrainingLoader:
+        return TrainingLoader(self.cfg, self.trainer.images)
 
     def _relabel(self) -> None:
         labelling = self.label()
@@ -186,12 +181,6 @@ class DBSCANPseudoLabelHook(HookBase):
         self._report(labelling)
         self.trainer.tell("after_labelling", labelling)
 
-    def _restore_memory(self) -> None:
-        head = self._head()
-        head.set_centroids(self._centroids)
-        # normalising unit rows once more would change their last bits
-        head.memory.centroids = self._centroids.to(head.memory.centroids.device)
-
     def _warn_of_small_batches(self, size: int) -> None:
         wanted = self.cfg.SOLVER.IMS_PER_BATCH
         if size < wanted and not self._warned_of_small_batches:
@@ -200,26 +189,20 @@ class DBSCANPseudoLabelHook(HookBase):
                 f"too few clusters of two or more images for SOLVER.IMS_PER_BATCH {wanted}: batches have {size} images"
             )
 
-    def _extract(self) -> Tensor:
-        loader, mixed = WithProgress(self._loader.extraction(), "extraction"), self.cfg.ISE.EXTRACTION.AMP
-        autocast = self.trainer.step.autocast() if mixed else contextlib.nullcontext()
-        precision = self.trainer.step.precision if mixed else torch.float32
+    def _extract(self, loader: WithProgress) -> Tensor:
+        step, mixed = self.trainer.step, self.cfg.ISE.EXTRACTION.AMP
+        autocast, precision = (step.autocast(), step.precision) if mixed else (contextlib.nullcontext(), torch.float32)
         size = self.cfg.ISE.EXTRACTION.IMS_PER_BATCH or self.cfg.TEST.IMS_PER_BATCH
         with named_out_of_memory(lambda: advice_for_extraction(size, precision)):
             return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))
 
     def _handle_unusable(self, labelling: Labelling) -> None:
-        found = (
-            f"clustering found {labelling.clusters} cluster(s) and {labelling.outliers} outliers among "
-            f"{len(labelling.labels)} images"
-        )
-        settings = self.cfg.ISE.PSEUDO_LABEL
-        if self.labels is not None:
-            logger.warning(
-                f"{found} with eps {settings.EPS}; keeping the last usable labels ({self.labels.max() + 1} clusters)"
-            )
-            return
-        raise UsageError(f"{found}; two clusters are the least that can be trained on{self._advice(labelling)}")
+        clusters, outliers, images = labelling.clusters, labelling.outliers, len(labelling.labels)
+        found = f"clustering found {clusters} cluster(s) and {outliers} outliers among {images} images"
+        if self.labels is None:
+            raise UsageError(f"{found}; two clusters are the least that can be trained on{self._advice(labelling)}")
+        eps, kept = self.cfg.ISE.PSEUDO_LABEL.EPS, self.labels.max() + 1
+        logger.warning(f"{found} with eps {eps}; keeping the last usable labels ({kept} clusters)")
 
     def _advice(self, labelling: Labelling) -> str:
         if labelling.distances is None:  # only the first process knows them, and only its message is shown

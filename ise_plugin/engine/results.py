@@ -42,15 +42,12 @@ class Results:
         self.initial = _selected(metrics)
 
     def record(self, metrics: dict, metric: float, epoch: int) -> bool:
-        """Metrics after an epoch.
+        """Takes the metrics after an epoch; returns whether they are the best so far.
 
         Args:
             metrics: what fastreid's evaluator returns, or one such dictionary per test set.
             metric: the number to compare runs by (fastreid's "metric": mean of mAP and rank-1, in percent).
             epoch: counted from 0.
-
-        Returns:
-            Whether they are the best so far.
         """
         self.final = _selected(metrics)
         if metric <= self.best_metric:

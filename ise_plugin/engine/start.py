@@ -97,9 +97,7 @@ def resolve_device(name: str) -> str:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            f"MODEL.DEVICE {name!r} cannot be used here; use auto, cpu, or a device this machine has"
-        ) from error
+        raise UsageError(f"MODEL.DEVICE {name!r} cannot be used here; use auto, cpu, or one that is there") from error
     return name
 
 

@@ -125,10 +125,7 @@ class TrainingStep(SimpleTrainer):
             self.optimizer.step()
 
     def check_weights(self, before: str = "") -> None:
-        """
-        Raises:
-            FloatingPointError: a weight or statistic of the network is no finite number; the message starts with ``before``.
-        """
+        """Raises a FloatingPointError, which starts with ``before``, where a weight or statistic is no finite number."""
         name = first_not_finite(unwrapped(self.model))
         if name is not None:
             raise FloatingPointError(f"{before}the weights {name} are not finite; lower SOLVER.BASE_LR")
@@ -210,10 +207,8 @@ class TrainingStep(SimpleTrainer):
             return
         steps, self._unwritten = self._unwritten, []
         names = list(steps[0].losses)
-        read = torch.stack(
-            [torch.stack([s.losses[name].float() for name in names] + [s.usable.float()]) for s in steps]
-        )
-        values = read.cpu().numpy()
+        rows = [torch.stack([*(s.losses[name].float() for name in names), s.usable.float()]) for s in steps]
+        values = torch.stack(rows).cpu().numpy()
         gathered = comm.gather((values, np.array([s.data_time for s in steps])), group=distributed.host_group)
         if comm.is_main_process():
             means = np.mean([v for v, _ in gathered], axis=0)

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from typing import Optional
+from typing import Iterator, Optional
 
 import torch
 from fastreid.engine import hooks as fastreid_hooks
@@ -122,7 +122,7 @@ class ISETrainer(DefaultTrainer):
         cfg, model, is_first = self.cfg, self.model, comm.is_main_process()
         test, freeze_iters = cfg.TEST, cfg.SOLVER.FREEZE_ITERS
         self._saving = hooks.SaveCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.ISE.CHECKPOINT_SECONDS)
-        batches, precise_bn = _EndlessBatches(self), test.PRECISE_BN
+        batches, precise_bn = self._endless_batches(), test.PRECISE_BN
         frozen, collapse = cfg.MODEL.FREEZE_LAYERS, cfg.ISE.COLLAPSE
         bounds = collapse.LABELLINGS, collapse.MAX_CLUSTER_SHARE, collapse.MAX_OUTLIER_SHARE
         named = {
@@ -143,7 +143,12 @@ class ISETrainer(DefaultTrainer):
             "WriteMetrics": is_first and hooks.WriteMetrics(self.build_writers(), _WRITER_PERIOD),
             "CollapseGuard": collapse.LABELLINGS > 0 and CollapseGuard(*bounds),
         }
-        return hooks.in_order({**named, **hooks.named_in(cfg)})
+        return hooks.in_order({**named, **{name: build(HOOK, name, "ISE.HOOKS", cfg) for name in cfg.ISE.HOOKS}})
+
+    def _endless_batches(self) -> Iterator[dict]:
+        """The pseudo-labelled batches, over and over, of whichever loader there is when asked."""
+        while True:
+            yield from self.data_loader
 
     def tell(self, event: str, argument) -> None:
         """Calls the method of that name on every hook that has one, in the hooks' order."""
@@ -263,14 +268,3 @@ class ISETrainer(DefaultTrainer):
         data_loader, num_query = cls.build_test_loader(cfg, dataset_name)
         evaluator = PortableReidEvaluator(cfg, num_query, output_dir, dataset_name, data_loader.dataset.paths)
         return WithProgress(data_loader, "evaluation"), evaluator
-
-
-class _EndlessBatches:
-    """The trainer's pseudo-labelled batches, over and over, whichever loader it has when asked."""
-
-    def __init__(self, trainer: ISETrainer):
-        self._trainer = trainer
-
-    def __iter__(self):
-        while True:
-            yield from self._trainer.data_loader
