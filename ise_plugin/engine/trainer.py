@@ -47,7 +47,9 @@ class ISETrainer(DefaultTrainer):
     Attributes:
         images: :class:`ise_plugin.data.TrainingImages`.
         results: :class:`ise_plugin.engine.results.Results`.
-        is_best: whether the evaluation of this epoch is the best so far.
+        step: :class:`ise_plugin.engine.step.TrainingStep`, which holds loader, precision and losses.
+        pseudo_labels: the hook that labels (``ISE.PSEUDO_LABEL.HOOK``).
+        config_file: that the configuration was read from, for those who report on the run; None where nobody said.
 
     Example::
 
