@@ -41,6 +41,12 @@ def checkpoint_name(epoch: int, steps: Optional[int] = None) -> str:
     return f"model_{epoch:04d}" + ("" if steps is None else f"_{steps:06d}")
 
 
+def refuse_finished(folder: str) -> None:
+    """UsageError where a folder holds a finished run, which a new one would replace file by file."""
+    if os.path.isfile(os.path.join(folder, f"{_FINAL}.pth")):
+        raise UsageError(f"OUTPUT_DIR {folder} holds a finished run; name another folder, or go on with --resume")
+
+
 def check_space(folder: str, model: nn.Module, optimizer: Optimizer, keep: int) -> None:
     """Refuses a run whose checkpoints would fill the disk, by a UsageError.
 

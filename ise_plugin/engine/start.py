@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..utils.files import write_atomically
 from ..utils.logs import kept_warnings
 from ..utils.memory import keep_freed_memory
+from .checkpointing import refuse_finished
 from .console import set_verbosity
 
 logger = logging.getLogger("fastreid.ise.setup")
@@ -45,6 +46,10 @@ def setup(args):
     cfg.freeze()
 
     _make_folder(cfg.OUTPUT_DIR)
+    if not (
+        args.eval_only or getattr(args, "resume", False) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    ):
+        refuse_finished(cfg.OUTPUT_DIR)  # before its config.yaml is replaced
     # the others write nothing; what they warn of is told by the first (launcher.TellWarnings)
     setup_logger(cfg.OUTPUT_DIR if comm.is_main_process() else None, distributed_rank=comm.get_rank())
     if comm.get_world_size() > 1:

@@ -22,7 +22,7 @@ from ..modeling.precision import choose_precision, spare_slow_gradients
 from ..registry import HOOK, build
 from ..utils.distributed import unwrapped, world_size
 from . import hooks
-from .checkpointing import ISECheckpointer, check_space, set_random_state, take_run_state
+from .checkpointing import ISECheckpointer, check_space, refuse_finished, set_random_state, take_run_state
 from .collapse import CollapseGuard
 from .console import TrainingProgress, WithProgress
 from .evaluation import PortableReidEvaluator, Retrieval, evaluate_sets
@@ -167,10 +167,8 @@ class ISETrainer(DefaultTrainer):
                 :meth:`ise_plugin.engine.checkpointing.ISECheckpointer.resume_or_load`.
         """
         resume = resume or restarted(self.cfg.OUTPUT_DIR, resume)
-        if not resume and self.checkpointer.has("model_final"):
-            raise UsageError(
-                f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} holds a finished run; name another folder, or go on with --resume"
-            )
+        if not resume:
+            refuse_finished(self.cfg.OUTPUT_DIR)
         self.resumed = resume and self.checkpointer.has_checkpoint()
         rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self.resumed:

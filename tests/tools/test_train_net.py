@@ -60,6 +60,13 @@ def test_evaluating_the_final_checkpoint_gives_what_training_printed(one_epoch, 
     assert json.loads((tmp_path / "eval/evaluation.json").read_text()) == final
 
 
+def test_a_finished_run_keeps_its_config(one_epoch, tiny_dataset, capfd):
+    output_dir, _ = one_epoch
+    before = (output_dir / "config.yaml").read_bytes()
+    assert run_here(*opts(output_dir), "SEED", 7) == 2
+    assert "holds a finished run" in capfd.readouterr().err and (output_dir / "config.yaml").read_bytes() == before
+
+
 def test_resume_goes_on_after_the_last_epoch(one_epoch, tiny_dataset, capfd):
     output_dir, _ = one_epoch
     before = json.loads((output_dir / "results.json").read_text())
