@@ -20,13 +20,15 @@ def formats(text: str) -> list:
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
-        description="Embed images with the network of a finished run. Writes OUTPUT.npz and OUTPUT.parquet; "
-        "goes on where an interrupted call has stopped, and embeds only new and changed files."
+        description="Embed images with the network of a finished run, or of a config before any training. Writes OUTPUT.npz "
+        "and OUTPUT.parquet; goes on where an interrupted call has stopped, and embeds only new and changed files."
     )
     result.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER", help="pictures, or folders of any depth")
-    result.add_argument("--run", required=True, help="output folder of the run")
+    result.add_argument(
+        "--run", required=True, help="output folder of the run, or a config: its network before training"
+    )
     result.add_argument("--output", required=True, help="name of the result; the endings are added")
-    result.add_argument("--weights", help="file of weights (default: the run's model_chosen.pth, else model_final.pth)")
+    result.add_argument("--weights", help="file of weights (default: the run's own; a config's PRETRAIN_PATH)")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     result.add_argument(
         "--formats", type=formats, default=FORMATS, help="npz, parquet, or both with a comma (default: npz,parquet)"

@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import compress
 from typing import Callable, Iterator, Sequence, TypeVar
 
+import numpy as np
 import torch
 
 from ..errors import UsageError
@@ -17,6 +18,11 @@ from .reading import ReadFile, UnreadableImage, decode_rgb, read_many
 logger = logging.getLogger("fastreid.ise.images")
 
 Image = TypeVar("Image")
+# Files that tell how large the images of a set are.
+_MEASURED = 100
+# From images to input: enlarged or squeezed more than this, they are unlike what networks have learned from. Market-1501's
+# 128 x 64 crops are enlarged twice in the usual 256 x 128; square ones are squeezed twice.
+_MOST_ENLARGED, _MOST_SQUEEZED = 2.5, 2.0
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # Bytes of the check sum that tells equal files from different ones.
 _DIGEST_SIZE = 16
@@ -136,6 +142,28 @@ def check_share(problems: Sequence[ReadFile], total: int, max_share: float, opti
     found = f"stopped at the first {count} that cannot be used" if stopped else f"{count} cannot be used"
     log = "" if stopped or not rest else " (the log lists all)"
     raise UsageError(f"{found}, {limit}: {first}{rest}{log}; repair or remove them")
+
+
+def warn_of_input_size(paths: Sequence[str], size: Sequence[int], key: str) -> None:
+    """Says where the images are far smaller than the network's input, or of another shape, as a landscape is.
+
+    Args:
+        paths: N files, a hundred of which are read; unreadable ones are passed over.
+        size: (height, width) of the input, in pixels, which the user sets with ``key``.
+    """
+    some = paths[:: max(1, len(paths) // _MEASURED)]
+    sizes = [found.value for found in read_many(some, lambda content: decode_rgb(content).size, num_threads())]
+    if len(size) != 2 or not any(sizes):
+        return
+    width, height = np.median([each for each in sizes if each], axis=0)
+    images = f"the median image is {height:.0f} x {width:.0f} (height x width), {key} {size[0]} x {size[1]}"
+    enlarged = np.sqrt(size[0] * size[1] / (height * width))
+    squeezed = (size[0] / size[1]) / (height / width)
+    if max(squeezed, 1 / squeezed) > _MOST_SQUEEZED:
+        change = f"squeezes them {max(squeezed, 1 / squeezed):.1f} times; crop them to one person each, or set it to their shape"
+        logger.warning(f"{images}, which {change}")
+    elif enlarged > _MOST_ENLARGED:
+        logger.warning(f"{images}, which enlarges them {enlarged:.1f} times; set it nearer to their size")
 
 
 class StandIns:

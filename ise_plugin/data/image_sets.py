@@ -12,7 +12,7 @@ from fastreid.utils import comm
 from ..errors import UsageError
 from ..registry import registered
 from .datasets.folder import MAX_BAD_SHARE_KEY, Folder
-from .image_files import StandIns
+from .image_files import StandIns, warn_of_input_size
 
 ROOT_VARIABLE = "FASTREID_DATASETS"
 
@@ -63,6 +63,8 @@ def read_training_images(names: Sequence[str], combine_all: bool = False, cfg=No
         items.extend((path, f"{name}/{camera}") for path, _identity, camera in data.train)
     items.sort()
     paths = tuple(path for path, _ in items)
+    if cfg is not None and comm.is_main_process():
+        warn_of_input_size(paths, cfg.INPUT.SIZE_TRAIN, "INPUT.SIZE_TRAIN")
     camera_names, cameras = np.unique([camera for _, camera in items], return_inverse=True)
     stand_ins = None
     # benchmarks are complete or wrong; a folder of somebody's own may lose a file without ending the run

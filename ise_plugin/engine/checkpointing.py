@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 
 from ..config import flat
 from ..errors import UsageError
+from ..modeling.build import PACKAGE_SCHEME, resolve_weights_path
+from ..modeling.layouts import OWN, fit_weights, look_of, state_dict_of
 from ..utils.distributed import unwrapped, world_size
 from ..utils.files import UnwritableFile, free_space, remove_leftovers, write_atomically
 from ..utils.weights import DamagedWeights, load_checkpoint_file, sealed
@@ -163,6 +165,8 @@ class ISECheckpointer(Checkpointer):
             DamagedWeights: the file is missing, or is no checkpoint.
             UsageError: it is an address, or not this model's or this configuration's.
         """
+        if path and path.startswith(PACKAGE_SCHEME):
+            path = resolve_weights_path(path, "MODEL.WEIGHTS")
         if path and "://" in path:
             raise UsageError(f"MODEL.WEIGHTS {path}: weights are read from files alone; download it and name the file")
         if path and not os.path.isfile(path):
@@ -185,30 +189,29 @@ class ISECheckpointer(Checkpointer):
 
     def _load_file(self, f: str) -> dict:
         checkpoint = load_checkpoint_file(f)
-        if not isinstance(checkpoint, dict):
-            raise DamagedWeights(f"weights file {f} holds a {type(checkpoint).__name__}, not a model's weights")
-        if "model" not in checkpoint:  # a bare state dict, as torch.save(model.state_dict()) writes it
-            checkpoint = {"model": checkpoint}
-        if not isinstance(checkpoint["model"], dict) or not all(
-            isinstance(name, str) and isinstance(value, (torch.Tensor, np.ndarray))
-            for name, value in checkpoint["model"].items()
-        ):
+        state = state_dict_of(checkpoint)
+        if not state:
             raise DamagedWeights(f"weights file {f} holds no state dict of a model")
-        return checkpoint
+        return {**({} if state.keys() & checkpoint.keys() else checkpoint), "model": state}
 
     def _load_model(self, checkpoint: dict):
-        there = {name.removeprefix("module."): tuple(value.shape) for name, value in checkpoint["model"].items()}
-        here = {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
-        differences = [
-            f"{n} has shape {there[n]} there and {here[n]} here" for n in here if there.get(n, here[n]) != here[n]
-        ]
-        differences += [f"{n} is not in it" for n in here if n not in there and not n.endswith("num_batches_tracked")]
+        state = checkpoint["model"]
+        fit = fit_weights(state, self.model.state_dict())
+        no_head = [] if fit.layout is OWN else [name for name in fit.missing if name.startswith("heads.")]
+        differences = fit.reshaped + [f"{name} is not in it" for name in fit.missing if name not in no_head]
         if differences:
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            of_head = all(difference.startswith("heads.") for difference in differences)
+            advice = "check MODEL.HEADS" if of_head else look_of(state)
             raise UsageError(
-                f"weights file {self._path} does not belong to this model: {differences[0]}{more}; "
-                "check MODEL.BACKBONE and MODEL.HEADS"
+                f"weights file {self._path} does not belong to this model: {differences[0]}{more}; {advice}"
             )
+        if no_head:
+            start = f"{len(no_head)} weights of the head, {no_head[0]} the first, stay as they were"
+            self.logger.warning(f"{self._path} is named as by {fit.layout.name}: {start}")
+        if fit.layout.note:
+            self.logger.warning(f"{self._path}: {fit.layout.note}")
+        checkpoint["model"] = fit.state
         return super()._load_model(checkpoint)
 
     def _log_incompatible_keys(self, incompatible) -> None:

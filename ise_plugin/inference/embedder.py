@@ -1,6 +1,7 @@
-"""Embeddings of images from a finished run, in three lines of Python."""
+"""Embeddings of images from a finished run, or a network before training, in three lines of Python."""
 
 import hashlib
+import logging
 import os
 import warnings
 from itertools import islice
@@ -15,16 +16,19 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 
-from ..config import CfgNode, load_cfg
+from ..config import CfgNode, load_cfg, resolve_config_file
 from ..data.reading import ReadFile, UnreadableImage, decode_rgb, read_many, upright_rgb
 from ..engine.checkpointing import CHOSEN, ISECheckpointer
 from ..engine.start import resolve_device
 from ..errors import UsageError
-from ..modeling.build import build_model
+from ..modeling.build import build_model, resolve_weights_path
 from ..utils.files import shown
 from ..utils.parallel import num_threads
 from ..utils.weights import first_not_finite
 
+logger = logging.getLogger("fastreid.ise.embedder")
+
+_CONFIG = "config.yaml"  # of a run
 # Weights of a run, the first that is there: chosen without labels, else the last.
 _WEIGHTS_NAMES = (CHOSEN, "model_final.pth")
 # Images in a batch: large enough that starting it costs nothing, small enough for the caches of a CPU.
@@ -55,21 +59,24 @@ class EmbeddingNetwork(nn.Module):
 
 
 class Embedder:
-    """The network of a finished run as a function from images to embeddings.
+    """The network of a finished run, or of a config before any training, as a function from images to embeddings.
 
     Args:
-        run: output folder of a run (its config.yaml and weights are read).
-        weights: file of weights; by default the run's model_chosen.pth, else its model_final.pth.
+        run: output folder of a run (its config.yaml and weights are read), or a config file (``ISE/folder_reid.yml``).
+        weights: file of weights, of any program in :data:`ise_plugin.modeling.layouts.LAYOUTS`; by default the run's
+            model_chosen.pth, else its model_final.pth; with a config its ``MODEL.BACKBONE.PRETRAIN_PATH``.
         device: ``auto`` (CUDA, Apple's GPU, CPU), or a torch device.
 
     Attributes:
-        run, cfg, weights: the folder, its configuration, the file.
+        run, cfg, weights: the folder or config, its configuration, the file.
+        config_file: that the configuration was read from.
+        trained: whether it is the network of a run.
         input_size: (height, width) that images are brought to, in pixels.
         network: :class:`EmbeddingNetwork`.
         fingerprint: hexadecimal digest of weights and input size: equal ones give the same embeddings.
 
     Raises:
-        UsageError: the folder holds no run, or the weights are missing or hold numbers that are not finite.
+        UsageError: the folder holds no run; the weights are missing, another network's, or hold numbers that are not finite.
 
     Example::
 
@@ -82,10 +89,22 @@ class Embedder:
         if weights is not None and not os.path.isfile(weights):
             raise UsageError(f"--weights {shown(weights)} is no file; check the path")
         self.run = run
-        self.cfg = _run_config(run, device)
-        self.weights = weights or _run_weights(run)
-        self.model = build_model(self.cfg)
-        ISECheckpointer(self.model).load(self.weights, checkpointables=[])
+        self.trained = os.path.isdir(run)
+        self.config_file = os.path.join(run, _CONFIG) if self.trained else resolve_config_file(run)
+        self.cfg = _config(run, self.config_file, device)
+        backbone = self.cfg.MODEL.BACKBONE
+        backbone.PRETRAIN = not weights and not self.trained  # any other file holds all weights
+        if backbone.PRETRAIN and not backbone.PRETRAIN_PATH:
+            raise UsageError(f"{shown(str(run))} names no MODEL.BACKBONE.PRETRAIN_PATH; name a file with --weights")
+        own = resolve_weights_path(backbone.PRETRAIN_PATH) if backbone.PRETRAIN else None
+        self.weights = weights or own or _run_weights(run)
+        if not self.trained:
+            logger.info(f"{shown(str(run))} is a config: the network before any training, with {shown(self.weights)}")
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.cfg.SEED)  # of layers that no file has
+            self.model = build_model(self.cfg)
+        if not backbone.PRETRAIN:
+            ISECheckpointer(self.model).load(self.weights, checkpointables=[])
         bad = first_not_finite(self.model)
         if bad is not None:
             raise UsageError(f"{shown(self.weights)} holds numbers that are not finite, in {bad}; take others")
@@ -153,13 +172,13 @@ class Embedder:
         return self._embed([np.zeros((*self.input_size, 3), np.uint8)]).shape[1]
 
 
-def _run_config(run: str, device: str) -> CfgNode:
-    path = os.path.join(run, "config.yaml")
+def _config(run: str, path: str, device: str) -> CfgNode:
     if not os.path.isfile(path):
-        raise UsageError(f"{shown(str(run))} holds no config.yaml; name the OUTPUT_DIR of a finished run")
+        raise UsageError(
+            f"{shown(str(run))} is no config and holds no {_CONFIG}; name the OUTPUT_DIR of a finished run"
+        )
     cfg = load_cfg(path)
     cfg.MODEL.DEVICE = resolve_device(device)
-    cfg.MODEL.BACKBONE.PRETRAIN = False  # the checkpoint holds all weights
     cfg.ISE.COMPILE = False
     return cfg
 

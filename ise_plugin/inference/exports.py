@@ -77,15 +77,16 @@ def export(embedder: Embedder, output: str, kind: str = "onnx") -> Exported:
 def metadata_of(embedder: Embedder) -> dict:
     """What somebody who only has the file needs to know: all values are JSON."""
     cfg, (height, width) = embedder.cfg, embedder.input_size
-    backbone, start = load_cfg(os.path.join(embedder.run, "config.yaml")).MODEL.BACKBONE, "random weights"
+    backbone, start = load_cfg(embedder.config_file).MODEL.BACKBONE, "random weights"
     if backbone.PRETRAIN:
         start = f"pretrained weights: {os.path.basename(backbone.PRETRAIN_PATH) or 'downloaded by fastreid (ImageNet)'}"
+    training = f"trained without labels on {', '.join(cfg.DATASETS.NAMES)}" if embedder.trained else "not trained here"
     return {
         "input_height": height,
         "input_width": width,
         "input_range": "RGB, 0 to 255, float32; resized with bicubic interpolation; normalisation is inside",
         "backbone": f"{cfg.MODEL.BACKBONE.NAME} {cfg.MODEL.BACKBONE.DEPTH}",
-        "weights": f"trained without labels on {', '.join(cfg.DATASETS.NAMES)}",
+        "weights": training,
         "started_from": start,
         "fingerprint": embedder.fingerprint,
         "licence": LICENCE_NOTE,

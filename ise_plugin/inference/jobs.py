@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from ..data.image_files import check_share, find_images
+from ..data.image_files import check_share, find_images, warn_of_input_size
 from ..data.reading import ReadFile
 from ..data.thumbnails import Row, draw_rows
 from ..errors import UsageError
@@ -79,6 +79,7 @@ def embed_files(
     problems: list[ReadFile] = []
     try:
         missing = store.missing(paths)
+        warn_of_input_size(missing, embedder.input_size, "INPUT.SIZE_TEST")
         with progress_bar(len(missing), "embedding", unit="img") as bar:
             for found in embedder.stream(missing):
                 bar.update()

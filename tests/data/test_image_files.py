@@ -2,12 +2,13 @@
 
 import logging
 import os
+import re
 
 import pytest
 import torch
 from PIL import Image
 
-from ise_plugin.data.image_files import StandIns, check_images, check_share, find_images
+from ise_plugin.data.image_files import StandIns, check_images, check_share, find_images, warn_of_input_size
 from ise_plugin.data.reading import ReadFile, UnreadableImage
 from ise_plugin.errors import UsageError
 
@@ -178,3 +179,30 @@ def test_workers_tell_one_another():
     loader = torch.utils.data.DataLoader(Sharing(stand_ins), batch_size=4, num_workers=2)
     assert torch.cat(list(loader)).tolist() == [0, 1, 3, 3, 4, 5, 6, 7]
     assert stand_ins.lost.nonzero().flatten().tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "image, size, words",  # (height, width)
+    [
+        ((128, 64), (384, 192), "128 x 64 .*INPUT.SIZE_TRAIN 384 x 192, which enlarges them 3.0 times"),
+        ((120, 160), (128, 64), "120 x 160 .*128 x 64, which squeezes them 2.7 times; crop"),
+        ((64, 128), (64, 128), ""),
+        ((128, 64), (256, 128), ""),
+        ((64, 64), (128, 64), ""),
+        ((800, 400), (128, 64), ""),
+        ((40, 160), (256,), ""),  # the shorter side alone is set: nothing is squeezed
+    ],
+)
+def test_images_far_from_the_networks_input_are_told_of_once(tmp_path, caplog, image, size, words):
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for path in paths:
+        Image.new("RGB", image[::-1]).save(path)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    warn_of_input_size([*paths, str(tmp_path / "bad.png")], size, "INPUT.SIZE_TRAIN")
+    assert len(caplog.messages) == bool(words) and re.search(words, caplog.text)
+
+
+def test_of_no_readable_image_nothing_is_said_about_size(tmp_path, caplog):
+    warn_of_input_size([], (128, 64), "INPUT.SIZE_TRAIN")
+    warn_of_input_size([str(tmp_path / "gone.png")], (128, 64), "INPUT.SIZE_TRAIN")
+    assert not caplog.messages

