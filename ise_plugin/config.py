@@ -62,6 +62,7 @@ _CHOICES = {
     "MODEL.HEADS.NORM": _NORMS,
     "DATALOADER.CACHE": ("none", "ram", "disk"),
     "ISE.PRECISION": ("auto", "float32", "bfloat16", "float16"),
+    "ISE.ERASING": ("released", "fastreid"),
     "ISE.MEMORY.UPDATE": ("hard", "mean"),
     "ISE.REPORT.MAP_METHOD": ("tsne", "opentsne", "umap"),
 }
@@ -93,6 +94,9 @@ def add_ise_config(cfg: CfgNode) -> None:
     # batches), as many, or more (exchanged between processes). Unit: images of the global batch; 0: what a process computes at
     # once. Released program: 256 images on four GPUs, so 64.
     _C.ISE.BN_GROUP_SIZE = 64
+    # Rectangles of random erasing (INPUT.REA, whose VALUE is their colour before normalisation): "released" (area uniform in 0.02
+    # to 0.4 of the image, aspect ratio uniform in 0.3 to 3.33), or "fastreid" (torchvision's: to 0.33, logarithmically uniform).
+    _C.ISE.ERASING = "released"
     # Compile the backbone with torch.compile (docs/benchmarks.md: where it pays). On the CPU it needs a C++ compiler.
     _C.ISE.COMPILE = False
     # On the CPU with glibc: keep freed memory for the next step instead of giving it back to the system.

@@ -6,22 +6,59 @@ flips and crops; :mod:`ise_plugin.modeling.preprocessing` carries them out.
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 import numpy as np
 import torch
-from fastreid.data.transforms import ToTensor
+from fastreid.data.transforms import ToTensor, build_transforms
 from PIL import Image
 from torchvision import transforms as T  # after fastreid, with which torchvision becomes importable (compat)
 
 logger = logging.getLogger("fastreid.ise.augmentation")
 
 # torchvision's RandomErasing tries this often to find a rectangle that fits into the image
-_ERASING_ATTEMPTS = 10
+_TORCHVISION_ATTEMPTS = 10
 # constants of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), a generator whose n-th number can be had directly
 _GOLDEN_GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _NO_RECTANGLE = (0, 0, 0, 0)
+
+
+class UniformErasing(T.RandomErasing):
+    """Random erasing as in the released program of ISE: rectangles of an area uniform in 0.02 to 0.4 of the image and of an
+    aspect ratio uniform in 0.3 to 3.33, where torchvision's are up to 0.33 and logarithmically uniform; 100 tries.
+
+    Args:
+        p: probability.
+        value: colour.
+    """
+
+    attempts = 100
+
+    def __init__(self, p: float, value):
+        super().__init__(p, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value=value)
+
+    @staticmethod
+    def get_params(img, scale, ratio, value=None):
+        """torchvision's (top, left, height, width, content), the whole image where no attempt fits into it."""
+        height, width = img.shape[-2:]
+        for _ in range(UniformErasing.attempts):
+            share, aspect = (torch.empty(1).uniform_(*bounds).item() for bounds in (scale, ratio))
+            h, w = (round(math.sqrt(height * width * share * a)) for a in (aspect, 1 / aspect))
+            if h < height and w < width:
+                top, left = (torch.randint(room + 1, (1,)).item() for room in (height - h, width - w))
+                return top, left, h, w, torch.tensor(value)[:, None, None]
+        return 0, 0, height, width, img
+
+
+def training_transform(cfg) -> T.Compose:
+    """fastreid's ``build_transforms`` for training, with the rectangles of ``ISE.ERASING``."""
+    whole = build_transforms(cfg, is_train=True)
+    if cfg.ISE.ERASING == "released":
+        steps = whole.transforms
+        whole.transforms = [UniformErasing(s.p, s.value) if type(s) is T.RandomErasing else s for s in steps]
+    return whole
 
 
 @dataclass(frozen=True)
@@ -114,28 +151,35 @@ class BatchAugmentation:
             ``flipped`` (B,) bool; ``offsets`` (B, 2) int64, (top, left) of the crop in the image, negative in the padding;
             ``erased`` (B, 4) int64, (top, left, height, width) after flip and crop, all 0 where nothing is erased.
         """
-        flip, top, left, erase, *attempts = uniform_numbers(seeds, 4 + 4 * _ERASING_ATTEMPTS).T
+        tries = getattr(self.erasing, "attempts", _TORCHVISION_ATTEMPTS)
+        flip, top, left, erase, *attempts = uniform_numbers(seeds, 4 + 4 * tries).T
         choices = 2 * self.padding + 1
         offsets = np.stack([top, left], 1) * choices
         return {
             "flipped": flip < self.flip,
             "offsets": offsets.astype(np.int64) - self.padding,
-            "erased": self._rectangles(erase, np.stack(attempts).reshape(_ERASING_ATTEMPTS, 4, -1)),
+            "erased": self._rectangles(erase, np.stack(attempts).reshape(tries, 4, -1)),
         }
 
     def _rectangles(self, erase: np.ndarray, attempts: np.ndarray) -> np.ndarray:
         if self.erasing is None:
             return np.zeros((len(erase), 4), np.int64)
         height, width = self.size
-        (low, high), log_ratio = self.erasing.scale, np.log(self.erasing.ratio)
-        area = height * width * (low + (high - low) * attempts[:, 0])
-        aspect = np.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * attempts[:, 1])
+        area = height * width * _between(self.erasing.scale, attempts[:, 0])
+        if isinstance(self.erasing, UniformErasing):
+            aspect = _between(self.erasing.ratio, attempts[:, 1])
+        else:
+            aspect = np.exp(_between(np.log(self.erasing.ratio), attempts[:, 1]))
         h, w = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
         fits = (h < height) & (w < width)
         top, left = np.floor(attempts[:, 2] * (height - h + 1)), np.floor(attempts[:, 3] * (width - w + 1))
         found = np.stack([top, left, h, w], 2).astype(np.int64)  # (attempts, B, 4)
         wanted = (erase < self.erasing.p) & fits.any(0)
         return np.where(wanted[:, None], found[fits.argmax(0), np.arange(len(erase))], 0)
+
+
+def _between(bounds, shares: np.ndarray) -> np.ndarray:
+    return bounds[0] + (bounds[1] - bounds[0]) * shares
 
 
 def batch_augmentation(cfg, steps: ImageSteps) -> Optional[BatchAugmentation]:

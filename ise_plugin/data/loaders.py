@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UsageError
 from ..utils.distributed import WholeBatch, shard, world_size
-from .augmentation import batch_augmentation
+from .augmentation import batch_augmentation, training_transform
 from .image_cache import ImageCache, open_image_cache
 from .image_dataset import ImageDataset
 from .image_sets import TrainingImages, read_evaluation_images
@@ -104,9 +104,8 @@ class _TrainingDataset(Dataset):
 
     def __init__(self, cfg, images: TrainingImages):
         known = {"cameras": images.cameras, "stand_ins": images.stand_ins}
-        self._train, self._test = (
-            ImageDataset(images.paths, build_transforms(cfg, is_train=is_train), **known) for is_train in (True, False)
-        )
+        transforms = training_transform(cfg), build_transforms(cfg, is_train=False)
+        self._train, self._test = (ImageDataset(images.paths, transform, **known) for transform in transforms)
         if cfg.DATALOADER.AUGMENT_ON_DEVICE:
             self._train.on_device = batch_augmentation(cfg, self._train.steps)
         self._train.cache = _open_cache(cfg, self._train)

@@ -4,6 +4,9 @@ The global batch of a step, B images in the order of the processes, is cut into 
 size, each normalised with its own statistics. A group may be smaller than a process's share ("ghost batches", Hoffer
 et al., "Train longer, generalize better", NIPS 2017), equal to it, or spread over several processes, which then exchange
 the statistics among themselves. Running statistics move once per step, towards the mean over the groups.
+
+On the CPU torch 2.13 adds up a channel of channels-last images one value after the other in float32: over the 131,072 of a
+first layer mean and variance are off by a thousandth, and differ with the number of threads. Here they are exact to 1e-6.
 """
 
 from contextlib import contextmanager
@@ -18,6 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils import distributed
 from ..utils.distributed import rank
+
+# Values whose deviations from the mean are held at once. Unit: numbers in float32; they stay in a core's cache.
+_BLOCK = 1 << 17
 
 
 class Part(NamedTuple):
@@ -99,19 +105,25 @@ class _GroupedBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         layout = self.groups.layout if self.training else None
-        if layout is None or layout.parts == (Part(len(input), 1.0),) and layout.first:
+        whole = layout is None or layout.parts == (Part(len(input), 1.0),) and layout.first
+        if whole and not (self.training and _adds_up_naively(input)):
             return super().forward(input)
+        layout = layout or Layout((Part(len(input), 1.0),))
         parts = layout.parts
         found = [self._normalize(x, part) for x, part in zip(input.split([p.images for p in parts]), parts)]
         outputs, means, variances = zip(*found)
         if self.track_running_stats:
             self._move(layout, means, variances)
-        return torch.cat(outputs)
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _normalize(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor, Tensor]:
         """Output, mean and unbiased variance."""
         if part.group is not None:
             return _normalize_together(x, part, self.weight, self.bias, self.eps)
+        if _adds_up_naively(x):
+            output, mean, variance = _ExactBatchNorm.apply(x, self.weight, self.bias, self.eps)
+            count = x.numel() // x.shape[1]
+            return output, mean, variance * (count / max(1, count - 1))
         mean, variance = (torch.zeros(self.num_features, device=x.device) for _ in range(2))
         # with a momentum of 1 the running statistics are those of the group
         return F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps), mean, variance
@@ -145,6 +157,38 @@ def group_normalization(model: nn.Module, groups: NormalizationGroups) -> None:
         if isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
             module.__class__ = GroupedBatchNorm1d if isinstance(module, nn.BatchNorm1d) else GroupedBatchNorm2d
             module.groups = groups
+
+
+def _adds_up_naively(x: Tensor) -> bool:
+    """Whether torch's own kernel does, for these images."""
+    if x.device.type != "cpu" or x.ndim != 4 or x.dtype == torch.float64 or torch.compiler.is_compiling():
+        return False
+    return len(x) > 0 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+class _ExactBatchNorm(torch.autograd.Function):
+    """Batch norm of channels-last images with sums in stages: output, mean and biased variance. The gradient is torch's own,
+    which is as good as these two."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # a view
+        mean = rows.sum(0, dtype=torch.float32) / len(rows)
+        blocks = rows.split(max(1, _BLOCK // rows.shape[1]))
+        variance = torch.stack([(block - mean).square_().sum(0) for block in blocks]).sum(0) / len(rows)
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps))
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        x, weight, mean, scale = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        found = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, None, None, mean, scale, True, ctx.eps, wanted
+        )
+        return (*found, None)
 
 
 @torch.compiler.disable

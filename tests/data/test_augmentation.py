@@ -1,5 +1,6 @@
 """The taken-apart transforms against fastreid's whole ones, and the device's version against their distribution."""
 
+import math
 import random
 
 import numpy as np
@@ -7,11 +8,20 @@ import pytest
 import torch
 import torchvision.transforms as T
 from fastreid.data.transforms import ToTensor, build_transforms
+from helpers import CONFIGS
 from PIL import Image
 from scipy import stats
 
-from ise_plugin.config import get_cfg
-from ise_plugin.data.augmentation import BatchAugmentation, batch_augmentation, split_transform, uniform_numbers
+from ise_plugin.config import get_cfg, load_cfg
+from ise_plugin.data.augmentation import (
+    BatchAugmentation,
+    UniformErasing,
+    batch_augmentation,
+    split_transform,
+    training_transform,
+    uniform_numbers,
+)
+from ise_plugin.modeling.build import build_model
 from ise_plugin.modeling.preprocessing import erase, flip_and_crop
 
 SIZE = (24, 12)
@@ -37,13 +47,59 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
+def released_rectangle(height, width):
+    """Random erasing as the released program has it, written from its description."""
+    for _ in range(100):
+        area = random.uniform(0.02, 0.4) * height * width
+        aspect = random.uniform(0.3, 1 / 0.3)
+        h, w = int(round(math.sqrt(area * aspect))), int(round(math.sqrt(area / aspect)))
+        if h < height and w < width:
+            return random.randint(0, height - h), random.randint(0, width - w), h, w
+    return 0, 0, 0, 0
+
+
+@pytest.mark.parametrize("rule, share", [("released", 0.204), ("fastreid", 0.164)])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_rectangles_are_those_of_the_rule_wherever_they_are_drawn(rule, share, on_device):
+    size, count = (128, 64), 6000
+    cfg = load_cfg(
+        str(CONFIGS / "Base-ISE.yml"), ["DATASETS.NAMES", "('x',)", "ISE.ERASING", rule, "INPUT.REA.PROB", "1"]
+    )
+    cfg.INPUT.SIZE_TRAIN = list(size)
+    steps = split_transform(training_transform(cfg))
+    seed_everything(3)
+    if on_device:
+        drawn = batch_augmentation(cfg, steps).draw(np.arange(count))["erased"]
+    else:
+        drawn = np.array([steps._rectangle(np.zeros((*size, 3), np.uint8)) for _ in range(count)])
+    assert drawn[:, 2].min() > 0 and (drawn[:, :2] >= 0).all() and (drawn[:, :2] + drawn[:, 2:] <= size).all()
+    assert (drawn[:, 2] * drawn[:, 3] / (size[0] * size[1])).mean() == pytest.approx(share, abs=0.005)
+    expected = np.array([released_rectangle(*size) for _ in range(count)])
+    alike = [stats.ks_2samp(drawn[:, field], expected[:, field]).pvalue > 1e-4 for field in range(4)]
+    assert all(alike) == (rule == "released")
+
+
+def test_half_of_the_images_are_erased_and_by_the_means_numbers():
+    cfg = load_cfg(str(CONFIGS / "Base-ISE.yml"), ["DATASETS.NAMES", "('x',)", "MODEL.BACKBONE.PRETRAIN", "False"])
+    cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.DEPTH, cfg.INPUT.SIZE_TRAIN = "cpu", "18x", [32, 16]
+    steps = split_transform(training_transform(cfg))
+    erased = batch_augmentation(cfg, steps).draw(np.arange(1000))["erased"]
+    assert (erased[:, 2] > 0).mean() == pytest.approx(0.5, abs=0.05)
+    images = torch.zeros(1000, 3, 32, 16, dtype=torch.uint8)
+    prepared = build_model(cfg).preprocess_image({"images": images, "erased": torch.from_numpy(erased)})
+    for image, (top, left, height, width) in zip(prepared, erased):
+        filled = image[:, top : top + height, left : left + width].flatten(1)
+        assert torch.allclose(filled, torch.tensor([[0.485], [0.456], [0.406]]), atol=1e-6)
+
+
 @pytest.mark.parametrize("extra", [None, "CJ", "AFFINE", "AUGMIX", "RPT", "AUTOAUG"])
 def test_the_parts_give_what_fastreids_transform_gives(cfg, picture, extra):
     if extra:
         cfg.INPUT[extra].ENABLED = True
     cfg.INPUT.REA.ENABLED = extra != "RPT"
+    cfg.ISE.ERASING = "fastreid"
     whole = build_transforms(cfg, is_train=True)
-    steps = split_transform(build_transforms(cfg, is_train=True))
+    steps = split_transform(training_transform(cfg))
     value = torch.tensor(cfg.INPUT.REA.VALUE).view(1, 3, 1, 1)
     erased = 0
     for seed in range(20):
@@ -154,9 +210,14 @@ def test_nothing_asked_for_changes_nothing():
     assert not plan["flipped"].any() and not plan["offsets"].any() and not plan["erased"].any()
 
 
-def test_rectangles_that_never_fit_erase_nothing():
-    erasing = T.RandomErasing(p=1.0, scale=(0.9, 1.0), ratio=(50.0, 60.0))
+@pytest.mark.parametrize("kind", [T.RandomErasing, UniformErasing])
+def test_rectangles_that_never_fit_erase_nothing(kind):
+    erasing = kind(1.0, value=0)
+    erasing.scale, erasing.ratio = (0.9, 1.0), (50.0, 60.0)
     assert not BatchAugmentation(SIZE, erasing=erasing).draw(np.arange(50))["erased"].any()
+    assert torch.equal(erasing(torch.ones(3, *SIZE)), torch.ones(3, *SIZE))
+    steps = split_transform(T.Compose([ToTensor(), erasing]))
+    assert steps.draw(np.zeros((*SIZE, 3), np.uint8))[1] == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("change, named", [("CJ", "RandomApply"), ("AUTOAUG", "no such version"), ("MODE", "reflect")])

@@ -1,11 +1,14 @@
 """The meta-architecture with every backbone family of fastreid."""
 
+import copy
+
 import pytest
 import torch
-from helpers import BACKBONES
+import torch.nn.functional as F
+from helpers import BACKBONES, CONFIGS
 from helpers import backbone_cfg as make_cfg
 
-from ise_plugin.config import get_cfg
+from ise_plugin.config import get_cfg, load_cfg
 from ise_plugin.errors import UsageError
 from ise_plugin.modeling.build import build_model
 from ise_plugin.registry import LOSS
@@ -29,6 +32,27 @@ def test_every_backbone_takes_a_step_that_changes_its_weights(name, depth, chann
     assert sum(changed) > 0.5 * len(changed)
     with torch.no_grad():
         assert model.eval()(batch).shape == (8, channels)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_default_networks_first_loss_is_the_same_with_any_number_of_threads(precision):
+    cfg = load_cfg(str(CONFIGS / "ISE/synthetic_mobilenetv2.yml"), ["MODEL.DEVICE", "cpu"])
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    model.heads.set_centroids(F.normalize(torch.randn(20, 1280), dim=1))
+    model.heads.degree = 0.1
+    images = torch.randint(256, (64, 3, 16, 8), dtype=torch.uint8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images[:, :, :5] = 0  # padding
+    before, losses = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+                found = copy.deepcopy(model)({"images": images, "targets": torch.arange(64) // 8})
+            losses[threads] = sum(found.values()).item()
+    finally:
+        torch.set_num_threads(before)
+    assert losses[1] == pytest.approx(losses[2], abs=1e-5)
 
 
 @pytest.fixture(scope="module")

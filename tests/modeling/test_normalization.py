@@ -68,6 +68,34 @@ def test_one_group_is_torchs_batch_norm_to_the_bit():
     assert torch.equal(layer.eval()(x), plain.eval()(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_channels_last_images_have_exact_statistics_and_gradients(dtype):
+    """Most pixels alike, as padding and erased rectangles are: sums in float32, one value after the other, are far off then."""
+    torch.manual_seed(0)
+    x = torch.where(torch.rand(16, 4, 64, 48) < 0.8, torch.tensor(2.1), torch.randn(16, 4, 64, 48)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer, groups = grouped(nn.BatchNorm2d(4, momentum=1.0), 16)
+    expected, means, variances = by_definition(x, layer, [16])
+    probe = torch.randn_like(expected)
+    inputs = (x, layer.weight, layer.bias)
+    wanted = torch.autograd.grad((expected * probe).sum(), inputs)
+    with groups.using(groups.layout_of(16)):
+        output = layer(x)
+    assert output.dtype == dtype and output.is_contiguous(memory_format=torch.channels_last)
+    rounding = {torch.float32: 2e-6, torch.bfloat16: 2**-8}[dtype]
+    close = dict(rtol=rounding, atol=rounding)
+    assert torch.allclose(output.double(), expected, **close)
+    for found, gradient in zip(torch.autograd.grad((output.float() * probe.float()).sum(), inputs), wanted):
+        assert torch.allclose(
+            found.double(), gradient.double(), rtol=1e-3, atol=2 * rounding * gradient.abs().max().item()
+        )
+    assert torch.allclose(layer.running_mean.double(), means[0], rtol=1e-6)  # statistics are float32 in either case
+    assert torch.allclose(layer.running_var.double(), variances[0], rtol=1e-6)
+    if dtype == torch.float32:
+        naive = nn.functional.batch_norm(x, None, None, layer.weight, layer.bias, True)
+        assert not torch.allclose(naive.double(), expected, rtol=1e-4, atol=1e-4)  # what this is for
+
+
 def test_pieces_of_a_step_move_the_running_statistics_as_the_whole():
     torch.manual_seed(0)
     x, plain = torch.randn(12, 3, 2, 2), nn.BatchNorm2d(3)
@@ -119,8 +147,10 @@ def test_every_batch_norm_of_every_backbone_is_grouped(name, depth, channels, ke
             if label == "grouped":
                 seen[label] = network.embed(batch)
             else:
+                network.backbone.double()  # torch's sums in float32 are no reference
+                network.pixel_mean, network.pixel_std = network.pixel_mean.double(), network.pixel_std.double()
                 seen[label] = torch.cat([network.embed({k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4)])
-    assert torch.allclose(seen["grouped"], seen["plain"], atol=1e-4)
+    assert torch.allclose(seen["grouped"], seen["plain"], atol=3e-4)
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "GhostBN", "syncBN"])
