@@ -51,6 +51,8 @@ _BOUNDED = (
     ("greater than 0", "ISE.MEMORY.TEMPERATURE", "ISE.LABEL_PRESERVING.TEMPERATURE"),
     ("greater than 0", "ISE.PROCESS_TIMEOUT", "SOLVER.BASE_LR"),
     ("at least 0 and at most 1", "ISE.IDENTITIES.MIN_CONFIDENCE", "DATASETS.FOLDER.MAX_BAD_SHARE"),
+    ("at least 0 and at most 1", "ISE.APPEARANCE.WEIGHT", "ISE.APPEARANCE.FINAL_WEIGHT"),
+    ("at least 0", "ISE.APPEARANCE.SCENES"),
     ("at least 0 and less than 1", "ISE.MEMORY.MOMENTUM"),
     ("greater than 0 and at most 1", "ISE.COLLAPSE.MAX_CLUSTER_SHARE", "ISE.COLLAPSE.MAX_OUTLIER_SHARE"),
     ("greater than 0 and less than 1", "ISE.PSEUDO_LABEL.EPS"),
@@ -224,6 +226,15 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
     # Neighbour search: "exact", or "ivf" / "hnsw" (faiss) for sets too large for it.
     _C.ISE.PSEUDO_LABEL.SEARCH = "exact"
+
+    # What images look like (colours and textures in stripes, ise_plugin.modeling.appearance) as evidence beside the embeddings
+    # when neighbours are searched, for networks that have not learned people yet. Unit: share of the similarity, in [0, 1].
+    _C.ISE.APPEARANCE = CfgNode()
+    # In the first epoch, and in the last; linear between. The paper has none.
+    _C.ISE.APPEARANCE.WEIGHT = 0.0
+    _C.ISE.APPEARANCE.FINAL_WEIGHT = 0.0
+    # Scenes, found by what is seen beside the persons, whose mean is taken out of what neighbours are searched by; 0: none.
+    _C.ISE.APPEARANCE.SCENES = 0
 
     # Settings of distances, clusterers and hooks of your own, by their names: whatever keys their from_config reads.
     _C.ISE.OWN = CfgNode(new_allowed=True)

@@ -27,6 +27,7 @@ from ..utils.distributed import computed_once, gather_rows, unwrapped, verify_sa
 from ..utils.memory import advice_for_extraction, named_out_of_memory
 from ..utils.seeds import epoch_seed
 from .console import WithProgress
+from .evidence import Evidence
 
 logger = logging.getLogger("fastreid.ise.labelling")
 
@@ -115,6 +116,7 @@ class DBSCANPseudoLabelHook(HookBase):
         self.cfg = cfg
         self.labels: Optional[np.ndarray] = None
         self._centroids: Optional[Tensor] = None
+        self._evidence = Evidence(cfg)
         self._warned_of_small_batches = False
         settings = cfg.ISE.PSEUDO_LABEL
         self._search = registered(NEIGHBOR_SEARCH, settings.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
@@ -141,12 +143,15 @@ class DBSCANPseudoLabelHook(HookBase):
         """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
         loader, start = WithProgress(self._loader.extraction(), "extraction"), time.perf_counter()
         features = self._extract(loader)
+        if not self._evidence.complete:
+            self._evidence.look(unwrapped(self.trainer.model), WithProgress(self._loader.extraction(), "appearance"))
+        searched = self._evidence.rows(features, self.trainer.epoch)
         extracted = time.perf_counter()
         parts: dict = {}
         try:
             if world_size() > 1 and getattr(self._search, "shared", False):
-                parts["neighbors"] = self._search(features, self.cfg.ISE.PSEUDO_LABEL.K1, shared=True)
-            labels, eps = computed_once(lambda: self._cluster(features, parts))
+                parts["neighbors"] = self._search(searched, self.cfg.ISE.PSEUDO_LABEL.K1, shared=True)
+            labels, eps = computed_once(lambda: self._cluster(searched, parts))
         except ValueError as error:
             message = f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}"
             raise UsageError(message) from error
@@ -239,10 +244,12 @@ class DBSCANPseudoLabelHook(HookBase):
         memory = self._head().memory
         if self.labels is None or memory is None:
             return {}
-        return {"labels": torch.from_numpy(self.labels), "centroids": memory.centroids}
+        state = {"labels": torch.from_numpy(self.labels), "centroids": memory.centroids}
+        return {**state, "evidence": self._evidence.state_dict()} if self._evidence.used else state
 
     def load_state_dict(self, state: dict) -> None:
         """Takes what :meth:`state_dict` gave."""
         if state:
             self.labels = state["labels"].numpy()
             self._centroids = state["centroids"]
+            self._evidence.load_state_dict(state.get("evidence", {}))
