@@ -25,9 +25,11 @@ logger = logging.getLogger("fastreid.ise.config")
 _OWN = "ISE.OWN"
 # Keys of an earlier release that switched a hook on or off, and that hook.
 _FORMER_SWITCHES = {"ISE.REPORT.ENABLED": "RunReport", "ISE.IDENTITIES.ENABLED": "IdentityChoice"}
-# Keys of numbers that may also be the word AUTO.
+# Keys of numbers that may also be the word AUTO, each with a number of its type.
 AUTO = "auto"
-_AUTOMATIC = ("ISE.PSEUDO_LABEL.EPS",)
+_AUTOMATIC = {"ISE.PSEUDO_LABEL.EPS": 0.0, "ISE.ITERS_PER_EPOCH": 0}
+# Steps of an epoch that is made by AUTO, at least: clusterings from a few steps to the next would cost more than they tell.
+_FEWEST_STEPS = 36
 _LARGEST_INT = 2**63 - 1
 # What a number may be: in words, and as a test.
 _RANGES = {
@@ -53,6 +55,7 @@ _BOUNDED = (
     ("at least 0 and at most 1", "ISE.IDENTITIES.MIN_CONFIDENCE", "DATASETS.FOLDER.MAX_BAD_SHARE"),
     ("at least 0 and at most 1", "ISE.APPEARANCE.WEIGHT", "ISE.APPEARANCE.FINAL_WEIGHT"),
     ("at least 0", "ISE.APPEARANCE.SCENES"),
+    ("at least 1", "ISE.APPEARANCE.EPOCHS"),
     ("at least 0 and less than 1", "ISE.MEMORY.MOMENTUM"),
     ("greater than 0 and at most 1", "ISE.COLLAPSE.MAX_CLUSTER_SHARE", "ISE.COLLAPSE.MAX_OUTLIER_SHARE"),
     ("greater than 0 and less than 1", "ISE.PSEUDO_LABEL.EPS"),
@@ -78,7 +81,7 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.SEED = 0
 
     _C.ISE = CfgNode()
-    # Training steps in an epoch. Unit: steps. Paper: 400.
+    # Training steps in an epoch; "auto": as many as show each image once on average. Unit: steps. Paper: 400.
     _C.ISE.ITERS_PER_EPOCH = 400
     # Evaluate once before the first step, so that a run shows what it added ("initial" in results.json).
     _C.ISE.EVAL_BEFORE_TRAIN = False
@@ -230,9 +233,10 @@ def add_ise_config(cfg: CfgNode) -> None:
     # What images look like (colours and textures in stripes, ise_plugin.modeling.appearance) as evidence beside the embeddings
     # when neighbours are searched, for networks that have not learned people yet. Unit: share of the similarity, in [0, 1].
     _C.ISE.APPEARANCE = CfgNode()
-    # In the first epoch, and in the last; linear between. The paper has none.
+    # In the first epoch, and linearly less until it is FINAL_WEIGHT in epoch EPOCHS and after it. The paper has none.
     _C.ISE.APPEARANCE.WEIGHT = 0.0
     _C.ISE.APPEARANCE.FINAL_WEIGHT = 0.0
+    _C.ISE.APPEARANCE.EPOCHS = 8
     # Scenes, found by what is seen beside the persons, whose mean is taken out of what neighbours are searched by; 0: none.
     _C.ISE.APPEARANCE.SCENES = 0
 
@@ -367,7 +371,7 @@ def _as_type_of(default, value, key: str, source: str):
     if key in _AUTOMATIC:
         if value == AUTO:
             return value
-        default, wanted = 0.0, f"a number or {AUTO}"
+        default, wanted = _AUTOMATIC[key], f"a number or {AUTO}"
     if isinstance(value, str) and not isinstance(default, str):
         value = _literal(value)  # YAML knows no tuples and reads 1e-4 as text; a command line knows text alone
     if type(value) is int and abs(value) > _LARGEST_INT:
@@ -389,6 +393,20 @@ def _literal(text: str):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+
+
+def with_steps(cfg: CfgNode, images: int) -> CfgNode:
+    """The configuration with ``ISE.ITERS_PER_EPOCH`` as a number, for a training set of so many images."""
+    if cfg.ISE.ITERS_PER_EPOCH != AUTO:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.ISE.ITERS_PER_EPOCH = max(_FEWEST_STEPS, math.ceil(images / cfg.SOLVER.IMS_PER_BATCH))
+    cfg.freeze()
+    logger.info(
+        f"ISE.ITERS_PER_EPOCH auto: {cfg.ISE.ITERS_PER_EPOCH} steps of {cfg.SOLVER.IMS_PER_BATCH} for {images} images"
+    )
+    return cfg
 
 
 def check_values(cfg: CfgNode) -> None:

@@ -13,15 +13,14 @@ from ..utils.distributed import computed_once, gather_rows
 class Evidence:
     """Rows to search neighbours in, made of embeddings as ``ISE.APPEARANCE`` says; the embeddings themselves by default.
 
-    The cosine of two rows is (1 - w) x that of the embeddings + w x that of the appearance, where w goes linearly from ``WEIGHT``
-    to ``FINAL_WEIGHT`` over the epochs. With ``SCENES`` the mean of each scene is taken out of both. Appearance and scenes are
-    those that the network of the first epoch sees; they are part of checkpoints.
+    The cosine of two rows is (1 - w) x that of the embeddings + w x that of the appearance, where w goes linearly from
+    ``WEIGHT`` to ``FINAL_WEIGHT`` over the first ``EPOCHS`` epochs. With ``SCENES`` the mean of each scene is taken out of both.
+    Appearance and scenes are those that the network of the first epoch sees; they are part of checkpoints.
     """
 
     def __init__(self, cfg):
         self._settings = cfg.ISE.APPEARANCE
         self._seed = max(0, cfg.SEED)
-        self._epochs = cfg.SOLVER.MAX_EPOCH
         self._seen: Optional[dict] = None
 
     @property
@@ -58,7 +57,7 @@ class Evidence:
     def rows(self, features: Tensor, epoch: int) -> Tensor:
         """(N, D + A), float32, unit rows, of embeddings (N, D); the embeddings themselves where nothing else is used."""
         settings = self._settings
-        progress = min(1.0, epoch / max(1, self._epochs - 1))
+        progress = min(1.0, epoch / max(1, settings.EPOCHS - 1))
         weight = settings.WEIGHT + progress * (settings.FINAL_WEIGHT - settings.WEIGHT)
         if settings.SCENES:
             features = without_scenes(features, self._seen["scenes"].to(features.device))

@@ -14,6 +14,7 @@ from fastreid.utils.events import EventStorage
 from fastreid.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config import with_steps
 from ..data import build_test_loader, read_evaluation_images, read_training_images
 from ..data.workers import explain_worker_death
 from ..errors import UsageError
@@ -64,9 +65,9 @@ class ISETrainer(DefaultTrainer):
         if not logging.getLogger("fastreid").isEnabledFor(logging.INFO):
             setup_logger()  # used from Python, without ise_plugin.engine.start
         os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
-        self.cfg = cfg
         self.start_time = time.perf_counter()
         self.images = read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL, cfg)
+        self.cfg = cfg = with_steps(cfg, len(self.images))
         if len(self.images) <= cfg.ISE.PSEUDO_LABEL.K1:
             raise UsageError(
                 f"{len(self.images)} training images are too few for ISE.PSEUDO_LABEL.K1 {cfg.ISE.PSEUDO_LABEL.K1} nearest "

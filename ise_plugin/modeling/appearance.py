@@ -31,6 +31,8 @@ _DIMENSIONS = 256
 _SCENE_DIMENSIONS = 64
 # So many images on average, or there are fewer scenes: the mean of a scene must be of many people.
 _IMAGES_PER_SCENE = 60
+# A smaller scene has the mean of all images.
+_FEWEST_IMAGES = 10
 _WHITENING = 0.5
 # Pixels of the input to one of the feature map, of the maps that textures are read from.
 _STRIDES = (8, 16)
@@ -161,24 +163,30 @@ def find_scenes(block: Tensor, count: int, seed: int) -> np.ndarray:
     Returns:
         (N,), int64, 0..count-1.
     """
-    count = max(1, min(count, len(block) // _IMAGES_PER_SCENE))
+    count = min(count, len(block) // _IMAGES_PER_SCENE)
     points = half_whitened(block, _SCENE_DIMENSIONS).cpu().numpy()
+    if count < 2 or points.shape[1] == 0:  # few images, or all of them before the same wall
+        return np.zeros(len(block), dtype=np.int64)
     return KMeans(count, n_init=1, random_state=seed).fit_predict(points).astype(np.int64)
 
 
 def without_scenes(features: Tensor, scenes: Tensor) -> Tensor:
     """Unit rows, less what those of a scene have in common.
 
-    Where a network has not learned people yet, half of what an embedding tells is where it was taken: neighbours are images
+    Where a network has not learned people yet, much of what an embedding tells is where it was taken: neighbours are images
     of the same place. The mean of a scene is that part, since many people pass through it.
 
     Args:
         features: (N, D), float32, unit rows.
         scenes: (N,), int64, 0..S-1.
     """
-    count = torch.bincount(scenes)
-    sums = features.new_zeros(len(count), features.shape[1]).index_add_(0, scenes, features)
-    return F.normalize(features - (sums / count.clamp(min=1).unsqueeze(1))[scenes], dim=1)
+    count = torch.bincount(scenes).unsqueeze(1)
+    means = features.new_zeros(len(count), features.shape[1]).index_add_(0, scenes, features) / count.clamp(min=1)
+    # of a few people's images the mean would be those people
+    means = torch.where(count < _FEWEST_IMAGES, features.mean(0), means)
+    rest = features - means[scenes]
+    # images that are all alike leave nothing
+    return F.normalize(torch.where(rest.norm(dim=1, keepdim=True) > 1e-6, rest, features), dim=1)
 
 
 def half_whitened(block: Tensor, dimensions: int = _DIMENSIONS) -> Tensor:

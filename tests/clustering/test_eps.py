@@ -59,7 +59,7 @@ def test_scores_are_those_of_the_definition():
         assert candidate.clustered == pytest.approx((labels >= 0).mean())
         assert candidate.stability == pytest.approx(min(adjusted_rand_score(alone, other) for other in others))
         counts = np.bincount(labels[labels >= 0], minlength=1)
-        expected = candidate.stability * ((labels >= 0).mean() - counts.max() / len(labels))
+        expected = candidate.stability**0.5 * ((labels >= 0).mean() - counts.max() / len(labels))
         assert candidate.score == pytest.approx(expected)
     assert choice.eps == max(choice.candidates, key=lambda c: c.score).eps
 

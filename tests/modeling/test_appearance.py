@@ -13,9 +13,11 @@ from ise_plugin.modeling.appearance import (
     AppearanceDescriptor,
     blocks_of,
     colors,
+    find_scenes,
     fused,
     half_whitened,
     stripe_means,
+    surroundings,
 )
 from ise_plugin.modeling.build import build_model
 
@@ -131,3 +133,19 @@ def test_a_network_without_maps_has_colours_alone():
             return self.backbone(batch["images"])
 
     assert len(AppearanceDescriptor(Tokens())({"images": images(2)})) == 2
+
+
+def test_scenes_are_found_by_what_is_beside_the_person_whoever_it_is():
+    persons, walls = images(180, 32, 20, seed=1), images(3, 32, 1, seed=2)
+    crops = persons.clone()
+    for number in range(180):
+        crops[number, :, :, :3] = crops[number, :, :, -3:] = walls[number % 3]
+    scenes = find_scenes(surroundings(crops), 3, seed=0)
+    assert scenes.dtype == np.int64 and len(set(scenes)) == 3
+    assert all(len(set(scenes[wall::3])) == 1 for wall in range(3))
+
+
+@pytest.mark.parametrize("count, expected", [(1, 1), (119, 1), (120, 2), (600, 4)])
+def test_few_images_have_few_scenes(count, expected):
+    block = torch.randn(count, 6, generator=torch.Generator().manual_seed(0))
+    assert len(set(find_scenes(block, 4, seed=0))) == expected
