@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Market-1501 from an ImageNet MobileNetV2: FASTREID_DATASETS=/path/to/datasets python tools/benchmarks/market.py
+"""Market-1501: FASTREID_DATASETS=/path/to/datasets python tools/benchmarks/market.py
 
-One short run (480 steps of 128 images) for each row of the table, on whatever the machine has. The rows named "true labels"
-train on the identities themselves: what the same network and steps could reach if the pseudo labels were right. The test
-identities serve for scores alone.
+One run for each row of the table, on whatever the machine has. Rows named "short" are 480 steps of 128 images; the others
+have the steps of their config file. The rows named "true labels" train on the identities themselves: what the same network
+and steps could reach if the pseudo labels were right. The test identities serve for scores alone.
 """
 
 import argparse
@@ -15,19 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
+from ise_plugin.engine.console import WithProgress
 from ise_plugin.engine.labelling import DBSCANPseudoLabelHook, Labelling
 from ise_plugin.utils.command_line import run_command
 
 HERE, REPOSITORY = Path(__file__).resolve().parent, Path(__file__).resolve().parents[2]
-FINE = "ISE.PSEUDO_LABEL.K1 20 ISE.PSEUDO_LABEL.K2 3 ISE.PSEUDO_LABEL.MIN_SAMPLES 2"
-MEAN = "ISE.MEMORY.UPDATE mean ISE.MEMORY.MOMENTUM 0.1"
+SHORT = "SOLVER.MAX_EPOCH 8 ISE.ITERS_PER_EPOCH 60 SOLVER.STEPS [6] TEST.EVAL_PERIOD 0"
 TRUE = "ISE.PSEUDO_LABEL.HOOK market.TrueLabels ISE.HOOKS ('EpochSummary',)"
+BARE = "ISE.APPEARANCE.WEIGHT 0.0 ISE.APPEARANCE.FINAL_WEIGHT 0.0"
+GRAPH, MEMORY = "ISE.PSEUDO_LABEL.K1 30 ISE.PSEUDO_LABEL.K2 6", "ISE.MEMORY.UPDATE hard ISE.MEMORY.MOMENTUM 0.2"
+PAPER = f"{BARE} ISE.APPEARANCE.SCENES 0 {GRAPH} {MEMORY}"
 ROWS = {
     "as configured": "",
-    "small groups": FINE,
-    "small groups, memory by the mean": f"{FINE} {MEAN}",
     "true labels": TRUE,
-    "true labels, memory by the mean": f"{TRUE} {MEAN}",
+    "short": SHORT,
+    "short, without scenes": f"{SHORT} ISE.APPEARANCE.SCENES 0",
+    "short, without appearance": f"{SHORT} {BARE}",
+    "short, constants of the paper": f"{SHORT} {PAPER}",
+    "short, true labels": f"{SHORT} {TRUE}",
 }
 
 
@@ -35,9 +40,9 @@ class TrueLabels(DBSCANPseudoLabelHook):
     """Labels images by the identities in Market-1501's file names."""
 
     def label(self) -> Labelling:
-        self._prepare_loader()
+        features = self._extract(WithProgress(self._loader.extraction(), "extraction"))
         identities = [os.path.basename(path).split("_")[0] for path in self.trainer.images.paths]
-        return Labelling(self._extract(), np.unique(identities, return_inverse=True)[1].astype(np.int64), self.labels)
+        return Labelling(features, np.unique(identities, return_inverse=True)[1].astype(np.int64), self.labels)
 
 
 def measure(args: argparse.Namespace) -> None:
