@@ -2,6 +2,7 @@
 
 import importlib.resources
 import logging
+import math
 import os
 
 import torch
@@ -98,16 +99,16 @@ def _take_pretrained(backbone: nn.Module, state: dict, settings) -> None:
     """Loads a file's weights by the names of whatever program wrote it, and says what stays random or is left out."""
     path, own = settings.PRETRAIN_PATH, in_model(backbone.state_dict())
     fit = fit_weights(_resized(state, backbone), own)
-    fitting = (
-        f"MODEL.BACKBONE.PRETRAIN_PATH {path}: {fit.count} of {fit.total} weights fit {settings.NAME} {settings.DEPTH}"
-    )
+    network = f"{settings.NAME} {settings.DEPTH}"
+    fitting = f"MODEL.BACKBONE.PRETRAIN_PATH {path}: {fit.count} of {fit.total} weights fit {network}"
     if fit.reshaped or fit.share < _LEAST_SHARE:
         example = fit.reshaped[0] if fit.reshaped else f"{fit.missing[0]} is not in it"
         raise UsageError(f"{fitting} ({example}); {look_of(state)}")
     backbone.load_state_dict(
         {name.removeprefix("backbone."): value for name, value in fit.state.items() if name in own}, strict=False
     )
-    logger.info(f"{fitting}, named as by {fit.layout.name}; {len(fit.unused)} more entries have no place in it")
+    others = f"; {len(fit.unused)} more have no place in it, {fit.unused[0]} the first" if fit.unused else ""
+    logger.info(f"{fitting}, named as by {fit.layout.name}{others}")
     if fit.missing:
         logger.warning(f"{path} lacks {len(fit.missing)} weights, {fit.missing[0]} the first; they start at random")
     if deeper := [name for name in fit.unused if name.startswith("backbone.")]:
@@ -117,15 +118,16 @@ def _take_pretrained(backbone: nn.Module, state: dict, settings) -> None:
 
 
 def _is_of_imagenet(path: str, state: dict) -> bool:
-    classifiers = (value for value in state.values() if value.ndim == 2 and len(value) == _IMAGENET_CLASSES)
-    return os.path.basename(path) == _IMAGENET_FILE or any(True for _ in classifiers)
+    by_classifier = any(value.ndim == 2 and len(value) == _IMAGENET_CLASSES for value in state.values())
+    return by_classifier or os.path.basename(path) == _IMAGENET_FILE
 
 
 def _resized(state: dict, backbone: nn.Module) -> dict:
     """A vision transformer's position embeddings for this input size, by fastreid's own function; else as it is."""
-    own = getattr(backbone, "pos_embed", None)
-    names = [
-        name for name in state if name.endswith("pos_embed") and own is not None and state[name].shape != own.shape
-    ]
-    grid = (backbone.patch_embed.num_y, backbone.patch_embed.num_x) if names else ()
-    return {**state, **{name: resize_pos_embed(state[name], own, *grid) for name in names}}
+    own, resized = getattr(backbone, "pos_embed", None), {}
+    for name, value in state.items():
+        if own is not None and name.endswith("pos_embed") and value.shape != own.shape:
+            if math.isqrt(value.shape[1] - 1) ** 2 != value.shape[1] - 1:
+                value = torch.cat([value[:, :1], value[:, 2:]], dim=1)  # a distilled network has a second token
+            resized[name] = resize_pos_embed(value, own, backbone.patch_embed.num_y, backbone.patch_embed.num_x)
+    return {**state, **resized}

@@ -126,3 +126,8 @@ def test_what_the_run_writes_is_no_training_image(crops, caplog):
     Image.new("RGB", (8, 16)).save(crops / "out/identities/page_0001.jpg")
     assert trainer_on(crops, crops / "out").images.paths == first
     assert "out is where this run writes; left out" in caplog.text
+
+
+def test_crops_far_from_the_input_are_told_of_at_the_start(crops, tmp_path, caplog):
+    trainer_on(crops, tmp_path / "run", "INPUT.SIZE_TRAIN", "[384,192]")
+    assert caplog.text.count("INPUT.SIZE_TRAIN 384 x 192, which enlarges them 3.0 times") == 1

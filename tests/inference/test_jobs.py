@@ -54,6 +54,14 @@ def test_the_ending_of_the_output_is_not_doubled(inputs, tmp_path, ending):
     assert job.new == 4 and len(read_embeddings(job.files[0]).paths) == 4
 
 
+def test_images_far_from_the_networks_input_are_told_of(inputs, tmp_path, caplog):
+    network = Network()
+    for size, times in (((8, 4), 0), ((24, 12), 1)):
+        network.input_size = size
+        embed_files(network, inputs, str(tmp_path / f"e{times}"), ["npz"])
+        assert caplog.text.count("INPUT.SIZE_TEST 24 x 12, which enlarges them 3.0 times") == times
+
+
 @pytest.mark.parametrize("output", ["", "folder/", ".", "..", "folder/..", ".npz", "folder/.parquet"])
 def test_an_output_without_a_name(inputs, tmp_path, monkeypatch, output):
     monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 import torch
 import torchvision.models as zoo
+from fastreid.modeling.backbones import build_backbone
 from helpers import backbone_cfg
 from torch import nn
 
@@ -188,6 +189,23 @@ def test_as_weights_of_the_whole_model_the_neck_comes_along(tmp_path, caplog):
     assert torch.equal(model.backbone.conv1.weight, original.conv1.weight)
     assert model.heads.bottleneck[0].weight.unique().tolist() == pytest.approx([0.7])
     assert "3 weights of the head, heads.bottleneck.0.bias the first, stay as they were" in caplog.text
+
+
+@pytest.mark.parametrize("tokens", ["one token", "distilled"])
+def test_position_embeddings_are_resized_as_fastreid_does(tokens, tmp_path):
+    cfg = cfg_of("vit", "small", 768, STRIDE_SIZE=(16, 16))
+    cfg.INPUT.SIZE_TRAIN = [64, 64]
+    state = build_model(cfg).backbone.state_dict()
+    torch.nn.init.normal_(state["pos_embed"])
+    if tokens == "distilled":
+        state["pos_embed"] = torch.cat([state["pos_embed"][:, :1], state["pos_embed"]], dim=1)
+    path = tmp_path / f"{tokens}.pth"
+    torch.save({"model": state}, path)
+    cfg.INPUT.SIZE_TRAIN, cfg.MODEL.BACKBONE.PRETRAIN = [128, 64], True
+    cfg.MODEL.BACKBONE.PRETRAIN_PATH = str(path)
+    found, expected = build_model(cfg).backbone.state_dict(), build_backbone(cfg).state_dict()
+    assert found["pos_embed"].shape[1] == 33
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_another_network_is_named_with_the_keys_to_set(tmp_path):
