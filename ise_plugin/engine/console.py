@@ -118,6 +118,8 @@ def epoch_line(epoch: int, epochs: int, latest: dict, evaluated: dict, images: i
     parts = [f"epoch {epoch}/{epochs}"]
     if "clusters" in latest:
         parts.append(f"{latest['clusters']:.0f} clusters, {latest['outliers'] / images:.1%} outliers")
+    if "labels/estimated_purity" in latest:
+        parts.append(f"estimated purity {latest['labels/estimated_purity']:.2f}")
     if "labels/stability" in latest:
         parts.append(f"labels as before {latest['labels/stability']:.2f}")
     losses = [f"{name.removeprefix('loss_')} {latest[name]:.3f}" for name in latest if name.startswith("loss_")]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..clustering import kth_neighbor_distances
 from ..clustering.centroids import CentroidSimilarities, similarity_to_centroids
+from ..clustering.purity import REACH, estimate_purities
 from ..config import AUTO
 from ..data import TrainingLoader
 from ..errors import UsageError
@@ -34,6 +35,8 @@ logger = logging.getLogger("fastreid.ise.labelling")
 # Advice on eps looks at all distances up to this one: images with hardly a common neighbour. At 1 every pair counts.
 _LARGEST_DISTANCE = 0.99
 _ADVICE_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+# Images up to which all pairs within reach are looked at to estimate the purity.
+_MOST_FOR_ALL_PAIRS = 100_000
 
 
 def extract_embeddings(model: nn.Module, loader, autocast: ContextManager = contextlib.nullcontext()) -> Tensor:
@@ -96,6 +99,13 @@ class Labelling:
     def similarities(self) -> CentroidSimilarities:
         """Every image against its own and the nearest other centroid."""
         return similarity_to_centroids(self.features, self.labels, self.centroids)
+
+    @cached_property
+    def purities(self) -> np.ndarray:
+        """(M,), the estimated purity of every cluster, see :mod:`ise_plugin.clustering.purity`; in the first process."""
+        # of very many images the pairs beyond eps would not fit into memory, and count as sharing nothing
+        known = self.graph if len(self.labels) > _MOST_FOR_ALL_PAIRS else self.distances.within(REACH)
+        return estimate_purities(self.labels, known)
 
 
 @HOOK.register()

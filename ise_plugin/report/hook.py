@@ -18,6 +18,7 @@ from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
 from ..clustering import quality
+from ..clustering.purity import mean_purity
 from ..engine.console import RESULT
 from ..engine.evaluation import Evaluation, Retrieval
 from ..engine.labelling import Labelling
@@ -126,6 +127,8 @@ class RunReport(HookBase):
     def _measure(self, labelling: Labelling) -> None:
         found = quality.structure_quality(labelling.labels, labelling.similarities, labelling.previous)
         del found["clusters"]  # logged by the hook that labels
+        if labelling.clusters:
+            found["estimated_purity"] = mean_purity(labelling.labels, labelling.purities)
         if self._identities is not None:
             found.update(quality.identity_quality(labelling.labels, self._identities))
         self.trainer.storage.put_scalars(**{f"labels/{k}": v for k, v in found.items()}, smoothing_hint=False)

@@ -13,6 +13,7 @@ from .run_files import REPORT_NAME, Run, find_troubles, read_run
 STAGES = ("extraction", "clustering", "training", "evaluation", "report")
 # Figures of curves: title, what y is, lower end of y, caption, names of the curves with what was logged.
 _SHARES = {"outliers": "labels/outlier_share", "largest cluster": "labels/largest_share"}
+_PURITY = {"estimated purity": "labels/estimated_purity", "true purity": "labels/purity"}
 _AGREEMENT = {"ARI": "labels/ari", "NMI": "labels/nmi", "purity": "labels/purity"}
 _BCUBED = {f"B-cubed {part}": f"labels/bcubed_{part.lower()}" for part in ("precision", "recall", "F")}
 _ERRORS = {"split identities": "labels/split_identities", "mixed clusters": "labels/mixed_clusters"}
@@ -21,11 +22,13 @@ _BLIND = {"as before (ARI)": "labels/stability", "silhouette": "labels/silhouett
 _COSINES = {"own centroid": "labels/similarity_inside", "nearest other": "labels/similarity_to_nearest_other"}
 _ON_AGREEMENT = "of the images with a cluster; the V-measure equals NMI"
 _ON_ERRORS = "sub-cluster error: identities in several clusters; mixed-cluster error: clusters of several identities"
+_ON_PURITY = "of the images in a group, the share of its most frequent person; estimated without identities"
 _ON_BLIND = "agreement with the labels before, silhouette, mean cosine with the own and the nearest other centroid"
 _CURVES = (
     ("Degree of extension", "degree", 0, "", {"": "degree"}),
     ("Clusters", "clusters", 0, "", {"clusters": "clusters"}),
     ("Shares of all images", "share of the images", 0, "", _SHARES),
+    ("Purity", "share", 0, _ON_PURITY, _PURITY),
     ("Agreement with true identities", "1 = equal", None, _ON_AGREEMENT, {**_AGREEMENT, **_BCUBED}),
     ("Errors of the labels", "share", 0, _ON_ERRORS, {**_ERRORS, **_MINORITY}),
     ("Without identities", "", None, _ON_BLIND, {**_BLIND, **_COSINES}),
