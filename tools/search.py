@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def search(args: argparse.Namespace) -> None:
-    from ise_plugin.inference.jobs import find_matches, picture_format, table_of, write_json, write_picture
+    from ise_plugin.inference.jobs import RERANKED, find_matches, picture_format, table_of, write_json, write_picture
 
     if args.picture is not None:
         picture_format(args.picture)  # a wrong name shall not cost the search
@@ -45,6 +45,8 @@ def search(args: argparse.Namespace) -> None:
         args.index, args.queries, args.run, args.weights, args.device, args.k, args.exact, args.rerank, args.candidates
     )
     print(table_of(found))
+    if args.rerank:
+        print(RERANKED)
     if args.json is not None:
         write_json(args.json, found)
     if args.picture is not None:

@@ -20,6 +20,8 @@ from .quality import OUTLIER
 REACH = LARGEST_EPS
 # purity = 1 / (1 + exp(-(SLOPE * cohesion + OFFSET))), by weighted logistic regression.
 _SLOPE, _OFFSET = 5.7, -1.5
+# Estimated purity from which groups can be used as they are, and below which they are mixtures of people.
+GOOD, MIXED = 0.8, 0.6
 # Rows of the graph that are looked at together: some 100 MB.
 _ROWS_AT_ONCE = 1 << 16
 

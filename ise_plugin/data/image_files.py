@@ -27,7 +27,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 # Bytes of the check sum that tells equal files from different ones.
 _DIGEST_SIZE = 16
 # Files that an error names; the log names all.
-_NAMED_IN_ERROR = 5
+_NAMED = 5
 
 
 def find_images(folder: str, left_out: str = "") -> list[str]:
@@ -87,7 +87,7 @@ def _files(folder: str, left_out: str) -> Iterator[tuple[str, str]]:
 def check_images(folder: str, names: Sequence[str], max_bad_share: float, option: str) -> list[str]:
     """Decodes every file once and leaves out what cannot be decoded, naming each in the log.
 
-    Files whose bytes are those of another one stay; the log says how many there are.
+    Files whose bytes are those of another one stay; the log names the first of them.
 
     Args:
         names: N files, relative to ``folder``.
@@ -100,21 +100,24 @@ def check_images(folder: str, names: Sequence[str], max_bad_share: float, option
         UsageError: more files are unreadable, or all are; the message names the first, the log all.
     """
     paths = [os.path.join(folder, name) for name in names]
-    readable, problems, digests = [], [], set()
+    readable, problems, copies = [], [], []
+    first: dict[bytes, str] = {}
     with progress_bar(len(paths), "checking images", unit="img") as bar:
         for name, found in zip(names, read_many(paths, _digest_of_readable, num_threads())):
             bar.update()
             if found.reason is None:
                 readable.append(name)
-                digests.add(found.value)
+                if (original := first.setdefault(found.value, name)) != name:
+                    copies.append(f"{shown(name)} = {shown(original)}")
             else:
                 problems.append(found)
     for problem in problems:
         logger.warning(f"left out: {problem}")
     check_share(problems, len(paths), max_bad_share, option)
-    duplicates = len(readable) - len(digests)
-    if duplicates:
-        logger.warning(f"{shown(folder)}: {duplicates} images are the same, byte by byte, as another one; all are kept")
+    if copies:
+        named = ", ".join(copies[:_NAMED]) + (f" and {more} more" if (more := len(copies) - _NAMED) > 0 else "")
+        text = f"{len(copies)} images are the same, byte by byte, as another one; all are kept: {named}"
+        logger.warning(f"{shown(folder)}: {text}")
     return readable
 
 
@@ -136,7 +139,7 @@ def check_share(problems: Sequence[ReadFile], total: int, max_share: float, opti
     if len(problems) <= max_share * total and (len(problems) < total or not total):
         return
     limit = "which are all" if len(problems) == total else f"more than {option} {max_share:g} allows"
-    first, more = ", ".join(map(str, problems[:_NAMED_IN_ERROR])), len(problems) - _NAMED_IN_ERROR
+    first, more = ", ".join(map(str, problems[:_NAMED])), len(problems) - _NAMED
     rest = f" and {more} more" if more > 0 else ""
     count = f"{len(problems)} of {total} images"
     found = f"stopped at the first {count} that cannot be used" if stopped else f"{count} cannot be used"

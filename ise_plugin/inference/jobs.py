@@ -15,13 +15,18 @@ from ..data.image_files import check_share, find_images, warn_of_input_size
 from ..data.reading import ReadFile
 from ..data.thumbnails import Row, draw_rows
 from ..errors import UsageError
-from ..utils.files import shown, write_atomically
+from ..utils.files import identical_files, shown, write_atomically
 from ..utils.parallel import progress_bar
 from .embedder import Embedder
 from .embeddings import FORMATS, Embeddings, EmbeddingStore
 from .index import SearchIndex
 
 logger = logging.getLogger("fastreid.ise.search")
+
+RERANKED = (
+    "In the order of re-ranking: a match counts for the neighbours that it shares with the query as well, so the "
+    "similarities, which are cosines of the embeddings, need not fall."
+)
 
 _ENDING = re.compile(rf"\.({'|'.join(FORMATS)})$", re.IGNORECASE)
 _PICTURE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
@@ -99,10 +104,14 @@ def embed_files(
 
 
 class Found(NamedTuple):
-    """A query image and its matches, the best first."""
+    """A query image and its matches, the best first; the query's own file is none of them.
+
+    ``copies``: path of a match -> the query, or an earlier match, whose file has the same bytes.
+    """
 
     query: str
     matches: list
+    copies: dict = {}
 
 
 def find_matches(
@@ -140,15 +149,26 @@ def find_matches(
             "name the right one with --run or --weights, or build the index anew"
         )
     paths = list_files(inputs)
-    matches = index.search(embedder(paths), k, rerank, candidates)
+    matches = index.search(embedder(paths), k + 1, rerank, candidates)  # one may be the query itself
     if not any(matches):
         raise UsageError(f"{shown(index_folder)} gives no match at all; build it anew from embeddings made anew")
-    return [Found(*pair) for pair in zip(paths, matches)]
+    return [_others(*pair, k) for pair in zip(paths, matches)]
+
+
+def _others(query: str, matches: list, k: int) -> Found:
+    own = os.path.realpath(query)
+    others = [match for match in matches if os.path.realpath(match.path) != own][:k]
+    kept = [match._replace(rank=rank) for rank, match in enumerate(others, 1)]
+    return Found(query, kept, identical_files([query, *(match.path for match in kept)]))
 
 
 def table_of(found: Sequence[Found]) -> str:
     """The matches as text."""
-    rows = [[_cell(each.query), m.rank, f"{m.similarity:.4f}", _cell(m.path)] for each in found for m in each.matches]
+    rows = []
+    for query, matches, copies in found:
+        for m in matches:
+            same = f" (the same file as {_cell(copies[m.path])})" if m.path in copies else ""
+            rows.append([_cell(query), m.rank, f"{m.similarity:.4f}", _cell(m.path) + same])
     return tabulate(rows, headers=["query", "rank", "similarity", "match"], tablefmt="pipe", disable_numparse=True)
 
 
@@ -157,14 +177,13 @@ def _cell(path: str) -> str:
 
 
 def write_json(path: str, found: Sequence[Found]) -> None:
-    """The matches as a list of {"query", "matches": [{"rank", "path", "similarity"}]}, similarities to four places."""
-    content = [
-        {
-            "query": query,
-            "matches": [match._replace(similarity=round(match.similarity, 4))._asdict() for match in matches],
-        }
-        for query, matches in found
-    ]
+    """The matches as a list of {"query", "matches": [{"rank", "path", "similarity"}]}, similarities to four places; a match
+    that is a copy has "same_file_as", too."""
+    content = []
+    for query, matches, copies in found:
+        same = lambda path: {"same_file_as": copies[path]} if path in copies else {}
+        entries = [{**m._replace(similarity=round(m.similarity, 4))._asdict(), **same(m.path)} for m in matches]
+        content.append({"query": query, "matches": entries})
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -193,7 +212,7 @@ def write_picture(path: str, found: Sequence[Found]) -> None:
             f"and up to {min(most, MOST_MATCHES)} of {most} matches for each"
         )
     rows = []
-    for query, matches in found[:MOST_QUERIES]:
+    for query, matches, _ in found[:MOST_QUERIES]:
         captions = ["query", *(f"{match.similarity:.3f}" for match in matches[:MOST_MATCHES])]
         rows.append(Row([query, *(match.path for match in matches[:MOST_MATCHES])], captions=captions, framed=True))
     try:

@@ -129,6 +129,8 @@ class RunReport(HookBase):
         del found["clusters"]  # logged by the hook that labels
         if labelling.clusters:
             found["estimated_purity"] = mean_purity(labelling.labels, labelling.purities)
+        if labelling.eps is not None:
+            found["eps"] = labelling.eps
         if self._identities is not None:
             found.update(quality.identity_quality(labelling.labels, self._identities))
         self.trainer.storage.put_scalars(**{f"labels/{k}": v for k, v in found.items()}, smoothing_hint=False)

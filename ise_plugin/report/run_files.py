@@ -9,7 +9,8 @@ from typing import Optional
 
 import yaml
 
-from ..config import flat
+from ..clustering.purity import MIXED
+from ..config import AUTO, flat
 from ..errors import UsageError
 
 # Where the report's own data lie, inside the run's folder.
@@ -30,6 +31,9 @@ _LARGEST_CLUSTER = 0.2
 _MANY_OUTLIERS = 0.6
 # Labels still change: adjusted Rand index below this, for so many labellings in the second half of training.
 _UNSETTLED, _LABELLINGS = 0.6, 3
+# MIN_SAMPLES below which every pair is a cluster.
+_FEWEST_SAMPLES = 2
+_BETTER_START = "start from weights that have seen people (MODEL.BACKBONE.PRETRAIN_PATH)"
 # Learning rate over the one in the config: the paper's schedule ends at a hundredth.
 _SPENT = 0.005
 
@@ -184,33 +188,58 @@ def _history(lines: list, steps: int) -> list:
 
 
 def find_troubles(run: Run) -> dict[str, str]:
-    """What a person should look at after the last epoch: a short name of each trouble -> one line with what to try."""
+    """What a person should look at after the last epoch: a short name of each trouble -> one line with what to try, of what
+    this run's configuration has."""
     found: dict[str, str] = {}
     if not run.history:
         return found
     now, base_lr = run.history[-1], run.config.get("SOLVER.BASE_LR")
+    stepped = run.config.get("SOLVER.SCHED", "MultiStepLR") == "MultiStepLR"
     clusters = run.values("clusters")[1]
     if "clusters" in now and len(clusters) > 1 and clusters[-1] < _COLLAPSE * clusters[-2]:
         found["collapse"] = (
             f"clusters fell from {clusters[-2]:.0f} to {clusters[-1]:.0f}, because they merge; "
-            "try a smaller ISE.PSEUDO_LABEL.EPS, or a smaller SOLVER.BASE_LR"
+            f"try {_other_eps(run, 'smaller')}a smaller SOLVER.BASE_LR"
         )
     if (share := now.get("labels/largest_share", 0)) > _LARGEST_CLUSTER:
-        found["one large cluster"] = f"one cluster holds {share:.0%} of all images; try a smaller ISE.PSEUDO_LABEL.EPS"
+        found["one large cluster"] = (
+            f"one cluster holds {share:.0%} of all images; try {_other_eps(run, 'smaller')}{_BETTER_START}"
+        )
     if (share := now.get("labels/outlier_share", 0)) > _MANY_OUTLIERS:
         found["many outliers"] = (
-            f"{share:.0%} of the images are outliers and are not trained on; "
-            "try a larger ISE.PSEUDO_LABEL.EPS, or a smaller ISE.PSEUDO_LABEL.MIN_SAMPLES"
+            f"{share:.0%} of the images are outliers and are not trained on; {_fewer_outliers(run)}"
         )
     late = [value for epoch, value in zip(*run.values("labels/stability")) if 2 * epoch > run.epochs]
     if "labels/stability" in now and len(late) >= _LABELLINGS and max(late[-_LABELLINGS:]) < _UNSETTLED:
         found["labels do not settle"] = (
             f"for {_LABELLINGS} labellings the labels have changed much each time (adjusted Rand index with those before: "
-            f"{late[-1]:.2f}); try a smaller SOLVER.BASE_LR or earlier SOLVER.STEPS"
+            f"{late[-1]:.2f}); try a smaller SOLVER.BASE_LR{' or earlier SOLVER.STEPS' if stepped else ''}"
         )
     if base_lr and now["epoch"] < run.epochs and now.get("lr", base_lr) < _SPENT * base_lr:
         found["learning rate spent"] = (
             f"the learning rate is {now['lr']:.1e}, only {now['lr'] / base_lr:.1%} of SOLVER.BASE_LR, with "
-            f"{run.epochs - now['epoch']} epochs to go; try later SOLVER.STEPS or fewer SOLVER.MAX_EPOCH"
+            f"{run.epochs - now['epoch']} epochs to go; try {'later SOLVER.STEPS' if stepped else 'a larger SOLVER.ETA_MIN_LR'}"
+            " or fewer SOLVER.MAX_EPOCH"
         )
     return found
+
+
+def _other_eps(run: Run, direction: str) -> str:
+    """'a smaller ISE.PSEUDO_LABEL.EPS (0.5 now), or ', said to somebody whose clusterer has one."""
+    if run.config.get("ISE.PSEUDO_LABEL.CLUSTERER", "DBSCAN") != "DBSCAN":
+        return ""
+    eps = run.config.get("ISE.PSEUDO_LABEL.EPS")
+    if eps != AUTO:
+        return f"a {direction} ISE.PSEUDO_LABEL.EPS{'' if eps is None else f' ({eps:g} now)'}, or "
+    chosen = run.last("labels/eps")
+    than = "" if chosen is None else f", {direction} than the {chosen:.2f} that was chosen"
+    return f"ISE.PSEUDO_LABEL.EPS as a number{than}, or "
+
+
+def _fewer_outliers(run: Run) -> str:
+    """A larger eps helps where the groups are pure; where they are mixed already, it would only mix them more."""
+    purity, least = run.last("labels/estimated_purity"), run.config.get("ISE.PSEUDO_LABEL.MIN_SAMPLES", 0)
+    if purity is not None and purity < MIXED:
+        return f"the groups are mixed already (estimated purity {purity:.2f}), so a larger eps would not help: {_BETTER_START}"
+    fewer = f"ISE.PSEUDO_LABEL.MIN_SAMPLES below {least}" if least > _FEWEST_SAMPLES else _BETTER_START
+    return f"try {_other_eps(run, 'larger')}{fewer}"

@@ -1,10 +1,12 @@
 """Files and folders that are there whole or not at all, and what is said about them."""
 
+import hashlib
 import os
 import re
 import shutil
+from collections import defaultdict
 from contextlib import contextmanager, suppress
-from typing import Collection, Iterator
+from typing import Collection, Iterable, Iterator
 
 from ..errors import UsageError
 
@@ -127,3 +129,22 @@ def free_space(folder: str) -> int:
 def shown(path: str) -> str:
     """A path on one line: as it is, or as a Python literal where it holds line breaks or what cannot be printed."""
     return path if path.isprintable() else repr(path)
+
+
+def identical_files(paths: Iterable[str]) -> dict[str, str]:
+    """Copies: path -> the first of the paths whose file has the same bytes. What cannot be read is no copy.
+
+    Only files of equal size are read.
+    """
+    by_size = defaultdict(list)
+    for path in dict.fromkeys(paths):
+        with suppress(OSError):
+            by_size[os.path.getsize(path)].append(path)
+    first: dict[bytes, str] = {}
+    copies = {}
+    for path in (path for same in by_size.values() if len(same) > 1 for path in same):
+        with suppress(OSError), open(path, "rb") as file:
+            original = first.setdefault(hashlib.sha256(file.read()).digest(), path)
+            if original != path:
+                copies[path] = original
+    return copies

@@ -99,7 +99,7 @@ def test_equal_files_are_kept_and_counted(tmp_path, caplog):
         save(tmp_path / name)
     save(tmp_path / "other.jpg", 200)
     found = check_images(str(tmp_path), find_images(str(tmp_path)), 0.0, "KEY")
-    assert len(found) == 4 and "2 images are the same" in caplog.text
+    assert len(found) == 4 and "2 images are the same" in caplog.text and ".jpg = " in caplog.text
 
 
 KEY = "DATASETS.FOLDER.MAX_BAD_SHARE"

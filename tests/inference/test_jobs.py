@@ -1,5 +1,6 @@
 """From files to a store, with a network of a few lines; results of a search as table and picture."""
 
+import json
 import logging
 import sys
 
@@ -163,6 +164,31 @@ def test_bars_in_names_do_not_end_a_column():
     assert "a\\|b.jpg" in lines[2] and "c\\|d.jpg" in lines[2]
     assert {line.replace("\\|", "").count("|") for line in lines} == {5}
     assert len({len(line) for line in lines}) == 1
+
+
+def test_the_query_is_left_out_and_copies_are_named(tmp_path, monkeypatch):
+    for name, content in (("q", b"1"), ("copy", b"1"), ("a", b"2"), ("same", b"2"), ("other", b"3")):
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    ranked = [
+        str(tmp_path / "q.jpg"),
+        "copy.jpg",
+        "a.jpg",
+        "same.jpg",
+        "gone.jpg",
+        "other.jpg",
+    ]  # one more than asked for
+    index = NoMatches()
+    index.search = lambda vectors, k, *_: [[Match(i + 1, path, 1 - i / 10) for i, path in enumerate(ranked[:k])]]
+    monkeypatch.setattr(module.SearchIndex, "load", lambda folder: index)
+    monkeypatch.setattr(module, "Embedder", lambda *_: Network())
+    (only,) = module.find_matches("index", ["q.jpg"], k=4)
+    assert [(m.rank, m.path) for m in only.matches] == list(enumerate(ranked[1:5], 1))
+    assert only.copies == {"copy.jpg": "q.jpg", "same.jpg": "a.jpg"}
+    assert "same.jpg (the same file as a.jpg)" in table_of([only])
+    write_json(str(tmp_path / "m.json"), [only])
+    entries = json.loads((tmp_path / "m.json").read_text())[0]["matches"]
+    assert [entry.get("same_file_as") for entry in entries] == ["q.jpg", None, "a.jpg", None]
 
 
 class NoMatches:

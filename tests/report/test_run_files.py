@@ -113,6 +113,33 @@ def test_each_trouble_is_named_with_a_key(history, kind, key):
     assert list(found) == [kind] and key in found[kind] and "\n" not in found[kind]
 
 
+def advice(history, **config):
+    return " ".join(find_troubles(Run("run", {"SOLVER.MAX_EPOCH": 10, **config}, history=history)).values())
+
+
+EPS, AUTO_EPS = "ISE.PSEUDO_LABEL.EPS", {"ISE.PSEUDO_LABEL.EPS": "auto"}
+
+
+def test_advice_fits_the_configuration():
+    large, many = (
+        epochs({"labels/largest_share": 0.5, "labels/eps": 0.55}),
+        {"labels/outlier_share": 0.9, "labels/eps": 0.55},
+    )
+    assert "a smaller ISE.PSEUDO_LABEL.EPS (0.4 now), or" in advice(large, **{EPS: 0.4})
+    assert f"{EPS} as a number, smaller than the 0.55 that was chosen" in advice(large, **AUTO_EPS)
+    assert EPS not in advice(large, **{EPS: 0.4, "ISE.PSEUDO_LABEL.CLUSTERER": "mine.Optics"})
+    assert "a larger ISE.PSEUDO_LABEL.EPS" in advice(epochs(many), **{EPS: 0.4})
+    pure, mixed = ({**many, "labels/estimated_purity": purity} for purity in (0.9, 0.4))
+    assert f"{EPS} as a number, larger than the 0.55 that was chosen" in advice(epochs(pure), **AUTO_EPS)
+    assert EPS not in advice(epochs(mixed), **AUTO_EPS) and "estimated purity 0.40" in advice(epochs(mixed), **AUTO_EPS)
+    assert "MIN_SAMPLES below 4" in advice(epochs(many), **{EPS: 0.4, "ISE.PSEUDO_LABEL.MIN_SAMPLES": 4})
+    assert "MIN_SAMPLES" not in advice(epochs(many), **{EPS: 0.4, "ISE.PSEUDO_LABEL.MIN_SAMPLES": 2})
+    unsettled = epochs(*[{}] * 5, *[{"labels/stability": 0.5}] * 3)
+    cosine = {"SOLVER.SCHED": "CosineAnnealingLR", "SOLVER.BASE_LR": 0.001}
+    assert "SOLVER.STEPS" not in advice(unsettled, **cosine)
+    assert "SOLVER.ETA_MIN_LR" in advice(epochs({"lr": 4e-6}), **cosine)
+
+
 def test_clusters_are_compared_with_the_labelling_before_even_if_epochs_lie_between():
     assert "collapse" in troubles(epochs({"clusters": 100}, {}, {"clusters": 40}), 10)
     assert troubles(epochs({"clusters": 100}, {"clusters": 40}, {}), 10) == {}  # said an epoch ago

@@ -14,6 +14,7 @@ from ise_plugin.errors import UsageError
 from ise_plugin.utils.files import (
     UnwritableFile,
     free_space,
+    identical_files,
     remove_leftovers,
     replaced_folder,
     write_atomically,
@@ -25,6 +26,16 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(UnwritableFile, match="cannot be written.*another place") as caught:
         write_atomically(str(tmp_path / "no" / "file"), b"x")
     assert isinstance(caught.value, UsageError) and isinstance(caught.value, OSError)
+
+
+def test_copies_are_found_by_their_bytes(tmp_path):
+    names = {}
+    for name, content in {"a": b"one", "b": b"two", "c": b"one", "d": b"three", "e": b"one"}.items():
+        names[name] = str(tmp_path / name)
+        (tmp_path / name).write_bytes(content)
+    gone = str(tmp_path / "gone")
+    assert identical_files([*names.values(), gone, names["a"]]) == {names["c"]: names["a"], names["e"]: names["a"]}
+    assert identical_files([gone]) == {}
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
