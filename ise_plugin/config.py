@@ -169,7 +169,7 @@ def add_ise_config(cfg: CfgNode) -> None:
 
     # What the hook IdentityChoice writes at the end of training.
     _C.ISE.IDENTITIES = CfgNode()
-    # Groups of less confidence are written as outliers. Unit: mean simplified silhouette, in [0, 1]; 0 keeps all.
+    # Groups of less confidence are written as outliers. Unit: estimated purity, in [0, 1]; 0 keeps all.
     _C.ISE.IDENTITIES.MIN_CONFIDENCE = 0.0
 
     # What the hook RunReport shows.

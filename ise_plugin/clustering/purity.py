@@ -22,6 +22,9 @@ REACH = LARGEST_EPS
 _SLOPE, _OFFSET = 5.7, -1.5
 # Estimated purity from which groups can be used as they are, and below which they are mixtures of people.
 GOOD, MIXED = 0.8, 0.6
+# A first labelling to train on: with less purity, or a smaller share of the images in groups, runs on Market-1501 hardly
+# learned (docs/benchmarks.md).
+_START_PURITY, _START_SHARE = 0.7, 0.3
 # Rows of the graph that are looked at together: some 100 MB.
 _ROWS_AT_ONCE = 1 << 16
 
@@ -59,3 +62,15 @@ def mean_purity(labels: np.ndarray, purities: np.ndarray) -> float:
     """The purity of a whole labelling (N,) from those of its clusters (M,): their mean over images; NaN without clusters."""
     clustered = labels[labels != OUTLIER]
     return float(purities[clustered].mean()) if len(clustered) else math.nan
+
+
+def describe_start(clustered: float, purity: float) -> str:
+    """Whether training can go on from a first labelling, in a word or two.
+
+    Args:
+        clustered: share of the images that are in a cluster, in [0, 1].
+        purity: estimated, in [0, 1].
+    """
+    if purity < MIXED:
+        return "too mixed to learn from"
+    return "a start to learn from" if purity >= _START_PURITY and clustered >= _START_SHARE else "a weak start"

@@ -9,6 +9,7 @@ from typing import Iterable, Iterator, Optional
 from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
+from ..clustering.purity import describe_start
 from ..registry import HOOK
 from ..utils import parallel
 
@@ -119,7 +120,9 @@ def epoch_line(epoch: int, epochs: int, latest: dict, evaluated: dict, images: i
     if "clusters" in latest:
         parts.append(f"{latest['clusters']:.0f} clusters, {latest['outliers'] / images:.1%} outliers")
     if "labels/estimated_purity" in latest:
-        parts.append(f"estimated purity {latest['labels/estimated_purity']:.2f}")
+        purity = latest["labels/estimated_purity"]
+        start = f" ({describe_start(1 - latest['outliers'] / images, purity)})" if epoch == 1 else ""
+        parts.append(f"estimated purity {purity:.2f}{start}")
     if "labels/stability" in latest:
         parts.append(f"labels as before {latest['labels/stability']:.2f}")
     losses = [f"{name.removeprefix('loss_')} {latest[name]:.3f}" for name in latest if name.startswith("loss_")]

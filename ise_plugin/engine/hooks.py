@@ -1,9 +1,10 @@
 """The hooks of a run: what each does, and the order in which all of them run.
 
 Beside fastreid's ``before_train`` ... ``after_train`` a hook may have ``after_labelling(labelling)``, called in all processes
-after every labelling (:class:`ise_plugin.engine.labelling.Labelling`), and ``after_evaluation(evaluation)``, after every
-evaluation (:class:`ise_plugin.engine.evaluation.Evaluation`). One with ``state_dict`` and ``load_state_dict`` goes into
-checkpoints, as ``state_name`` where it has that, else by the name of its class. ``self.trainer`` is the trainer.
+after every labelling (:class:`ise_plugin.engine.labelling.Labelling`), ``after_evaluation(evaluation)``, after every
+evaluation (:class:`ise_plugin.engine.evaluation.Evaluation`), and ``after_choice(labelling)``, in the first process, when the
+identities of that labelling have been written. One with ``state_dict`` and ``load_state_dict`` goes into checkpoints, as
+``state_name`` where it has that, else by the name of its class. ``self.trainer`` is the trainer.
 """
 
 import time

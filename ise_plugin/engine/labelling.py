@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..clustering import kth_neighbor_distances
 from ..clustering.centroids import CentroidSimilarities, similarity_to_centroids
+from ..clustering.jaccard import JaccardDistances, jaccard_graph
 from ..clustering.purity import REACH, estimate_purities
 from ..config import AUTO
 from ..data import TrainingLoader
@@ -35,6 +36,8 @@ logger = logging.getLogger("fastreid.ise.labelling")
 # Advice on eps looks at all distances up to this one: images with hardly a common neighbour. At 1 every pair counts.
 _LARGEST_DISTANCE = 0.99
 _ADVICE_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+# Neighbours for the estimate of the purity where the labels were made without the Jaccard distance.
+_K1 = 30
 # Images up to which all pairs within reach are looked at to estimate the purity.
 _MOST_FOR_ALL_PAIRS = 100_000
 
@@ -102,10 +105,14 @@ class Labelling:
 
     @cached_property
     def purities(self) -> np.ndarray:
-        """(M,), the estimated purity of every cluster, see :mod:`ise_plugin.clustering.purity`; in the first process."""
-        # of very many images the pairs beyond eps would not fit into memory, and count as sharing nothing
-        known = self.graph if len(self.labels) > _MOST_FOR_ALL_PAIRS else self.distances.within(REACH)
-        return estimate_purities(self.labels, known)
+        """(M,), the estimated purity of every cluster, see :mod:`ise_plugin.clustering.purity`; for the first process."""
+        if not isinstance(self.distances, JaccardDistances):  # labelled otherwise; the estimate needs this distance
+            graph = jaccard_graph(self.features, min(_K1, len(self.labels) - 1), max_distance=REACH)
+        elif len(self.labels) > _MOST_FOR_ALL_PAIRS:
+            graph = self.graph  # pairs beyond eps would not fit into memory, and count as sharing nothing
+        else:
+            graph = self.distances.within(REACH)
+        return estimate_purities(self.labels, graph)
 
 
 @HOOK.register()

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 from tabulate import tabulate
@@ -37,7 +37,9 @@ class Identity(NamedTuple):
         nearest_cluster: of the other groups the one with the most similar centroid; None where there is no other.
         nearest_similarity: to that centroid.
         camera: its name, empty where none is known.
-        confidence: of its group, in [0, 1]: the mean simplified silhouette of its images; None for an outlier.
+        confidence: of its group, in [0, 1]: the estimated share of its images that show the same person
+            (:mod:`ise_plugin.clustering.purity`); None for an outlier.
+        same_file_as: path of the first image whose file has the same bytes; empty where it is the first, or the only one.
     """
 
     path: str
@@ -48,9 +50,11 @@ class Identity(NamedTuple):
     nearest_similarity: Optional[float]
     camera: str
     confidence: Optional[float]
+    same_file_as: str = ""
 
 
 COLUMNS = Identity._fields
+_TEXTS = ("path", "camera", "same_file_as")
 
 
 def identities_of(
@@ -58,6 +62,8 @@ def identities_of(
     cameras: Sequence[str],
     labels: np.ndarray,
     similarities: CentroidSimilarities,
+    purities: np.ndarray,
+    copies: Mapping[str, str] = {},
     min_confidence: float = 0.0,
 ) -> list[Identity]:
     """The rows of identities.csv for N images, sorted by path.
@@ -66,9 +72,10 @@ def identities_of(
         paths, cameras: N, as in :class:`Identity`.
         labels: (N,), int64, 0..M-1 and -1 for outliers.
         similarities: of the N images to the centroids.
+        purities: (M,), estimated, in [0, 1]: the confidence of each group.
+        copies: path -> ``same_file_as``.
         min_confidence: in [0, 1]; see :func:`keep_safe`.
     """
-    confidence = confidence_of(labels, similarities.silhouette)
     rows = []
     for path, camera, label, own, other, nearest in zip(paths, cameras, labels.tolist(), *similarities):
         outlier, has_other = label == OUTLIER, nearest != OUTLIER
@@ -81,17 +88,11 @@ def identities_of(
                 nearest_cluster=int(nearest) if has_other else None,
                 nearest_similarity=_rounded(other) if has_other else None,
                 camera=camera,
-                confidence=None if outlier else _rounded(confidence[label]),
+                confidence=None if outlier else _rounded(purities[label]),
+                same_file_as=copies.get(path, ""),
             )
         )
     return keep_safe(sorted(rows, key=lambda row: row.path), min_confidence)
-
-
-def confidence_of(labels: np.ndarray, silhouette: np.ndarray) -> np.ndarray:
-    """The mean silhouette (N,) of each of M groups, what is negative as 0: (M,) float64 in [0, 1]."""
-    clustered = labels != OUTLIER
-    sums = np.bincount(labels[clustered], silhouette[clustered])
-    return np.clip(sums / np.maximum(np.bincount(labels[clustered]), 1), 0, 1)
 
 
 def keep_safe(rows: Sequence[Identity], min_confidence: float) -> list[Identity]:
@@ -114,7 +115,8 @@ def to_csv(rows: Sequence[Identity]) -> bytes:
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow(row._replace(path=_harmless(row.path), camera=_harmless(row.camera), outlier=int(row.outlier)))
+        texts = {name: _harmless(getattr(row, name)) for name in _TEXTS}
+        writer.writerow(row._replace(outlier=int(row.outlier), **texts))
     return buffer.getvalue().encode("utf-8", "surrogateescape")
 
 
@@ -132,7 +134,7 @@ def read_csv(path: str) -> list[Identity]:
 
 
 def _parsed(line: Sequence[str]) -> Identity:
-    path, cluster, outlier, similarity, nearest, nearest_similarity, camera, confidence = line
+    path, cluster, outlier, similarity, nearest, nearest_similarity, camera, confidence, same_file_as = line
     number = lambda text: float(text) if text else None
     row = Identity(
         path.removeprefix(_MARK),
@@ -143,6 +145,7 @@ def _parsed(line: Sequence[str]) -> Identity:
         number(nearest_similarity),
         camera.removeprefix(_MARK),
         number(confidence),
+        same_file_as.removeprefix(_MARK),
     )
     if not row.outlier and None in (row.similarity, row.confidence):
         raise ValueError(f"{row.path} is in a group, but without similarity or confidence")
@@ -164,8 +167,13 @@ def summary_of(rows: Sequence[Identity]) -> dict:
     if groups:
         summary["images_per_identity"] = spread([len(members) for members in groups])
         summary["confidence"] = spread([members[0].confidence for members in groups])
+        summary["estimated_purity"] = _rounded(np.mean([row.confidence for members in groups for row in members]))
         summary["seen_by_several_cameras"] = sum(len({row.camera for row in members}) > 1 for members in groups)
-    return summary
+    copies: dict = {}
+    for row in rows:
+        if row.same_file_as:
+            copies.setdefault(row.same_file_as, []).append(row.path)
+    return summary | ({"identical_files": copies} if copies else {})
 
 
 def _grouped(rows: Sequence[Identity]) -> list[list[Identity]]:
@@ -178,9 +186,13 @@ def _grouped(rows: Sequence[Identity]) -> list[list[Identity]]:
 
 
 def table_of(summary: dict) -> str:
-    """A summary as text."""
+    """A summary as text, without verdict; of identical files how many there are."""
     rows = []
     for name, value in summary.items():
+        if name == "verdict":
+            continue
+        if name == "identical_files":
+            name, value = "copies of other files", sum(map(len, value.values()))
         text = ", ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else value
         rows.append([name.replace("_", " "), text])
     return tabulate(rows, tablefmt="pipe", headers=["", ""], disable_numparse=True)
@@ -210,7 +222,7 @@ def write_identities(output_dir: str, folder: str, rows: Sequence[Identity], mor
 
 
 def write_contact_sheets(output_dir: str, folder: str, rows: Sequence[Identity]) -> int:
-    """Writes page_0001.jpg, ... with a row for each group, the largest first, and outliers_0001.jpg.
+    """Writes page_0001.jpg, ... with a row for each group, the safest first, and outliers_0001.jpg.
 
     A row has up to 12 images from the most to the least similar to the centroid, evenly spaced where there are more.
     Pages of an earlier run that are not needed any more are removed. Outliers fill one page at most. Arguments as for
@@ -238,7 +250,8 @@ def _parts(items: list, size: int) -> Iterator[list]:
 
 def _group_rows(folder: str, rows: Sequence[Identity]) -> list[Row]:
     drawn = []
-    for members in sorted(_grouped(rows), key=len, reverse=True):  # stable: of equal sizes the lower number first
+    # stable: of groups equal in both the lower number first
+    for members in sorted(_grouped(rows), key=lambda members: (-members[0].confidence, -len(members))):
         typical = sorted(members, key=lambda row: (-row.similarity, row.path))
         places = np.linspace(0, len(typical) - 1, min(IMAGES_PER_ROW, len(typical))).round().astype(int)
         text = f"identity {members[0].cluster}\n{len(members)} images\nconfidence {members[0].confidence:.2f}"

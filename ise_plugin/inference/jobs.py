@@ -125,7 +125,7 @@ def find_matches(
     rerank: bool = False,
     candidates: int = 200,
 ) -> list[Found]:
-    """Searches for every query image.
+    """Searches for every query image; its own file, where it is indexed, is left out.
 
     Args:
         index_folder: of a :class:`SearchIndex`.

@@ -23,6 +23,7 @@ QUANTITIES = (
     ("mINP %", "final", "mINP", 1),
     ("clusters", "log", "clusters", 1),
     ("outliers %", "log", "labels/outlier_share", 100),
+    ("estimated purity", "log", "labels/estimated_purity", 1),
     ("ARI", "log", "labels/ari", 1),
     ("B-cubed F", "log", "labels/bcubed_f", 1),
     ("split identities %", "log", "labels/split_identities", 100),

@@ -179,8 +179,8 @@ class RunReport(HookBase):
 
     @_harmless
     def _keep_sheets(self, labelling: Labelling) -> None:
-        paths, own = self.trainer.images.paths, labelling.similarities.own
-        self._write(run_files.SHEETS, sheets_of(paths, labelling.labels, self._identities, own))
+        sheets = sheets_of(self.trainer.images.paths, labelling.labels, self._identities, labelling.purities)
+        self._write(run_files.SHEETS, sheets)
 
     def after_evaluation(self, evaluation: Evaluation) -> None:
         """Keeps the CMC curve and ranked rows of every test set."""
@@ -218,6 +218,12 @@ class RunReport(HookBase):
         spare = self._seconds < _DRAWING_SHARE * (time.perf_counter() - self.trainer.start_time)
         self._figures.reuse = not (last or spare)
         write_atomically(self.path, build_page(run, False, self._figures).encode())
+
+    def after_choice(self, labelling: Labelling) -> None:
+        """Shows the groups that identities.csv has, and the verdict on them."""
+        if self._pictures:
+            self._keep_sheets(labelling)
+        self._write_page()
 
     def after_train(self) -> None:
         """Says what the reporting has cost, and where the page is."""

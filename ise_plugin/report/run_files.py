@@ -46,7 +46,7 @@ class Run:
         folder: its OUTPUT_DIR.
         config: key -> value, flat ("SOLVER.MAX_EPOCH").
         facts: what the report's hook wrote at the start: command, environment, images, differences from the base config.
-        results: results.json.
+        results, identities: results.json, and identities.json, which the hook IdentityChoice writes.
         history: one dictionary of logged values per epoch, in order; ``epoch`` is counted from 1.
         labellings: epoch -> what was kept of its labelling.
         sheets: of the last labelling.
@@ -58,6 +58,7 @@ class Run:
     config: dict = field(default_factory=dict)
     facts: dict = field(default_factory=dict)
     results: dict = field(default_factory=dict)
+    identities: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
     labellings: dict = field(default_factory=dict)
     sheets: list = field(default_factory=list)
@@ -89,6 +90,12 @@ class Run:
         return next((values for values in found.values() if isinstance(values, dict)), {})
 
     @property
+    def verdict(self) -> dict:
+        """Of identities.json: ``lines`` of text and ``rows`` of a table; empty where there is none."""
+        found = self.identities.get("verdict")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def logged(self) -> set:
         """Names of the quantities that some epoch has logged."""
         return {name for entry in self.history for name in entry}
@@ -112,6 +119,7 @@ def read_run(folder: str) -> Run:
     run = Run(folder)
     run.facts = _read_json(run, FACTS, {})
     run.results = _read_json(run, os.path.join(os.pardir, "results.json"), {})
+    run.identities = _read_json(run, os.path.join(os.pardir, "identities.json"), {})
     run.config = _read_config(run)
     run.history = _history(_read_metrics(run), run.config.get("ISE.ITERS_PER_EPOCH") or 1)
     run.retrieval = _read_json(run, RETRIEVAL, {})

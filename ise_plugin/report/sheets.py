@@ -26,13 +26,11 @@ def picture(path: str, mark: str, good: bool) -> dict:
     return {"src": thumbnail(path), "name": os.path.basename(path), "mark": mark, "good": bool(good)}
 
 
-def sheets_of(
-    paths: Sequence[str], labels: np.ndarray, identities: Optional[np.ndarray], similarities: np.ndarray
-) -> list:
+def sheets_of(paths: Sequence[str], labels: np.ndarray, identities: Optional[np.ndarray], purities: np.ndarray) -> list:
     """The sheets of one labelling: the purest and the most mixed clusters and the most split identities; where
-    identities are not known (None), the tightest and the loosest clusters.
+    identities are not known (None), the safest and the least safe clusters.
 
-    All have N entries: labels are -1 for outliers, similarities those to the own centroid (outliers: any).
+    Of N paths, labels (-1 for outliers) and identities, and the estimated purities of M clusters.
 
     Returns:
         Dictionaries with ``title``, ``caption`` and ``rows``; each row has ``title`` and ``images`` (:func:`picture`). Empty
@@ -42,7 +40,7 @@ def sheets_of(
     if not clusters:
         return []
     if identities is None:
-        return _by_similarity(paths, clusters, similarities)
+        return _by_purity(paths, clusters, purities)
     members = [_Cluster(number, inside, identities) for number, inside in clusters.items()]
     large = [c for c in members if len(c.members) >= _SMALLEST_CLUSTER] or members
     purest = sorted(large, key=lambda c: (c.minority / len(c.members), -len(c.members)))
@@ -102,17 +100,16 @@ def _split_row(paths: Sequence[str], members: np.ndarray, labels: np.ndarray) ->
     return {"title": f"{len(members)} images in {len(numbers)} clusters{rest}", "images": images}
 
 
-def _by_similarity(paths: Sequence[str], clusters: dict, similarities: np.ndarray) -> list:
-    mean = {number: float(similarities[members].mean()) for number, members in clusters.items()}
+def _by_purity(paths: Sequence[str], clusters: dict, purities: np.ndarray) -> list:
     numbers = [n for n in clusters if len(clusters[n]) >= _SMALLEST_CLUSTER] or list(clusters)
-    caption, sheets = "by mean similarity to the centroid; identities are not known", []
-    for title, tightest in (("Tightest clusters", True), ("Loosest clusters", False)):
+    caption, sheets = "by estimated purity; identities are not known", []
+    for title, safest in (("Safest clusters", True), ("Least safe clusters", False)):
         rows = [
             {
-                "title": f"cluster {n}: {len(clusters[n])} images, similarity to the centroid {mean[n]:.2f}",
+                "title": f"cluster {n}: {len(clusters[n])} images, estimated purity {purities[n]:.2f}",
                 "images": [picture(paths[i], "", True) for i in clusters[n][:IMAGES_PER_ROW]],
             }
-            for n in sorted(numbers, key=mean.__getitem__, reverse=tightest)[:_ROWS]
+            for n in sorted(numbers, key=purities.__getitem__, reverse=safest)[:_ROWS]
         ]
         sheets.append({"title": title, "caption": caption, "rows": rows})
     return sheets

@@ -77,6 +77,22 @@ def test_a_whole_epoch_in_one_line():
     )
 
 
+@pytest.mark.parametrize(
+    "epoch, outliers, purity, words",
+    [
+        (1, 10, 0.853, "0.85 (a start to learn from)"),
+        (1, 10, 0.65, "0.65 (a weak start)"),
+        (1, 80, 0.9, "0.90 (a weak start)"),
+        (1, 10, 0.4, "0.40 (too mixed to learn from)"),
+        (2, 10, 0.4, "0.40"),
+    ],
+)
+def test_the_first_line_says_whether_this_start_can_work(epoch, outliers, purity, words):
+    latest = {"clusters": 9.0, "outliers": outliers, "labels/estimated_purity": purity}
+    line = epoch_line(epoch, 2, latest, {}, 100, seconds=1.0, left=0.0)
+    assert f"| estimated purity {words} |" in line
+
+
 def test_what_is_not_known_is_left_out_of_the_line():
     assert epoch_line(1, 1, {}, {}, 0, seconds=0.0, left=0.0) == "epoch 1/1 | 0.0 s, 0:00:00 left"
     assert "| A/mAP 50.0 % |" in epoch_line(1, 2, {"total_loss": 1.0}, {"A/mAP": 50.0}, 9, 1.0, 1.0)

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 
 import ise_plugin.engine.labelling as module
-from ise_plugin.clustering import generate_pseudo_labels, jaccard_distance
+from ise_plugin.clustering import Jaccard, generate_pseudo_labels, jaccard_distance
+from ise_plugin.clustering.purity import REACH, estimate_purities
 from ise_plugin.engine.labelling import DBSCANPseudoLabelHook, Labelling, extract_embeddings
 from ise_plugin.engine.trainer import ISETrainer
 from ise_plugin.errors import UsageError
 from ise_plugin.method import cluster_centroids
+from ise_plugin.neighbors.exact_search import exact
 
 
 @pytest.fixture
@@ -169,6 +171,20 @@ def test_a_labelling_carries_what_was_computed_for_it(trainer, monkeypatch):
     own = (features @ labelling.centroids.T).numpy()
     assert np.allclose(labelling.similarities.own, own[np.arange(len(own)), labelling.labels], atol=1e-6)
     assert labelling.similarities is labelling.similarities
+
+
+def test_purities_are_estimated_from_the_distances_however_the_labels_were_made(monkeypatch):
+    features, labels = blobs(60, 6, 0.05), np.repeat(np.arange(6), 10)
+    neighbors = exact(features, 30)
+    distances = Jaccard(30, 6)(features, neighbors)
+    expected = estimate_purities(labels, distances.within(REACH))
+    assert np.array_equal(Labelling(features, labels, distances=distances).purities, expected)
+    assert np.allclose(Labelling(features, labels).purities, expected)  # by a hook of one's own, that clusters nothing
+    monkeypatch.setattr(module, "_MOST_FOR_ALL_PAIRS", 59)
+    large = Labelling(features, labels, graph=distances.within(0.3), distances=distances)
+    assert np.array_equal(large.purities, estimate_purities(labels, large.graph))
+    few = Labelling(features[:4], np.array([0, 0, 1, 1]))
+    assert few.purities.shape == (2,)
 
 
 def test_a_labelling_without_clusters_has_no_centroids():

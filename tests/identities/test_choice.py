@@ -2,17 +2,22 @@
 
 import json
 from collections import Counter
+from html import unescape
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ise_plugin.identities.choice as module
+from ise_plugin.clustering import Jaccard, quality
+from ise_plugin.config import load_cfg
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.engine.labelling import Labelling
 from ise_plugin.identities.choice import CHOSEN, IdentityChoice
 from ise_plugin.identities.groups import read_csv
+from ise_plugin.registry import NEIGHBOR_SEARCH
 from ise_plugin.utils.weights import DamagedWeights
 
 
@@ -21,8 +26,9 @@ def grouped(spread, seed=0):
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(3), 5)
     rows = np.eye(3, 8)[labels] + spread * random.standard_normal((15, 8))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return Labelling(torch.from_numpy(rows.astype(np.float32)), labels, None, 0.5)
+    features = torch.from_numpy((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+    neighbors = NEIGHBOR_SEARCH.get("exact")(features, 6)
+    return Labelling(features, labels, None, 0.5, neighbors, Jaccard(6, 1)(features, neighbors))
 
 
 class FakeTrainer:
@@ -35,6 +41,8 @@ class FakeTrainer:
 
         self.choice = choice
         self.pseudo_labels = self
+        self.images = SimpleNamespace(paths=["gone.jpg"] * 15, cameras=np.zeros(15, np.int64))
+        self.told = []
 
     def go_through(self, spreads):
         self.spreads = spreads
@@ -43,22 +51,25 @@ class FakeTrainer:
             self.choice.after_labelling(self.label())
         self.model.weight.data.fill_(self.max_epoch)
 
+    def tell(self, event, argument):
+        self.told.append((event, argument))
+
     def label(self):
         return grouped(self.spreads[int(self.model.weight)])
 
 
 @pytest.fixture
 def setting(tmp_path, monkeypatch):
-    cfg = SimpleNamespace(OUTPUT_DIR=str(tmp_path))
+    cfg = load_cfg(None, ["OUTPUT_DIR", str(tmp_path)])
     written = []
-    monkeypatch.setattr(IdentityChoice, "_write", lambda self, labelling: written.append(labelling))
+    monkeypatch.setattr(IdentityChoice, "_write", lambda self, *found: written.append(found))
     return cfg, tmp_path / CHOSEN, written
 
 
 @pytest.mark.parametrize(
     "spreads, best", [([0.01, 0.5, 0.1, 0.3], 2), ([0.5, 0.4, 0.3, 0.1], 3), ([0.5, 0.1, 0.2, 0.3], 1)]
 )
-def test_the_weights_whose_groups_stand_furthest_apart_are_kept(setting, spreads, best, caplog):
+def test_the_weights_that_group_most_images_rightly_are_kept(setting, spreads, best, caplog):
     cfg, path, written = setting
     choice = IdentityChoice(cfg)
     trainer = FakeTrainer(choice, epochs=3)
@@ -66,8 +77,11 @@ def test_the_weights_whose_groups_stand_furthest_apart_are_kept(setting, spreads
         trainer.go_through(spreads)
         choice.after_train()
     assert choice.chosen == best and load_checkpoint_file(str(path))["model"]["weight"].item() == best
-    assert f"weights of epoch {best} of 3" in caplog.text
-    assert torch.equal(written[0].features, grouped(spreads[best]).features)
+    ((labelling, verdict),) = written
+    assert f"epoch {best} of 3" in verdict.choice and verdict.choice[1:] in caplog.text
+    assert torch.equal(labelling.features, grouped(spreads[best]).features)
+    assert verdict.chosen == choice.states[best] and verdict.start == choice.states[0]
+    assert trainer.told == [("after_choice", labelling)]
     assert trainer.model.weight.item() == 3  # the trainer keeps the last ones
 
 
@@ -75,7 +89,7 @@ def test_untrained_weights_are_never_chosen(setting):
     cfg, path, _ = setting
     choice = IdentityChoice(cfg)
     FakeTrainer(choice, epochs=1).go_through([0.01, 0.5])
-    assert choice.chosen is None and not path.exists() and list(choice.scores) == [0]
+    assert choice.chosen is None and not path.exists() and list(choice.states) == [0]
 
 
 def test_weights_that_were_damaged_are_noticed(setting, caplog):
@@ -98,8 +112,11 @@ def test_resumed_choice_trusts_the_file_only_if_it_holds_these_weights(setting, 
     if file_epoch is not None:
         torch.save({"model": {}, "epoch": file_epoch - 1}, path)
     choice = IdentityChoice(cfg)
-    choice.load_state_dict({"scores": {0: 0.1, 1: 0.2}, "chosen": 1})
-    assert choice.chosen == chosen and choice.scores == {0: 0.1, 1: 0.2}
+    states = {0: (3, 0.5, 0.6, 0.1), 1: (3, 0.6, 0.6, 0.1)}
+    choice.load_state_dict({"states": states, "chosen": 1})
+    assert choice.chosen == chosen and choice.states == states
+    choice.load_state_dict({"scores": {0: 0.1, 1: 0.2}, "chosen": 1})  # of a release before
+    assert choice.chosen is None and choice.states == {}
 
 
 def test_run_on_a_folder_leaves_identities_and_weights(folder_run):
@@ -112,7 +129,33 @@ def test_run_on_a_folder_leaves_identities_and_weights(folder_run):
     assert summary["identities"] == len(counts) - 1 >= 2
     assert (output / CHOSEN).is_file() and (output / "identities/page_0001.jpg").is_file()
     assert not list(output.glob("*.tmp"))
+    chosen = summary["verdict"]["chosen"]
+    assert chosen["groups"] == summary["identities"] and chosen["purity"] == summary["estimated_purity"]
+    assert summary["verdict"]["lines"][0] in (page := unescape((output / "report.html").read_text()))
+    assert f"found by the weights of epoch {summary['epoch']}." in page
     assert summary["epoch"] == load_checkpoint_file(str(output / CHOSEN))["epoch"] + 1
+
+
+def test_the_state_of_a_labelling_is_what_its_parts_say():
+    labelling = grouped(0.3)
+    labelling.labels = np.where(np.arange(15) < 3, -1, labelling.labels)
+    state = module.state_of(labelling)
+    structure = quality.structure_quality(labelling.labels, labelling.similarities)
+    assert (state.groups, state.clustered) == (3, 12 / 15)
+    assert state.purity == pytest.approx(np.average(labelling.purities, weights=[2, 5, 5]))
+    assert state.separation == pytest.approx(structure["silhouette"] * 12 / 15, abs=1e-6)
+    assert state.right == state.clustered * state.purity
+    nobody = module.state_of(Labelling(labelling.features, np.full(15, -1)))
+    assert (nobody.groups, nobody.clustered, nobody.right) == (0, 0, 0)
+
+
+def test_images_that_are_no_crops_of_people_are_said_before_training(setting, tmp_path, caplog):
+    choice = IdentityChoice(setting[0])
+    trainer = FakeTrainer(choice, epochs=1)
+    Image.new("RGB", (40, 20)).save(tmp_path / "wide.png")
+    trainer.images.paths = [str(tmp_path / "wide.png")] * 15
+    trainer.go_through([0.1, 0.1])
+    assert "before training: 100% of the images are not taller than wide" in caplog.text
 
 
 def test_cameras_have_names(folder_run):

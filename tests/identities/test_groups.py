@@ -18,15 +18,17 @@ from ise_plugin.identities.groups import (
     IMAGES_PER_ROW,
     ROWS_PER_PAGE,
     Identity,
-    confidence_of,
     identities_of,
     keep_safe,
     read_csv,
     summary_of,
+    table_of,
     to_csv,
     write_contact_sheets,
     write_identities,
 )
+
+PURITIES = np.array([0.9, 0.45, 0.7])
 
 
 def unit(rows):
@@ -42,20 +44,12 @@ def grouped():
     return unit(rows), labels
 
 
-def test_confidence_is_the_mean_silhouette_of_a_group_and_never_negative(grouped):
-    features, labels = grouped
-    silhouette = similarity_to_centroids(features, labels).silhouette.copy()
-    silhouette[labels == 1] = -0.5
-    expected = [silhouette[labels == 0].mean(), 0, silhouette[labels == 2].mean()]
-    assert confidence_of(labels, silhouette) == pytest.approx(expected, abs=1e-6)
-    assert confidence_of(np.full(3, -1), np.zeros(3)).shape == (0,)
-
-
 def rows_of(grouped, **options):
     features, labels = grouped
     paths = [f"{(7 * i) % 20:02d}.jpg" for i in range(20)]
     cameras = ["c1" if i % 2 else "c2" for i in range(20)]
-    return identities_of(paths, cameras, labels, similarity_to_centroids(features, labels), **options)
+    similarities = similarity_to_centroids(features, labels)
+    return identities_of(paths, cameras, labels, similarities, PURITIES, {"03.jpg": "01.jpg"}, **options)
 
 
 def test_rows_are_sorted_and_complete(grouped):
@@ -64,6 +58,8 @@ def test_rows_are_sorted_and_complete(grouped):
     assert sum(r.outlier for r in rows) == 2 and {r.cluster for r in rows} == {-1, 0, 1, 2}
     for row in rows:
         assert (row.similarity is None) == (row.confidence is None) == row.outlier == (row.cluster == -1)
+        assert row.outlier or row.confidence == PURITIES[row.cluster]
+    assert {row.path: row.same_file_as for row in rows if row.same_file_as} == {"03.jpg": "01.jpg"}
 
 
 def test_least_confidence_keeps_numbers_and_drops_groups(grouped):
@@ -107,7 +103,11 @@ def test_names_that_are_no_text_survive_the_file(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "a,b\n1,2\n", "path,cluster,outlier,similarity,nearest_cluster,nearest_similarity,camera,confidence\nx\n"],
+    [
+        "",
+        "a,b\n1,2\n",
+        "path,cluster,outlier,similarity,nearest_cluster,nearest_similarity,camera,confidence,same_file_as\nx\n",
+    ],
 )
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "i.csv").write_text(content)
@@ -120,7 +120,11 @@ def test_summary_counts(grouped):
     summary = summary_of(rows_of(grouped))
     assert (summary["images"], summary["identities"], summary["outliers"]) == (20, 3, 2)
     assert summary["images_per_identity"] == {"least": 5, "median": 6.0, "most": 7}
-    assert summary["seen_by_several_cameras"] == 3
+    assert summary["confidence"] == {"least": 0.45, "median": 0.7, "most": 0.9}
+    assert summary["estimated_purity"] == pytest.approx((6 * 0.9 + 5 * 0.45 + 7 * 0.7) / 18, abs=1e-4)
+    assert summary["seen_by_several_cameras"] == 3 and summary["identical_files"] == {"01.jpg": ["03.jpg"]}
+    text = table_of(summary | {"verdict": {"lines": []}})
+    assert "copies of other files" in text and "verdict" not in text and "01.jpg" not in text
     assert summary_of([]) == {"images": 0, "identities": 0, "outliers": 0}
 
 
@@ -148,18 +152,18 @@ def test_files_are_written_and_repeatable(grouped, tmp_path):
 
 
 def test_sheet_shows_the_images_of_each_group(tmp_path):
-    colours = {0: (250, 0, 0), 1: (0, 250, 0)}
+    groups = {2: ((0, 0, 250), 1, 0.9), 0: ((250, 0, 0), 3, 0.5), 1: ((0, 250, 0), 2, 0.5)}  # in the order of the page
     rows = []
-    for cluster, colour in colours.items():
-        for i in range(3 - cluster):
-            rows.append(Identity(f"{cluster}{i}.png", cluster, False, 0.9, None, None, "", 0.5))
+    for cluster, (colour, size, confidence) in sorted(groups.items()):
+        for i in range(size):
+            rows.append(Identity(f"{cluster}{i}.png", cluster, False, 0.9, None, None, "", confidence))
             Image.new("RGB", TILE, colour).save(tmp_path / rows[-1].path)
     write_contact_sheets(str(tmp_path / "sheets"), str(tmp_path), rows)
     page = np.asarray(Image.open(tmp_path / "sheets/page_0001.jpg")).astype(int)
-    height = page.shape[0] // 2
-    for row, (cluster, colour) in enumerate(colours.items()):  # the larger group comes first
+    height = page.shape[0] // 3
+    for row, (colour, size, _) in enumerate(groups.values()):  # the safest comes first, of equal ones the larger
         shown = np.abs(page[row * height : (row + 1) * height] - colour).max(axis=2) < 40
-        assert shown.sum() == pytest.approx((3 - cluster) * TILE[0] * TILE[1], rel=0.1)
+        assert shown.sum() == pytest.approx(size * TILE[0] * TILE[1], rel=0.1)
 
 
 def test_pages_that_are_not_needed_any_more_go(tmp_path):

@@ -221,7 +221,7 @@ def test_without_identities_nothing_is_compared(tiny_dataset, tmp_path):
     assert "labels/ari" not in run.history[0] and "labels/silhouette" in run.history[0]
     page = (tmp_path / "run/report.html").read_text()
     assert (
-        "not known: no comparison" in page and "Tightest clusters" in page and "clusters of the first labelling" in page
+        "not known: no comparison" in page and "Safest clusters" in page and "clusters of the first labelling" in page
     )
 
 

@@ -47,7 +47,7 @@ def page_of(folder) -> str:
 @pytest.fixture
 def whole_run(make_run, image_files):
     paths = image_files(12)
-    sheets = sheets_of(paths, np.repeat([0, 1], 6), np.array(list("aaaaaabbbbba")), np.ones(12))
+    sheets = sheets_of(paths, np.repeat([0, 1], 6), np.array(list("aaaaaabbbbba")), np.ones(2))
     picture = {"src": sheets[0]["rows"][0]["images"][0]["src"], "name": "q.png", "mark": "✓", "good": True}
     rows = [{"title": "average precision 50%", "query": picture, "images": [picture, {**picture, "good": False}]}]
     retrieval = {"Drawn": {"before": {"cmc": [0.3, 0.5]}, "after": {"cmc": [0.8, 0.9], "rows": rows}}}
@@ -79,6 +79,17 @@ def test_right_and_wrong_differ_in_border_and_in_symbol(whole_run, read_page):
     looks = [value for tag, name, value in read_page(markup).attributes if (tag, name) == ("li", "class")]
     assert {"good", "bad"} <= set(looks)
     assert "dashed" in markup.split(".pictures .bad .frame")[1][:60]
+
+
+def test_a_verdict_is_shown_and_a_damaged_one_left_out(make_run, read_page):
+    folder = make_run(lines=metrics_lines(1))
+    verdict = {"lines": ["<b>People.</b>"], "rows": [["groups", "23", "42"], ["odd"]]}
+    (folder / "identities.json").write_text(json.dumps({"epoch": 2, "verdict": verdict}))
+    text = read_page(page_of(folder)).text
+    assert "<b>People.</b>" in text and "untrained chosen groups 23 42 odd" in text
+    for damaged in ({"verdict": []}, {"verdict": {"lines": None}}, [], {}):
+        (folder / "identities.json").write_text(json.dumps(damaged))
+        assert "untrained" not in read_page(page_of(folder)).text
 
 
 def test_hostile_names_are_shown_and_not_run(make_run, image_files, read_page, tmp_path):

@@ -18,7 +18,7 @@ def by_title(sheets):
 
 @pytest.fixture
 def sheets():
-    return by_title(sheets_of(PATHS, LABELS, IDENTITIES, np.ones(21)))
+    return by_title(sheets_of(PATHS, LABELS, IDENTITIES, np.ones(4)))
 
 
 def test_purest_come_first_and_small_clusters_do_not_count(sheets):
@@ -51,31 +51,35 @@ def test_most_split_show_every_piece_under_a_letter(sheets):
 
 def test_outliers_of_a_split_identity_are_shown_as_such():
     labels = np.array([0, 0, 1, 1, -1, -1])
-    row = by_title(sheets_of(PATHS[:6], labels, np.full(6, "a"), np.ones(6)))["Most split identities"][0]
+    row = by_title(sheets_of(PATHS[:6], labels, np.full(6, "a"), np.ones(2)))["Most split identities"][0]
     assert [image["mark"] for image in row["images"]] == ["A", "A", "B", "B", "–", "–"]
     assert row["title"] == "6 images in 2 clusters, 2 outliers"
 
 
 def test_rows_stay_short():
     labels, people = np.repeat(np.arange(20), 30), np.tile(np.arange(30), 20)
-    sheets = by_title(sheets_of([f"{i}.jpg" for i in range(600)], labels, people, np.ones(600)))
+    sheets = by_title(sheets_of([f"{i}.jpg" for i in range(600)], labels, people, np.ones(20)))
     assert all(0 < len(row["images"]) <= IMAGES_PER_ROW for rows in sheets.values() for row in rows)
 
 
-def test_without_identities_tight_and_loose_clusters_are_shown():
+def test_without_identities_the_safest_and_the_least_safe_clusters_are_shown():
     labels = np.repeat([0, 1, 2, -1], 5)
-    sheets = by_title(sheets_of(PATHS[:20], labels, None, np.repeat([0.5, 0.9, 0.2, np.nan], 5)))
-    assert [row["title"].split(":")[0] for row in sheets["Tightest clusters"]] == [
+    sheets = by_title(sheets_of(PATHS[:20], labels, None, np.array([0.5, 0.9, 0.2])))
+    assert [row["title"].split(":")[0] for row in sheets["Safest clusters"]] == [
         "cluster 1",
         "cluster 0",
         "cluster 2",
     ]
-    assert [row["title"].split(":")[0] for row in sheets["Loosest clusters"]] == ["cluster 2", "cluster 0", "cluster 1"]
+    assert [row["title"].split(":")[0] for row in sheets["Least safe clusters"]] == [
+        "cluster 2",
+        "cluster 0",
+        "cluster 1",
+    ]
 
 
 def test_without_clusters_there_are_no_sheets():
-    assert sheets_of(PATHS[:3], np.full(3, -1), np.array(list("abc")), np.full(3, np.nan)) == []
-    assert sheets_of(PATHS[:3], np.full(3, -1), None, np.full(3, np.nan)) == []
+    assert sheets_of(PATHS[:3], np.full(3, -1), np.array(list("abc")), np.zeros(0)) == []
+    assert sheets_of(PATHS[:3], np.full(3, -1), None, np.zeros(0)) == []
 
 
 def test_picture_names_the_file_without_its_folder(tmp_path):

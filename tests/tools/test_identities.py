@@ -8,11 +8,15 @@ import pytest
 from helpers import REPOSITORY
 
 
-def run_tool(*arguments):
+def load_tool():
     spec = importlib.util.spec_from_file_location("identities_tool", REPOSITORY / "tools/identities.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main([*map(str, arguments), "--min-confidence", "0.5"])
+    return module
+
+
+def run_tool(*arguments):
+    return load_tool().main([*map(str, arguments), "--min-confidence", "0.5"])
 
 
 @pytest.fixture
@@ -63,3 +67,16 @@ def test_a_group_without_its_numbers(run, tmp_path, capsys, column):
     lines[number] = ",".join(cells)
     (run / "identities.csv").write_text("\n".join(lines))
     assert "without similarity or confidence" in refusal(capsys, "--run", run, "--output", tmp_path / "safe")
+
+
+def test_a_labelled_list_is_compared(run, tmp_path, capsys):
+    names = [line.split(",")[0] for line in (run / "identities.csv").read_text().splitlines()[1:]]
+    (tmp_path / "truth.csv").write_text("path,identity\n" + "".join(f"{n},{n.split('_')[0]}\n" for n in names))
+    module = load_tool()
+    assert module.main(["--run", str(run), "--score", str(tmp_path / "truth.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "ari outliers alone" in out and f"{len(names)}" in out and not (tmp_path / "safe").exists()
+
+
+def test_nothing_asked_for(run, capsys):
+    assert "name --output, --score, or both" in refusal(capsys, "--run", run)

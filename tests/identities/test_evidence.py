@@ -1,0 +1,82 @@
+"""What groups follow instead of people."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ise_plugin.identities import evidence as module
+from ise_plugin.identities.evidence import explained, gather_evidence, largest_share
+
+
+def draw(folder, edges, middles, size=(40, 80)):
+    """Pictures whose edges and middles have these grey values; their paths."""
+    random, paths = np.random.default_rng(0), []
+    for i, (edge, middle) in enumerate(zip(edges, middles)):
+        values = np.full((size[1], size[0], 3), edge, float)
+        values[:, size[0] // 5 : -(size[0] // 5)] = middle
+        values += random.normal(0, 10, values.shape)
+        paths.append(str(folder / f"{i:03d}.png"))
+        Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(paths[-1])
+    return paths
+
+
+@pytest.fixture
+def crops(tmp_path):
+    """120 pictures of 30 people (middles) before 4 backgrounds (edges), one for each camera."""
+    random = np.random.default_rng(1)
+    people, cameras = np.repeat(np.arange(30), 4), np.tile(np.arange(4), 30)
+    return draw(tmp_path, 60 * cameras, random.integers(0, 255, 30)[people]), people, cameras
+
+
+def test_groups_that_are_people_raise_no_suspicion(crops):
+    paths, people, cameras = crops
+    found = gather_evidence(paths, people, cameras)
+    assert found.suspicions == {} and found.middle > 0.9 and found.edge < 0.1 and found.tall == 1
+    assert found.camera == 0.25  # every person once by every camera
+    assert gather_evidence(paths, people, cameras) == found
+
+
+def test_groups_that_are_cameras_are_called_so(crops):
+    paths, people, cameras = crops
+    found = gather_evidence(paths, cameras, cameras)
+    assert found.camera == 1 and 0.25 < found.camera_chance < 0.4 and found.edge > 0.9 and abs(found.middle) < 0.1
+    assert list(found.suspicions) == ["cameras", "backgrounds"]
+    assert all("MODEL.BACKBONE.PRETRAIN_PATH" in text for text in found.suspicions.values())
+    assert "100% of a group's images are by one camera" in found.suspicions["cameras"]
+    unknown = gather_evidence(paths, cameras, np.zeros(120, np.int64))
+    assert unknown.camera is None and list(unknown.suspicions) == ["backgrounds"]
+
+
+def test_wide_images_are_no_crops_of_people(tmp_path):
+    paths = draw(tmp_path, [0, 9, 0, 9], [9, 0, 9, 0], size=(60, 40))
+    found = gather_evidence([*paths, "gone.jpg"], np.array([0, 0, 1, 1, 1]), np.zeros(5, np.int64)).suspicions
+    assert "100% of the images are not taller than wide" in found["no crops of people"]
+    assert "DATASETS.FOLDER.ROOT" in found["no crops of people"]
+    nothing = gather_evidence(["gone.jpg"] * 4, np.zeros(4, np.int64), np.zeros(4, np.int64))
+    assert (nothing.edge, nothing.middle, nothing.suspicions) == (0, 0, {})
+
+
+def test_whole_groups_are_sampled(crops, monkeypatch):
+    paths, people, cameras = crops
+    monkeypatch.setattr(module, "_MOST_IMAGES", 20)
+    seen = []
+    monkeypatch.setattr(module, "read_many", lambda paths, *_: seen.extend(paths) or [])
+    gather_evidence(paths, people, cameras)
+    groups, counts = np.unique([people[paths.index(path)] for path in seen], return_counts=True)
+    assert len(groups) == 5 and (counts == 4).all() and list(groups) != list(range(5))
+
+
+def test_explained_variance_is_that_of_an_analysis_of_variance():
+    random = np.random.default_rng(0)
+    groups = random.integers(0, 6, 200)
+    values = random.standard_normal((200, 3)) + groups[:, None]
+    inside = sum(((values[groups == g] - values[groups == g].mean(0)) ** 2).sum() for g in range(6)) / 194
+    assert explained(values, groups) == pytest.approx(1 - inside / (values.var(0, ddof=1).sum()))
+    assert abs(explained(random.standard_normal((2000, 3)), random.integers(0, 500, 2000))) < 0.05
+    assert explained(np.ones((4, 2)), np.array([0, 0, 1, 1])) == explained(values, np.arange(200)) == 0
+
+
+def test_largest_share():
+    groups, cameras = np.array([0, 0, 0, 2, 2]), np.array([1, 1, 5, 3, 4])
+    assert largest_share(groups, cameras) == 3 / 5
+    assert largest_share(groups, groups) == 1
