@@ -52,7 +52,7 @@ class IdentityChoice(HookBase):
         """Judges the weights that this epoch starts with; says early what is wrong with the images."""
         self._judge(self.trainer.epoch, labelling)
         if self.trainer.epoch == 0 and comm.is_main_process() and (evidence := self._evidence(labelling)):
-            for text in evidence.suspicions.values():
+            for text in evidence.suspicions(self._cfg.ISE.APPEARANCE.SCENES).values():
                 logger.warning(f"before training: {text}")
 
     def _judge(self, epochs_done: int, labelling: Labelling) -> None:

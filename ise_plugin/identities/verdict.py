@@ -97,7 +97,7 @@ def judge(states: dict[int, State], chosen: int, evidence: Optional[Evidence], c
         cfg: configuration of the run, which the advice fits.
     """
     state, start, last = states[chosen], states.get(0), max(states)
-    suspicions = evidence.suspicions if evidence else {}
+    suspicions = evidence.suspicions(cfg.ISE.APPEARANCE.SCENES) if evidence else {}
     estimate = f"of a group's images an estimated {state.purity:.0%} show one person"
     people = "probably" if state.purity >= GOOD else "partly" if state.purity >= MIXED else "probably not"
     if suspicions:

@@ -31,7 +31,7 @@ def crops(tmp_path):
 def test_groups_that_are_people_raise_no_suspicion(crops):
     paths, people, cameras = crops
     found = gather_evidence(paths, people, cameras)
-    assert found.suspicions == {} and found.middle > 0.9 and found.edge < 0.1 and found.tall == 1
+    assert found.suspicions(0) == {} and found.middle > 0.9 and found.edge < 0.1 and found.tall == 1
     assert found.camera == 0.25  # every person once by every camera
     assert gather_evidence(paths, people, cameras) == found
 
@@ -40,30 +40,35 @@ def test_groups_that_are_cameras_are_called_so(crops):
     paths, people, cameras = crops
     found = gather_evidence(paths, cameras, cameras)
     assert found.camera == 1 and 0.25 < found.camera_chance < 0.4 and found.edge > 0.9 and abs(found.middle) < 0.1
-    assert list(found.suspicions) == ["cameras", "backgrounds"]
-    assert all("MODEL.BACKBONE.PRETRAIN_PATH" in text for text in found.suspicions.values())
-    assert "100% of a group's images are by one camera" in found.suspicions["cameras"]
+    assert list(found.suspicions(0)) == ["cameras", "backgrounds"]
+    assert all("MODEL.BACKBONE.PRETRAIN_PATH" in text for text in found.suspicions(0).values())
+    assert all("ISE.APPEARANCE.SCENES 32" in text for text in found.suspicions(0).values())
+    assert not any("SCENES" in text for text in found.suspicions(32).values())
+    assert "100% of a group's images are by one camera" in found.suspicions(0)["cameras"]
     unknown = gather_evidence(paths, cameras, np.zeros(120, np.int64))
-    assert unknown.camera is None and list(unknown.suspicions) == ["backgrounds"]
+    assert unknown.camera is None and list(unknown.suspicions(0)) == ["backgrounds"]
 
 
 def test_wide_images_are_no_crops_of_people(tmp_path):
     paths = draw(tmp_path, [0, 9, 0, 9], [9, 0, 9, 0], size=(60, 40))
-    found = gather_evidence([*paths, "gone.jpg"], np.array([0, 0, 1, 1, 1]), np.zeros(5, np.int64)).suspicions
+    found = gather_evidence([*paths, "gone.jpg"], np.array([0, 0, 1, 1, 1]), np.zeros(5, np.int64)).suspicions(0)
     assert "100% of the images are not taller than wide" in found["no crops of people"]
     assert "DATASETS.FOLDER.ROOT" in found["no crops of people"]
     nothing = gather_evidence(["gone.jpg"] * 4, np.zeros(4, np.int64), np.zeros(4, np.int64))
-    assert (nothing.edge, nothing.middle, nothing.suspicions) == (0, 0, {})
+    assert (nothing.edge, nothing.middle, nothing.suspicions(0)) == (0, 0, {})
 
 
-def test_whole_groups_are_sampled(crops, monkeypatch):
+def test_a_part_of_every_group_is_looked_at_and_no_more_than_a_second_takes(crops, monkeypatch):
     paths, people, cameras = crops
     monkeypatch.setattr(module, "_MOST_IMAGES", 20)
+    monkeypatch.setattr(module, "_MOST_OF_A_GROUP", 3)
     seen = []
-    monkeypatch.setattr(module, "read_many", lambda paths, *_: seen.extend(paths) or [])
-    gather_evidence(paths, people, cameras)
-    groups, counts = np.unique([people[paths.index(path)] for path in seen], return_counts=True)
-    assert len(groups) == 5 and (counts == 4).all() and list(groups) != list(range(5))
+    monkeypatch.setattr(module, "read_many", lambda paths, *_: seen.append(list(paths)) or [])
+    for labels in (people, cameras):
+        gather_evidence(paths, labels, cameras)
+    of_people, of_cameras = ([labels[paths.index(p)] for p in one] for one, labels in zip(seen, (people, cameras)))
+    assert len(set(seen[0])) == 20 and sorted(np.bincount(of_people)[np.unique(of_people)]) == [2] + [3] * 6
+    assert sorted(set(of_people)) != list(range(7)) and np.bincount(of_cameras).tolist() == [3, 3, 3, 3]
 
 
 def test_explained_variance_is_that_of_an_analysis_of_variance():

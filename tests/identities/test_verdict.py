@@ -31,8 +31,8 @@ def test_groups_are_people_as_far_as_they_are_pure(purity, people):
 def test_suspicions_weigh_more_than_purity():
     evidence = Evidence(0.95, 0.4, 0.6, 0.2, 0.1)
     verdict = verdict_of({1: state(0.9, 0.95)}, evidence=evidence)
-    assert verdict.people == "probably not" and len(evidence.suspicions) == 3
-    assert all(text in verdict.lines[0] for text in evidence.suspicions.values())
+    assert verdict.people == "probably not" and len(evidence.suspicions(0)) == 3
+    assert all(text in verdict.lines[0] for text in evidence.suspicions(0).values())
     assert verdict_of({1: state(0.9, 0.95)}, evidence=None).people == "probably"
 
 
