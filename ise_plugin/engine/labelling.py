@@ -29,7 +29,7 @@ from ..utils.distributed import computed_once, gather_rows, unwrapped, verify_sa
 from ..utils.memory import advice_for_extraction, named_out_of_memory
 from ..utils.seeds import epoch_seed
 from .console import WithProgress
-from .evidence import Evidence
+from .search_vectors import SearchVectors
 
 logger = logging.getLogger("fastreid.ise.labelling")
 
@@ -133,7 +133,7 @@ class DBSCANPseudoLabelHook(HookBase):
         self.cfg = cfg
         self.labels: Optional[np.ndarray] = None
         self._centroids: Optional[Tensor] = None
-        self._evidence = Evidence(cfg)
+        self._vectors = SearchVectors(cfg)
         self._warned_of_small_batches = False
         settings = cfg.ISE.PSEUDO_LABEL
         self._search = registered(NEIGHBOR_SEARCH, settings.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
@@ -160,9 +160,9 @@ class DBSCANPseudoLabelHook(HookBase):
         """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
         loader, start = WithProgress(self._loader.extraction(), "extraction"), time.perf_counter()
         features = self._extract(loader)
-        if not self._evidence.complete:
-            self._evidence.look(unwrapped(self.trainer.model), WithProgress(self._loader.extraction(), "appearance"))
-        searched = self._evidence.rows(features, self.trainer.epoch)
+        if not self._vectors.complete:
+            self._vectors.look(unwrapped(self.trainer.model), WithProgress(self._loader.extraction(), "appearance"))
+        searched = self._vectors.of(features, self.trainer.epoch)
         extracted = time.perf_counter()
         parts: dict = {}
         try:
@@ -262,11 +262,11 @@ class DBSCANPseudoLabelHook(HookBase):
         if self.labels is None or memory is None:
             return {}
         state = {"labels": torch.from_numpy(self.labels), "centroids": memory.centroids}
-        return {**state, "evidence": self._evidence.state_dict()} if self._evidence.used else state
+        return {**state, "search_vectors": self._vectors.state_dict()} if self._vectors.used else state
 
     def load_state_dict(self, state: dict) -> None:
         """Takes what :meth:`state_dict` gave."""
         if state:
             self.labels = state["labels"].numpy()
             self._centroids = state["centroids"]
-            self._evidence.load_state_dict(state.get("evidence", {}))
+            self._vectors.load_state_dict(state.get("search_vectors", {}))

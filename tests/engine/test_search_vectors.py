@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ise_plugin.config import get_cfg
-from ise_plugin.engine.evidence import Evidence
+from ise_plugin.engine.search_vectors import SearchVectors
 from ise_plugin.modeling.build import build_model
 
 
@@ -13,10 +13,10 @@ def unit(count, dimensions, seed):
     return F.normalize(torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def evidence(**settings):
+def vectors(**settings):
     cfg = get_cfg()
     cfg.ISE.APPEARANCE.update(settings)
-    return Evidence(cfg)
+    return SearchVectors(cfg)
 
 
 def seen(made, appearance, scenes=None):
@@ -26,28 +26,28 @@ def seen(made, appearance, scenes=None):
 
 
 def test_by_default_embeddings_are_searched_as_they_are_and_nothing_is_looked_at():
-    made, features = evidence(), unit(5, 4, 0)
+    made, features = vectors(), unit(5, 4, 0)
     assert made.complete and not made.used and made.state_dict() == {}
-    assert made.rows(features, 0) is features
+    assert made.of(features, 0) is features
 
 
 @pytest.mark.parametrize("epoch, weight", [(0, 0.9), (1, 0.7), (2, 0.5), (3, 0.3), (4, 0.1), (9, 0.1)])
 def test_cosines_are_weighted_means_and_the_weight_falls_with_the_epochs(epoch, weight):
     features, appearance = unit(6, 4, 0), unit(6, 5, 1)
-    rows = seen(evidence(WEIGHT=0.9, FINAL_WEIGHT=0.1, EPOCHS=5), appearance).rows(features, epoch)
+    rows = seen(vectors(WEIGHT=0.9, FINAL_WEIGHT=0.1, EPOCHS=5), appearance).of(features, epoch)
     expected = (1 - weight) * features @ features.T + weight * appearance @ appearance.T
     torch.testing.assert_close(rows @ rows.T, expected, atol=2e-3, rtol=0)
 
 
 def test_one_epoch_has_the_first_weight():
     features, appearance = unit(6, 4, 0), unit(6, 5, 1)
-    rows = seen(evidence(WEIGHT=1.0, EPOCHS=1), appearance).rows(features, 0)
+    rows = seen(vectors(WEIGHT=1.0, EPOCHS=1), appearance).of(features, 0)
     torch.testing.assert_close(rows @ rows.T, appearance @ appearance.T, atol=2e-3, rtol=0)
 
 
 def test_the_mean_of_a_scene_is_taken_out_of_the_embeddings():
     features, scenes = unit(40, 8, 0), torch.arange(40) % 3
-    rows = seen(evidence(SCENES=3), unit(40, 5, 1), scenes).rows(features, 0)
+    rows = seen(vectors(SCENES=3), unit(40, 5, 1), scenes).of(features, 0)
     for row, feature, scene in zip(rows, features, scenes):
         expected = feature - torch.stack([f for f, s in zip(features, scenes) if s == scene]).mean(0)
         torch.testing.assert_close(row, expected / expected.norm())
@@ -55,20 +55,20 @@ def test_the_mean_of_a_scene_is_taken_out_of_the_embeddings():
 
 def test_a_small_scene_has_the_mean_of_all_images():
     features, scenes = unit(30, 8, 0), torch.tensor([0] * 29 + [1])
-    rows = seen(evidence(SCENES=2), unit(30, 5, 1), scenes).rows(features, 0)
+    rows = seen(vectors(SCENES=2), unit(30, 5, 1), scenes).of(features, 0)
     expected = features[29] - features.mean(0)
     torch.testing.assert_close(rows[29], expected / expected.norm())
 
 
 def test_images_that_are_all_alike_keep_their_embedding():
     features = unit(1, 8, 0).expand(20, 8)
-    rows = seen(evidence(SCENES=1), unit(20, 5, 1)).rows(features, 0)
+    rows = seen(vectors(SCENES=1), unit(20, 5, 1)).of(features, 0)
     torch.testing.assert_close(rows, features)
 
 
 def test_what_was_seen_comes_back_from_a_checkpoint(tiny_cfg):
     tiny_cfg.ISE.APPEARANCE.update({"WEIGHT": 0.5, "SCENES": 2})
-    model, first = build_model(tiny_cfg), Evidence(tiny_cfg)
+    model, first = build_model(tiny_cfg), SearchVectors(tiny_cfg)
     images = torch.rand(130, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 255
     images[::2, :, :, :8] = 0  # every second one beside a black wall
     assert not first.complete
@@ -76,6 +76,6 @@ def test_what_was_seen_comes_back_from_a_checkpoint(tiny_cfg):
     assert first.complete and model.training
     scenes = first.state_dict()["scenes"]
     assert scenes[0] != scenes[1] and all((scenes[parity::2] == scenes[parity]).all() for parity in (0, 1))
-    again, features = Evidence(tiny_cfg), unit(130, 4, 2)
+    again, features = SearchVectors(tiny_cfg), unit(130, 4, 2)
     again.load_state_dict(first.state_dict())
-    assert again.complete and torch.equal(again.rows(features, 1), first.rows(features, 1))
+    assert again.complete and torch.equal(again.of(features, 1), first.of(features, 1))

@@ -10,10 +10,10 @@ from ..modeling.appearance import AppearanceDescriptor, find_scenes, fused, surr
 from ..utils.distributed import computed_once, gather_rows
 
 
-class Evidence:
-    """Rows to search neighbours in, made of embeddings as ``ISE.APPEARANCE`` says; the embeddings themselves by default.
+class SearchVectors:
+    """Vectors to search neighbours by, made of embeddings as ``ISE.APPEARANCE`` says; the embeddings themselves by default.
 
-    The cosine of two rows is (1 - w) x that of the embeddings + w x that of the appearance, where w goes linearly from
+    The cosine of two of them is (1 - w) x that of the embeddings + w x that of the appearance, where w goes linearly from
     ``WEIGHT`` to ``FINAL_WEIGHT`` over the first ``EPOCHS`` epochs. With ``SCENES`` the mean of each scene is taken out of both.
     Appearance and scenes are those that the network of the first epoch sees; they are part of checkpoints.
     """
@@ -54,7 +54,7 @@ class Evidence:
             appearance = without_scenes(appearance, scenes.to(appearance.device))
         return {"appearance": appearance.half().cpu(), "scenes": scenes}
 
-    def rows(self, features: Tensor, epoch: int) -> Tensor:
+    def of(self, features: Tensor, epoch: int) -> Tensor:
         """(N, D + A), float32, unit rows, of embeddings (N, D); the embeddings themselves where nothing else is used."""
         settings = self._settings
         progress = min(1.0, epoch / max(1, settings.EPOCHS - 1))
