@@ -132,7 +132,10 @@ def _one_process(main: Callable, args: argparse.Namespace) -> None:
 
 
 def _log_table(results: Results, path: str) -> None:
-    logger.log(RESULT, f"Results, also in {path}:\n{results.table()}")
+    table = results.table()
+    logger.log(
+        RESULT, f"Results, also in {path}:\n{table}" if table else f"Nothing was evaluated; the time is in {path}"
+    )
 
 
 def _failed(error: Exception, with_traceback: bool) -> int:

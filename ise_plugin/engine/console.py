@@ -6,8 +6,11 @@ import os
 import time
 from typing import Iterable, Iterator, Optional
 
+import numpy as np
+import torch
 from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
+from fastreid.utils.events import EventWriter, get_event_storage
 
 from ..clustering.purity import describe_start
 from ..registry import HOOK
@@ -15,6 +18,8 @@ from ..utils import parallel
 
 logger = logging.getLogger("fastreid.ise.progress")
 
+# A line of the log has the median of so many steps, as metrics.json and fastreid's lines do.
+SMOOTHED_STEPS = 20
 # Between INFO and WARNING: what even a quiet run says.
 RESULT = 25
 logging.addLevelName(RESULT, "RESULT")
@@ -60,11 +65,45 @@ def bar(total: int, title: str, unit: str):
     return parallel.progress_bar(total, title, unit, show=None if comm.is_main_process() else False)
 
 
+class StepWriter(EventWriter):
+    """A line of the log for fastreid's writers: epoch and step from 1, losses, learning rate, seconds of a step.
+
+    fastreid's own counts epochs from 0, and estimates the time left by the steps alone; :class:`EpochSummary` says that.
+
+    Args:
+        epochs, steps: how many the run has, and each epoch.
+    """
+
+    def __init__(self, epochs: int, steps: int):
+        self._epochs, self._steps = epochs, steps
+
+    def write(self) -> None:
+        """Logs the line."""
+        storage = get_event_storage()
+        epoch, step = divmod(storage.iter, self._steps)
+        known = storage.histories()
+        parts = [f"{name} {known[name].median(SMOOTHED_STEPS):.4g}" for name in known if "loss" in name]
+        parts += [f"lr {known['lr'].latest():.2e}"] if "lr" in known else []
+        parts += [f"{known['time'].median(SMOOTHED_STEPS):.4f} s a step"] if "time" in known else []
+        if torch.cuda.is_available():
+            parts.append(f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB at most")
+        logger.info(f"epoch {epoch + 1}/{self._epochs}, step {step + 1}/{self._steps}: {', '.join(parts)}")
+
+
 class TrainingProgress(HookBase):
     """A bar over the steps of each epoch, and the seconds that training takes of it (``training_time``)."""
 
     def __init__(self):
         self._start: Optional[float] = None
+        self._before = 0.0  # seconds of this epoch before a resume
+
+    def state_dict(self) -> dict:
+        """For a run that is resumed inside an epoch."""
+        return {"seconds": self._before + (time.perf_counter() - self._start if self._start else 0.0)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what :meth:`state_dict` gave."""
+        self._before = state["seconds"]
 
     def before_step(self) -> None:
         if self._start is None:
@@ -76,10 +115,9 @@ class TrainingProgress(HookBase):
         self._bar.update()
 
     def after_epoch(self) -> None:
-        if self._start is None:
-            return  # resumed after the last step
-        self._bar.close()
-        seconds, self._start = time.perf_counter() - self._start, None
+        if self._start is not None:  # else resumed after the last step
+            self._bar.close()
+        seconds, self._start, self._before = self.state_dict()["seconds"], None, 0.0
         self.trainer.storage.put_scalar("training_time", seconds, smoothing_hint=False)
 
 
@@ -91,30 +129,48 @@ class EpochSummary(HookBase):
     def from_config(cls, cfg) -> Optional[dict]:
         return {} if comm.is_main_process() else None
 
+    def __init__(self):
+        self._last = time.perf_counter()
+        self._before = 0.0  # seconds of this epoch before a resume
+
+    def state_dict(self) -> dict:
+        """For a run that is resumed inside an epoch."""
+        return {"seconds": time.perf_counter() - self._last}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what :meth:`state_dict` gave."""
+        self._before = state["seconds"]
+
     def before_train(self) -> None:
-        self._begin = self._last = time.perf_counter()
+        self._begin = time.perf_counter()
+        self._last = self._begin - (self._before if self.trainer.start_step else 0.0)
 
     def after_epoch(self) -> None:
         trainer, now = self.trainer, time.perf_counter()
-        done = trainer.epoch + 1 - trainer.start_epoch
         seconds, self._last = now - self._last, now
-        left = (now - self._begin) / done * (trainer.max_epoch - trainer.epoch - 1)
-        stored = trainer.storage.latest()
+        done = trainer.iter - trainer.start_iter
+        left = (now - self._begin) / done * (trainer.max_iter - trainer.iter) if done else None
+        stored, histories = trainer.storage.latest(), trainer.storage.histories()
         latest = {name: value for name, (value, _) in stored.items()}
+        begin = trainer.epoch * trainer.iters_per_epoch
+        for name in (name for name in latest if "loss" in name):
+            latest[name] = np.mean([value for value, iteration in histories[name].values() if iteration >= begin])
         evaluated = {name: value for name, (value, iteration) in stored.items() if iteration == trainer.iter - 1}
         images = len(trainer.images)
         logger.info(epoch_line(trainer.epoch + 1, trainer.max_epoch, latest, evaluated, images, seconds, left))
 
 
-def epoch_line(epoch: int, epochs: int, latest: dict, evaluated: dict, images: int, seconds: float, left: float) -> str:
+def epoch_line(
+    epoch: int, epochs: int, latest: dict, evaluated: dict, images: int, seconds: float, left: Optional[float]
+) -> str:
     """The summary of an epoch in one line; what is not known is left out.
 
     Args:
         epoch, epochs: counted from 1, and how many there will be.
-        latest: name -> last value of everything that is logged.
+        latest: name -> last value of everything that is logged; of losses the mean over the epoch.
         evaluated: those of them that belong to this epoch's end, which is where metrics are shown from.
         images: how many are trained on.
-        seconds, left: of this epoch, and until the end, estimated.
+        seconds, left: of this epoch, and until the end, estimated; None where no step was done since a resume.
     """
     parts = [f"epoch {epoch}/{epochs}"]
     if "clusters" in latest:
@@ -131,5 +187,5 @@ def epoch_line(epoch: int, epochs: int, latest: dict, evaluated: dict, images: i
     if "degree" in latest:
         parts.append(f"degree {latest['degree']:.3f}")
     parts += [f"{name} {value:.1f} %" for name, value in evaluated.items() if name.split("/")[-1] == "mAP"]
-    parts.append(f"{seconds:.1f} s, {datetime.timedelta(seconds=round(left))} left")
+    parts.append(f"{seconds:.1f} s" + ("" if left is None else f", {datetime.timedelta(seconds=round(left))} left"))
     return " | ".join(parts)

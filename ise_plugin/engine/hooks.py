@@ -19,6 +19,7 @@ from ..method import progressive_degree
 from ..utils.distributed import average_statistics, computed_once, unwrapped
 from ..utils.seeds import epoch_seed
 from .checkpointing import checkpoint_name, run_state
+from .console import SMOOTHED_STEPS
 from .evaluation import Evaluation
 from .interruption import NOTHING, SAVE, STOP
 
@@ -26,6 +27,7 @@ OWN = "hooks of the user's own"
 # At every point of the loop hooks run in this order.
 ORDER = (
     "SeedEpoch",  # before anything draws a random number
+    "EpochLog",  # before anything is logged
     "IterationTimer",
     "LRScheduler",
     "Labelling",  # makes the epoch's memory and loader: before everything that looks at either
@@ -67,6 +69,40 @@ class SeedEpoch(HookBase):
 
     def before_epoch(self) -> None:
         seed_all_rng(epoch_seed(self._seed, self.trainer.epoch, comm.get_rank()))
+
+
+class EpochLog(HookBase):
+    """Keeps in checkpoints what the epoch has logged so far, so that a run that is resumed inside it has all of it."""
+
+    state_name = "logged"
+
+    def __init__(self):
+        self._before: dict = {}
+
+    def before_epoch(self) -> None:
+        """Logs the values of the part before once more."""
+        storage, now = self.trainer.storage, self.trainer.storage.iter
+        begin = now - self.trainer.steps_done
+        for name, (smoothed, values) in self._before.items() if self.trainer.steps_done else ():
+            for value, step in values:
+                storage.iter = begin + int(step)
+                storage.put_scalar(name, value, smoothing_hint=smoothed)
+        storage.iter, self._before = now, {}
+
+    def state_dict(self) -> dict:
+        """{name: (whether writers smooth it, [(value, step of the epoch from 0)])}; of smoothed ones the steps before, too."""
+        storage = getattr(self.trainer, "storage", None)
+        if storage is None:
+            return {}  # saved by somebody's own code before training
+        begin, kept = self.trainer.epoch * self.trainer.iters_per_epoch, {}
+        for name, smoothed in storage.smoothing_hints().items():
+            first = begin - SMOOTHED_STEPS if smoothed else begin
+            kept[name] = smoothed, [(v, at - begin) for v, at in storage.history(name).values() if at >= first]
+        return kept
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes what :meth:`state_dict` gave."""
+        self._before = state
 
 
 class ExtensionDegree(HookBase):

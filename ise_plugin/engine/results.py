@@ -65,12 +65,14 @@ class Results:
         write_atomically(self.path, (json.dumps(content, indent=2) + "\n").encode())
 
     def table(self) -> str:
-        """The rows as text."""
+        """The rows as text; empty where nothing was evaluated."""
         rows = []
         for name in ("initial", "final", "best"):
             for data_set, metrics in _per_data_set(getattr(self, name)):
                 label = f"{name} (epoch {self.best['epoch']})" if name == "best" else name
                 rows.append([label + (f", {data_set}" if data_set else "")] + [metrics[m] for m in METRICS])
+        if not rows:
+            return ""
         return tabulate(rows, headers=["", *(f"{m} %" for m in METRICS)], floatfmt=".2f", tablefmt="pipe")
 
     def state_dict(self) -> dict:

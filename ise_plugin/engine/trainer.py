@@ -25,7 +25,7 @@ from ..utils.distributed import unwrapped, world_size
 from . import hooks
 from .checkpointing import ISECheckpointer, check_space, refuse_finished, set_random_state, take_run_state
 from .collapse import CollapseGuard
-from .console import TrainingProgress, WithProgress
+from .console import StepWriter, TrainingProgress, WithProgress
 from .evaluation import PortableReidEvaluator, Retrieval, evaluate_sets
 from .interruption import Interrupted, Interruption
 from .launcher import TellWarnings, restarted
@@ -130,7 +130,9 @@ class ISETrainer(DefaultTrainer):
         bounds = collapse.LABELLINGS, collapse.MAX_CLUSTER_SHARE, collapse.MAX_OUTLIER_SHARE
         named = {
             "SeedEpoch": hooks.SeedEpoch(cfg.SEED),
-            "IterationTimer": fastreid_hooks.IterationTimer(),
+            "EpochLog": hooks.EpochLog(),
+            # by default the first three steps are not timed: the rest of a resumed epoch may be as short
+            "IterationTimer": fastreid_hooks.IterationTimer(warmup_iter=1),
             "LRScheduler": fastreid_hooks.LRScheduler(self.optimizer, self.scheduler),
             "Labelling": self.pseudo_labels,
             "ExtensionDegree": hooks.ExtensionDegree(cfg.ISE.SUPPORT.BASE_DEGREE),
@@ -147,6 +149,10 @@ class ISETrainer(DefaultTrainer):
             "CollapseGuard": collapse.LABELLINGS > 0 and CollapseGuard(*bounds),
         }
         return hooks.in_order({**named, **{name: build(HOOK, name, "ISE.HOOKS", cfg) for name in cfg.ISE.HOOKS}})
+
+    def build_writers(self) -> list:
+        """fastreid's: the log, ``metrics.json``, TensorBoard; the log counts as everything else does."""
+        return [StepWriter(self.max_epoch, self.iters_per_epoch), *super().build_writers()[1:]]
 
     def _endless_batches(self) -> Iterator[dict]:
         """The pseudo-labelled batches, over and over, of whichever loader there is when asked."""

@@ -5,9 +5,10 @@ import logging
 import sys
 
 import pytest
+from fastreid.utils.events import EventStorage
 
 from ise_plugin.engine import console
-from ise_plugin.engine.console import RESULT, WithProgress, epoch_line, set_verbosity
+from ise_plugin.engine.console import RESULT, StepWriter, WithProgress, epoch_line, set_verbosity
 from ise_plugin.utils import parallel as _parallel
 
 
@@ -93,6 +94,17 @@ def test_the_first_line_says_whether_this_start_can_work(epoch, outliers, purity
     assert f"| estimated purity {words} |" in line
 
 
+def test_a_line_of_the_log_counts_from_1_and_smooths(caplog):
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"), EventStorage(0) as storage:
+        for step in range(31):
+            storage.iter = step
+            storage.put_scalars(total_loss=100.0 if step < 12 else 2.0, time=0.25)
+            storage.put_scalar("lr", 3.5e-4, smoothing_hint=False)
+        StepWriter(epochs=4, steps=20).write()
+    assert caplog.messages == ["epoch 2/4, step 11/20: total_loss 2, lr 3.50e-04, 0.2500 s a step"]
+
+
 def test_what_is_not_known_is_left_out_of_the_line():
     assert epoch_line(1, 1, {}, {}, 0, seconds=0.0, left=0.0) == "epoch 1/1 | 0.0 s, 0:00:00 left"
+    assert epoch_line(1, 1, {}, {}, 0, seconds=1.0, left=None) == "epoch 1/1 | 1.0 s"
     assert "| A/mAP 50.0 % |" in epoch_line(1, 2, {"total_loss": 1.0}, {"A/mAP": 50.0}, 9, 1.0, 1.0)

@@ -1,13 +1,17 @@
 """The order of hooks, hooks named in the config, and what hooks are told."""
 
+import json
 import logging
+import re
 
+import numpy as np
 import pytest
 from fastreid.engine.hooks import HookBase
 
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.hooks import ORDER, OWN, in_order, states_of
+from ise_plugin.engine.interruption import Interrupted
 from ise_plugin.errors import UsageError
 from ise_plugin.registry import HOOK
 
@@ -109,6 +113,72 @@ def test_an_unknown_hook_is_refused_with_what_there_is(tiny_cfg, name, words):
     with pytest.raises(UsageError, match=f"ISE.HOOKS.*{name}.*") as caught:
         ISETrainer(with_hooks(tiny_cfg, name))
     assert words in str(caught.value)
+
+
+class Stop(HookBase):
+    """Asks the run to save and end after a step, as a signal does."""
+
+    def __init__(self, iteration):
+        self._iteration = iteration
+
+    def before_step(self):
+        if self.trainer.iter == self._iteration:
+            self.trainer.interruption.signal = 15
+
+
+class Losses(HookBase):
+    """Every loss of a run, for the means."""
+
+    def __init__(self):
+        self.values = {}
+
+    def before_train(self):
+        self._write, self.trainer.step._store = self.trainer.step._store, self._note
+
+    def _note(self, iterations, names, values, data_times):
+        self.values.update(zip(iterations, values.sum(1)))
+        self._write(iterations, names, values, data_times)
+
+
+def history_of(folder, steps):
+    """Epoch -> the last value of everything in metrics.json."""
+    found = {}
+    for line in map(json.loads, (folder / "metrics.json").read_text().splitlines()):
+        found.setdefault(line["iteration"] // steps + 1, {}).update(line)
+    return found
+
+
+@pytest.mark.parametrize("done", [1, 3])
+def test_an_epoch_that_is_resumed_inside_has_logged_what_a_whole_one_has(tiny_cfg, tmp_path, caplog, done):
+    cfg, steps, losses = tiny_cfg.clone(), tiny_cfg.ISE.ITERS_PER_EPOCH, Losses()
+    cfg.defrost()
+    caplog.set_level(logging.INFO, logger="fastreid.ise")
+    cfg.OUTPUT_DIR = str(tmp_path / "whole")
+    trainer = ISETrainer(cfg)
+    trainer.register_hooks([losses])
+    trainer.train()
+    cfg.OUTPUT_DIR = str(tmp_path / "cut")
+    trainer = ISETrainer(cfg)
+    trainer.register_hooks([Stop(steps + done - 1)])
+    with pytest.raises(Interrupted):
+        trainer.train()
+    resumed = ISETrainer(cfg)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_step == done
+    caplog.clear()
+    resumed.train()
+    whole, cut = (history_of(tmp_path / name, steps) for name in ("whole", "cut"))
+    same = [name for name in whole[2] if not name.endswith("time")]
+    assert {"clusters", "outliers", "labels/stability", "total_loss", "loss_se", "lr", "degree", "mAP"} <= set(same)
+    assert {name: cut[2].get(name) for name in same} == {name: whole[2][name] for name in same}
+    assert whole[2].keys() == cut[2].keys()
+    said = [record.getMessage() for record in caplog.records]
+    (line,) = [text for text in said if text.startswith("epoch 2/2 |")]
+    mean = np.mean([losses.values[iteration] for iteration in range(steps, 2 * steps)])
+    assert f"{cut[2]['clusters']:.0f} clusters" in line and f"| loss {mean:.3f} (" in line
+    numbered = [text for text in said if re.match(r"epoch \d+/2, step ", text)]
+    assert numbered and all(text.startswith(f"epoch 2/2, step {steps}/{steps}: ") for text in numbered)
+    assert sum(" left" in text for text in said) == 1
 
 
 def test_states_are_kept_by_name():

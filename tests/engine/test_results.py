@@ -39,6 +39,7 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     results = Results(str(tmp_path))
     results.write()
     assert json.loads((tmp_path / "results.json").read_text()) == {"seconds": 0.0}
+    assert results.table() == ""
 
 
 def test_several_test_sets_are_kept_apart(tmp_path):
