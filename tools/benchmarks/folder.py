@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
-"""From a folder to identities, measured on drawn persons whose names say nothing.
+"""From a folder to identities, measured on persons whose file names say nothing.
 
     python tools/benchmarks/folder.py identities --seeds 0 1 2
     python tools/benchmarks/folder.py eps --sets 0:6 1:4 2:3 --eps auto 0.4 0.5 0.6
+    python tools/benchmarks/folder.py photographs --images Market-1501-v15.09.15/bounding_box_train --people 60 200 750
+    python tools/benchmarks/folder.py photographs_eps --images Market-1501-v15.09.15/bounding_box_train
 
 identities: the training images of the data set `demo` in one folder, under random names; trained on with configs/ISE/folder.yml,
 once without cameras and once with a CSV of them. Adjusted Rand index against the truth over the images that are no outliers.
 eps: the demonstration on data sets SEED:CAMERAS with each eps; final mAP, and how far auto is from the best.
+photographs: random parts of a labelled data set, so many people each, in one folder without cameras, with --config; adjusted Rand
+index over all images, every outlier being a group of its own. Names start with the identity, as Market-1501's do.
+photographs_eps: parts of 200 people with each eps; mAP across cameras among 200 others of the same images.
 Data sets, runs and results are kept in --work, and what is there already is not done again.
 """
 
@@ -85,6 +90,72 @@ def agreement(run: Path, truth: dict) -> dict:
     }
 
 
+def person(path: Path) -> str:
+    """The identity in a file name of Market-1501's pattern."""
+    return path.name.split("_")[0]
+
+
+def people_of(args: argparse.Namespace, seed: int) -> tuple[dict, list]:
+    """{identity: its images} of a labelled data set, and the identities in random order."""
+    images: dict = {}
+    for path in sorted(Path(args.images).glob("*.jpg")):
+        images.setdefault(person(path), []).append(path)
+    if not images:
+        raise UsageError(f"--images {args.images} holds no .jpg; name the folder of a labelled data set's images")
+    return images, random.Random(seed).sample(sorted(images), len(images))
+
+
+def photographs(args: argparse.Namespace) -> dict:
+    found: dict = {}
+    for people in args.people:
+        for seed in args.seeds:
+            images, order = people_of(args, seed)
+            folder, names, truth = args.work / f"photographs_{people}_{seed}", random.Random(seed), {}
+            folder.mkdir(exist_ok=True)
+            for path in (path for identity in order[:people] for path in images[identity]):
+                name = f"{names.getrandbits(64):016x}{path.suffix}"
+                truth[name] = person(path)
+                shutil.copy(path, folder / name)
+            run = args.work / f"{Path(args.config).stem}_{people}_{seed}"
+            train(args.config, run, args.work, "DATASETS.FOLDER.ROOT", str(folder), "SEED", str(seed), *args.opts)
+            with open(run / "identities.csv") as file:
+                rows = list(csv.DictReader(file))
+            alone = [row["cluster"] if row["outlier"] == "0" else row["path"] for row in rows]
+            index = adjusted_rand_score([truth[row["path"]] for row in rows], alone)
+            name = f"{people} people, seed {seed}"
+            found[name] = {"ari_outliers_alone": round(index, 3), "images": len(rows), **agreement(run, truth)}
+            print(f"{name}: {found[name]}", flush=True)
+    return found
+
+
+def photographs_eps(args: argparse.Namespace) -> dict:
+    found: dict = {}
+    for seed in args.seeds:
+        images, order = people_of(args, seed)
+        folders = {name: args.work / f"eps_{seed}" / name for name in ("train", "query", "gallery")}
+        chosen = {identity: "train" for identity in order[:200]} | {identity: "test" for identity in order[200:400]}
+        for identity, use in chosen.items():
+            seen = set()
+            for path in images[identity]:
+                camera = path.name.split("_")[1][:2]
+                # the first image by every camera is a query, as in Market-1501's protocol
+                part = "train" if use == "train" else "gallery" if camera in seen else "query"
+                seen.add(camera)
+                home = folders[part] / identity
+                home.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, home)
+        opts = ["DATASETS.FOLDER.ROOT", folders["train"], "DATASETS.FOLDER.CAMERA_REGEX", "_(c[0-9])s", "SEED", seed]
+        opts += ["DATASETS.FOLDER.QUERY", folders["query"], "DATASETS.FOLDER.GALLERY", folders["gallery"]]
+        opts += ["DATASETS.TESTS", "('Folder',)", "ISE.REPORT.PICTURES", "False", *args.opts]
+        for value in args.eps:
+            run = args.work / f"photographs_eps_{seed}_{value}"
+            train(args.config, run, args.work, *map(str, opts), "ISE.PSEUDO_LABEL.EPS", value)
+            final = round(json.loads((run / "results.json").read_text())["final"]["mAP"], 2)
+            found.setdefault(seed, {})[value] = final
+            print(f"part {seed}, eps {value}: mAP {final}", flush=True)
+    return found
+
+
 def identities(args: argparse.Namespace) -> dict:
     folder, cameras, truth = nameless_folder(args.work)
     found = {}
@@ -120,15 +191,20 @@ def eps(args: argparse.Namespace) -> dict:
 def measure(args: argparse.Namespace) -> None:
     args.work = Path(args.work).resolve()
     args.work.mkdir(parents=True, exist_ok=True)
-    print(json.dumps({"identities": identities, "eps": eps}[args.part](args), indent=1))
+    parts = {"identities": identities, "eps": eps, "photographs": photographs, "photographs_eps": photographs_eps}
+    print(json.dumps(parts[args.part](args), indent=1))
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("identities", "eps"))
+    parser.add_argument("part", choices=("identities", "eps", "photographs", "photographs_eps"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training")
     parser.add_argument("--sets", nargs="+", default=["0:6", "1:4", "2:3"], metavar="SEED:CAMERAS")
     parser.add_argument("--eps", nargs="+", default=[AUTO, "0.4", "0.5", "0.6"])
+    parser.add_argument("--images", default="", help="folder of a labelled data set's training images")
+    parser.add_argument("--people", type=int, nargs="+", default=[60, 200, 750])
+    parser.add_argument("--config", default="folder.yml", help="config of the folder, below configs/ISE")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="further keys of those runs")
     parser.add_argument("--work", default="logs/benchmark_folder")
     return run_command(parser, measure, argv)
 
