@@ -18,13 +18,13 @@ from .quality import OUTLIER
 
 # The Jaccard distance up to which pairs count; the images of a pair further apart share hardly a neighbour.
 REACH = LARGEST_EPS
-# purity = 1 / (1 + exp(-(SLOPE * cohesion + OFFSET))), by weighted logistic regression.
-_SLOPE, _OFFSET = 5.7, -1.5
+# purity = 1 / (1 + exp(-(SLOPE * cohesion + OFFSET))), by weighted logistic regression; the offset balances whole runs.
+_SLOPE, _OFFSET = 5.7, -1.2
 # Estimated purity from which groups can be used as they are, and below which they are mixtures of people.
 GOOD, MIXED = 0.8, 0.6
 # A first labelling to train on: with less purity, or a smaller share of the images in groups, runs on Market-1501 hardly
 # learned (docs/benchmarks.md).
-_START_PURITY, _START_SHARE = 0.7, 0.3
+_START_PURITY, _START_SHARE = 0.7, 0.5
 # Rows of the graph that are looked at together: some 100 MB.
 _ROWS_AT_ONCE = 1 << 16
 
