@@ -48,9 +48,22 @@ def test_one_epoch_has_the_first_weight():
 def test_the_mean_of_a_scene_is_taken_out_of_the_embeddings():
     features, scenes = unit(40, 8, 0), torch.arange(40) % 3
     rows = seen(vectors(SCENES=3), unit(40, 5, 1), scenes).of(features, 0)
-    for row, feature, scene in zip(rows, features, scenes):
-        expected = feature - torch.stack([f for f, s in zip(features, scenes) if s == scene]).mean(0)
+    center = features - features.mean(0)
+    for row, feature, scene in zip(rows, center, scenes):
+        members = torch.stack([f for f, s in zip(center, scenes) if s == scene])
+        spread = sum((member - members.mean(0)).norm() ** 2 for member in members) / len(members)
+        share = min(1.0, spread / (sum(f.norm() ** 2 for f in center) / 40)) ** 2
+        expected = feature - share * members.mean(0)
         torch.testing.assert_close(row, expected / expected.norm())
+
+
+def test_somebody_who_is_a_scene_of_his_own_stays_together():
+    """Scene 1 is one person; what its images have in common is that person."""
+    features = unit(200, 32, 0)
+    features[160:] = F.normalize(features[160:] * 0.4 + features[160], dim=1)
+    rows = seen(vectors(SCENES=2), unit(200, 5, 1), (torch.arange(200) >= 160).long()).of(features, 0)
+    own, others = rows[160:] @ rows[160:].T, rows[160:] @ rows[:160].T
+    assert own.fill_diagonal_(1).min() > others.max()
 
 
 def test_a_small_scene_has_the_mean_of_all_images():
