@@ -95,8 +95,9 @@ def rows_of(cfg, paths: list, identities: np.ndarray, cameras: np.ndarray) -> di
         "colours, also in grey-world light": fused(blocks[:2]),
         "textures": fused(blocks[2:]),
         "appearance (all four)": appearance,
+        "appearance, true cameras taken out": without_scenes(appearance, torch.from_numpy(cameras)),
         "appearance, scenes taken out": person,
-        "half appearance, half embeddings, scenes taken out": torch.cat([person, clean], 1) / 2**0.5,
+        "half of each, scenes taken out": torch.cat([person, clean], 1) / 2**0.5,
     }
     k1, k2 = cfg.ISE.PSEUDO_LABEL.K1, cfg.ISE.PSEUDO_LABEL.K2
     return {name: measured(vectors, identities, cameras, k1, k2) for name, vectors in compared.items()}
