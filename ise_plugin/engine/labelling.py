@@ -68,7 +68,8 @@ class Labelling:
         previous: (N,), the labels used before; None the first time.
         eps: distance up to which images were neighbours; None with a clusterer that knows none.
         neighbors: similarities (N, k) float32 and indices (N, k) int64 of the nearest images; ``distances``, as the registered
-            distance made them; ``graph`` of the near pairs. In the first process, which clusters; None in the others.
+            distance made them; ``graph`` of the pairs at most ``reach`` apart. In the first process, which clusters; None in the
+            others.
         seconds: of extraction and of clustering.
     """
 
@@ -79,6 +80,7 @@ class Labelling:
     neighbors: Optional[tuple[np.ndarray, np.ndarray]] = None
     distances: Any = None
     graph: Optional[csr_matrix] = None
+    reach: Optional[float] = None
     seconds: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -108,8 +110,10 @@ class Labelling:
         """(M,), the estimated purity of every cluster, see :mod:`ise_plugin.clustering.purity`; for the first process."""
         if not isinstance(self.distances, JaccardDistances):  # labelled otherwise; the estimate needs this distance
             graph = jaccard_graph(self.features, min(_K1, len(self.labels) - 1), max_distance=REACH)
-        elif len(self.labels) > _MOST_FOR_ALL_PAIRS:
-            graph = self.graph  # pairs beyond eps would not fit into memory, and count as sharing nothing
+        elif self.reach == REACH or len(self.labels) > _MOST_FOR_ALL_PAIRS:
+            graph = (
+                self.graph
+            )  # of many images pairs beyond eps would not fit into memory, and count as sharing nothing
         else:
             graph = self.distances.within(REACH)
         return estimate_purities(self.labels, graph)
@@ -181,7 +185,8 @@ class DBSCANPseudoLabelHook(HookBase):
         if "neighbors" not in parts:
             parts["neighbors"] = self._search(features, settings.K1)
         parts["distances"] = self._distance(features, parts["neighbors"])
-        parts["graph"] = parts["distances"].within(self._clusterer.max_distance)
+        parts["reach"] = self._clusterer.max_distance
+        parts["graph"] = parts["distances"].within(parts["reach"])
         labels, eps = self._clusterer.fit_predict(parts["graph"]), getattr(self._clusterer, "eps_", None)
         if settings.EPS == AUTO and eps is not None:
             logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {self._clusterer.reason_}")
