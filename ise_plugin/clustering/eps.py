@@ -32,9 +32,7 @@ class Candidate(NamedTuple):
     def score(self) -> float:
         """sqrt(stability) x (clustered - largest): a cluster that swallows the others is stable as well, but explains nothing.
 
-        The square root, because an eps that leaves most images alone is stable too, and clusters are lost by it: over 66
-        states of networks on photographs (docs/benchmarks.md) it chooses labels 0.015 below the best in adjusted Rand index, the
-        whole stability 0.027.
+        The square root, because an eps that leaves most images alone is stable too, and clusters are lost by it.
         """
         return self.stability**0.5 * (self.clustered - self.largest)
 

@@ -27,15 +27,14 @@ _BORDER = 0.16
 _CHANNELS = 128
 # Dimensions of a block after principal component analysis, and the power of the variances that is taken out: none would let
 # a few dimensions speak for all, 1 would make noise as loud as they are (the square root of whitening).
-_DIMENSIONS = 256
+_DIMENSIONS, _WHITENING = 256, 0.5
 _SCENE_DIMENSIONS = 64
 # So many images on average, or there are fewer scenes: the mean of a scene must be of many people.
 _IMAGES_PER_SCENE = 60
 # A smaller scene has the mean of all images.
 _FEWEST_IMAGES = 10
-# On parts of Market-1501 1 to 4 made no difference; with half of the people each a scene of his own more is better.
+# How soon a scene of images that are much alike, of one person perhaps, keeps its mean.
 _SCENE_SHARE_POWER = 2
-_WHITENING = 0.5
 # Pixels of the input to one of the feature map, of the maps that textures are read from.
 _STRIDES = (8, 16)
 _MIDDLE = 128.0  # mean of every channel after the grey-world correction (Buchsbaum, 1980); pixels are 0..255
@@ -186,7 +185,8 @@ def without_scenes(features: Tensor, scenes: Tensor) -> Tensor:
     """
     member = F.one_hot(scenes).double()  # sums in float64 do not depend on their order
     count = member.sum(0).unsqueeze(1).clamp(min=1)
-    center = features.double() - features.double().mean(0)
+    center = features.double()
+    center = center - center.mean(0)
     means = member.T @ center / count
     spread = (member.T @ center.square().sum(1, keepdim=True)) / count - means.square().sum(1, keepdim=True)
     share = (spread / center.square().sum(1).mean().clamp(min=1e-12)).clamp(0, 1) ** _SCENE_SHARE_POWER

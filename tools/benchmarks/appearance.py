@@ -71,8 +71,7 @@ def measured(vectors: torch.Tensor, identities: np.ndarray, cameras: np.ndarray,
     ranking = meter.result()
     graph = Jaccard(k1, k2)(vectors, exact(vectors, k1)).within(DBSCAN("auto").max_distance)
     labels = DBSCAN("auto").fit_predict(graph)
-    alone = np.where(labels < 0, len(labels) + np.arange(len(labels)), labels)
-    index = adjusted_rand_score(identities, alone)
+    index = adjusted_rand_score(identities, quality.outliers_alone(labels))
     return [
         100 * np.nanmean(ranking.average_precision),
         100 * ranking.cmc[0],
