@@ -16,7 +16,6 @@ Data sets, runs and results are kept in --work, and what is there already is not
 """
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -25,10 +24,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sklearn.metrics import adjusted_rand_score
-
 from ise_plugin.config import AUTO
 from ise_plugin.errors import UsageError
+from ise_plugin.identities.groups import read_csv
+from ise_plugin.identities.score import score_of
 from ise_plugin.utils.command_line import run_command
 
 REPOSITORY = Path(__file__).parents[2]
@@ -77,19 +76,6 @@ def nameless_folder(work: Path) -> tuple[Path, Path, dict]:
     return folder, cameras, truth
 
 
-def agreement(run: Path, truth: dict) -> dict:
-    with open(run / "identities.csv") as file:
-        rows = list(csv.DictReader(file))
-    inliers = [row for row in rows if row["outlier"] == "0"]
-    labels = [row["cluster"] for row in inliers]
-    return {
-        "ari": round(adjusted_rand_score([truth[row["path"]] for row in inliers], labels), 3),
-        "outliers_percent": round(100 * (1 - len(inliers) / len(rows)), 2),
-        "groups": len(set(labels)),
-        "true": len(set(truth.values())),
-    }
-
-
 def person(path: Path) -> str:
     """The identity in a file name of Market-1501's pattern."""
     return path.name.split("_")[0]
@@ -118,12 +104,8 @@ def photographs(args: argparse.Namespace) -> dict:
                 shutil.copy(path, folder / name)
             run = args.work / f"{Path(args.config).stem}_{people}_{seed}"
             train(args.config, run, args.work, "DATASETS.FOLDER.ROOT", str(folder), "SEED", str(seed), *args.opts)
-            with open(run / "identities.csv") as file:
-                rows = list(csv.DictReader(file))
-            alone = [row["cluster"] if row["outlier"] == "0" else row["path"] for row in rows]
-            index = adjusted_rand_score([truth[row["path"]] for row in rows], alone)
             name = f"{people} people, seed {seed}"
-            found[name] = {"ari_outliers_alone": round(index, 3), "images": len(rows), **agreement(run, truth)}
+            found[name] = score_of(read_csv(str(run / "identities.csv")), truth)
             print(f"{name}: {found[name]}", flush=True)
     return found
 
@@ -163,7 +145,7 @@ def identities(args: argparse.Namespace) -> dict:
         for seed in args.seeds:
             run = args.work / f"{name}_{seed}"
             train("folder.yml", run, args.work, "DATASETS.FOLDER.ROOT", str(folder), *opts, "SEED", str(seed))
-            found[f"{name}, seed {seed}"] = agreement(run, truth)
+            found[f"{name}, seed {seed}"] = score_of(read_csv(str(run / "identities.csv")), truth)
             print(f"{name}, seed {seed}: {found[f'{name}, seed {seed}']}", flush=True)
     return found
 
