@@ -5,7 +5,7 @@ import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ContextManager, Optional
+from typing import Any, ContextManager, Iterable, Optional
 
 import numpy as np
 import torch
@@ -163,9 +163,9 @@ class DBSCANPseudoLabelHook(HookBase):
     def label(self) -> Labelling:
         """The images embedded and clustered with the network as it is; labels, memory and loader stay as they are."""
         loader, start = WithProgress(self._loader.extraction(), "extraction"), time.perf_counter()
-        features = self._extract(loader)
         if not self._vectors.complete:
-            self._vectors.look(unwrapped(self.trainer.model), WithProgress(self._loader.extraction(), "appearance"))
+            loader = self._vectors.watched(unwrapped(self.trainer.model), loader)
+        features = self._extract(loader)
         searched = self._vectors.of(features, self.trainer.epoch)
         extracted = time.perf_counter()
         parts: dict = {}
@@ -216,7 +216,7 @@ class DBSCANPseudoLabelHook(HookBase):
                 f"too few clusters of two or more images for SOLVER.IMS_PER_BATCH {wanted}: batches have {size} images"
             )
 
-    def _extract(self, loader: WithProgress) -> Tensor:
+    def _extract(self, loader: Iterable[dict]) -> Tensor:
         step, mixed = self.trainer.step, self.cfg.ISE.EXTRACTION.AMP
         autocast, precision = (step.autocast(), step.precision) if mixed else (contextlib.nullcontext(), torch.float32)
         size = self.cfg.ISE.EXTRACTION.IMS_PER_BATCH or self.cfg.TEST.IMS_PER_BATCH

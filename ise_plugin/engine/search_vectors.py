@@ -1,12 +1,12 @@
 """What neighbours are searched by: the embeddings, and what can be seen without having learned people."""
 
-from typing import Iterable, Optional
+from typing import Iterable, Iterator, Optional
 
 import torch
-from fastreid.evaluation.evaluator import inference_context
 from torch import Tensor, nn
 
-from ..modeling.appearance import AppearanceDescriptor, find_scenes, fused, surroundings, without_scenes
+from ..modeling.appearance import AppearanceDescriptor, fused
+from ..modeling.scenes import find_scenes, surroundings, without_scenes
 from ..utils.distributed import computed_once, gather_rows
 
 
@@ -30,19 +30,23 @@ class SearchVectors:
 
     @property
     def complete(self) -> bool:
-        """Whether :meth:`look` need not be called any more."""
+        """Whether nothing has to be seen by :meth:`watched` any more."""
         return not self.used or self._seen is not None
 
-    def look(self, model: nn.Module, loader: Iterable[dict]) -> None:
-        """Sees this process's share of the images; all processes together.
+    def watched(self, model: nn.Module, loader: Iterable[dict]) -> Iterator[dict]:
+        """The loader's batches, seen as well while their consumer runs the model on them; all processes together.
 
         Args:
-            model: as it is before training; left in the mode it was in.
-            loader: batches with ``images`` (B, 3, H, W), RGB, 0..255.
+            model: as it is before training.
+            loader: batches with ``images`` (B, 3, H, W), RGB, 0..255: this process's share of all images.
         """
-        describe = AppearanceDescriptor(model)
-        with inference_context(model):
-            parts = [[surroundings(batch["images"].to(model.device).float()), *describe(batch)] for batch in loader]
+        parts = []
+        with AppearanceDescriptor(model) as describe:
+            for batch in loader:
+                yield batch
+                with torch.autocast(model.device.type, enabled=False):
+                    images = batch["images"].to(model.device).float()
+                    parts.append([surroundings(images), *describe(images)])
         around, *blocks = [gather_rows(torch.cat(block)) for block in zip(*parts)]
         self._seen = computed_once(lambda: self._summary(around, blocks))
 

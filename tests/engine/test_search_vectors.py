@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ise_plugin.config import get_cfg
+from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.engine.search_vectors import SearchVectors
 from ise_plugin.modeling.build import build_model
 
@@ -85,8 +86,8 @@ def test_what_was_seen_comes_back_from_a_checkpoint(tiny_cfg):
     images = torch.rand(130, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 255
     images[::2, :, :, :8] = 0  # every second one beside a black wall
     assert not first.complete
-    first.look(model, [{"images": images[:70]}, {"images": images[70:]}])
-    assert first.complete and model.training
+    embeddings = extract_embeddings(model, first.watched(model, [{"images": images[:70]}, {"images": images[70:]}]))
+    assert first.complete and model.training and len(embeddings) == 130
     scenes = first.state_dict()["scenes"]
     assert scenes[0] != scenes[1] and all((scenes[parity::2] == scenes[parity]).all() for parity in (0, 1))
     again, features = SearchVectors(tiny_cfg), unit(130, 4, 2)

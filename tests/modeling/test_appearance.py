@@ -13,11 +13,9 @@ from ise_plugin.modeling.appearance import (
     AppearanceDescriptor,
     blocks_of,
     colors,
-    find_scenes,
     fused,
     half_whitened,
     stripe_means,
-    surroundings,
 )
 from ise_plugin.modeling.build import build_model
 
@@ -114,7 +112,9 @@ def test_textures_are_the_last_maps_of_their_strides(tiny_cfg):
     for number, block in enumerate(blocks_of(model.backbone)):
         block.register_forward_hook(lambda _m, _i, output, number=number: seen.__setitem__(number, output))
     batch = {"images": images(2, 128, 64)}
-    found = AppearanceDescriptor(model)(batch)
+    with AppearanceDescriptor(model) as describe:
+        model(batch)
+        found = describe(batch["images"])
     for block, rows in zip(found[2:], (16, 8)):
         last = [output for output in seen.values() if output.shape[2] == rows][-1]
         torch.testing.assert_close(block, stripe_means(last))
@@ -132,20 +132,7 @@ def test_a_network_without_maps_has_colours_alone():
         def forward(self, batch):
             return self.backbone(batch["images"])
 
-    assert len(AppearanceDescriptor(Tokens())({"images": images(2)})) == 2
-
-
-def test_scenes_are_found_by_what_is_beside_the_person_whoever_it_is():
-    persons, walls = images(180, 32, 20, seed=1), images(3, 32, 1, seed=2)
-    crops = persons.clone()
-    for number in range(180):
-        crops[number, :, :, :3] = crops[number, :, :, -3:] = walls[number % 3]
-    scenes = find_scenes(surroundings(crops), 3, seed=0)
-    assert scenes.dtype == np.int64 and len(set(scenes)) == 3
-    assert all(len(set(scenes[wall::3])) == 1 for wall in range(3))
-
-
-@pytest.mark.parametrize("count, expected", [(1, 1), (119, 1), (120, 2), (600, 4)])
-def test_few_images_have_few_scenes(count, expected):
-    block = torch.randn(count, 6, generator=torch.Generator().manual_seed(0))
-    assert len(set(find_scenes(block, 4, seed=0))) == expected
+    model = Tokens()
+    with AppearanceDescriptor(model) as describe:
+        model({"images": images(2)})
+        assert len(describe(images(2))) == 2

@@ -27,8 +27,9 @@ from ise_plugin.clustering.retrieval import RankingMeter
 from ise_plugin.config import load_cfg
 from ise_plugin.data.image_dataset import ImageDataset
 from ise_plugin.errors import UsageError
-from ise_plugin.modeling.appearance import AppearanceDescriptor, find_scenes, fused, surroundings, without_scenes
+from ise_plugin.modeling.appearance import AppearanceDescriptor, fused
 from ise_plugin.modeling.build import build_model
+from ise_plugin.modeling.scenes import find_scenes, surroundings, without_scenes
 from ise_plugin.neighbors.exact_search import exact
 from ise_plugin.utils.command_line import run_command
 
@@ -53,12 +54,12 @@ def describe(cfg, paths: list) -> tuple[torch.Tensor, torch.Tensor, list]:
     from fastreid.data.transforms import build_transforms  # after ise_plugin, with which fastreid becomes importable
 
     model = build_model(cfg).eval()
-    images, look = ImageDataset(paths, build_transforms(cfg, is_train=False)), AppearanceDescriptor(model)
-    parts = []
-    for start in range(0, len(paths), BATCH):
-        batch = images.__getitems__(list(range(start, min(start + BATCH, len(paths)))))
-        around = surroundings(batch["images"].to(model.device).float())
-        parts.append([F.normalize(model(batch).float(), dim=1), around, *look(batch)])
+    images, parts = ImageDataset(paths, build_transforms(cfg, is_train=False)), []
+    with AppearanceDescriptor(model) as look:
+        for start in range(0, len(paths), BATCH):
+            batch = images.__getitems__(list(range(start, min(start + BATCH, len(paths)))))
+            pixels = batch["images"].to(model.device).float()
+            parts.append([F.normalize(model(batch).float(), dim=1), surroundings(pixels), *look(pixels)])
     embeddings, around, *blocks = (torch.cat(rows).cpu() for rows in zip(*parts))
     return embeddings, around, blocks
 
