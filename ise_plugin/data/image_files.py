@@ -12,6 +12,7 @@ import torch
 
 from ..errors import UsageError
 from ..utils.files import shown
+from ..utils.logs import some_of
 from ..utils.parallel import num_threads, progress_bar
 from .reading import ReadFile, UnreadableImage, decode_rgb, read_many
 
@@ -115,8 +116,9 @@ def check_images(folder: str, names: Sequence[str], max_bad_share: float, option
         logger.warning(f"left out: {problem}")
     check_share(problems, len(paths), max_bad_share, option)
     if copies:
-        named = ", ".join(copies[:_NAMED]) + (f" and {more} more" if (more := len(copies) - _NAMED) > 0 else "")
-        text = f"{len(copies)} images are the same, byte by byte, as another one; all are kept: {named}"
+        text = (
+            f"{len(copies)} images are the same, byte by byte, as another one; all are kept: {some_of(copies, _NAMED)}"
+        )
         logger.warning(f"{shown(folder)}: {text}")
     return readable
 
@@ -139,12 +141,10 @@ def check_share(problems: Sequence[ReadFile], total: int, max_share: float, opti
     if len(problems) <= max_share * total and (len(problems) < total or not total):
         return
     limit = "which are all" if len(problems) == total else f"more than {option} {max_share:g} allows"
-    first, more = ", ".join(map(str, problems[:_NAMED])), len(problems) - _NAMED
-    rest = f" and {more} more" if more > 0 else ""
     count = f"{len(problems)} of {total} images"
     found = f"stopped at the first {count} that cannot be used" if stopped else f"{count} cannot be used"
-    log = "" if stopped or not rest else " (the log lists all)"
-    raise UsageError(f"{found}, {limit}: {first}{rest}{log}; repair or remove them")
+    log = "" if stopped or len(problems) <= _NAMED else " (the log lists all)"
+    raise UsageError(f"{found}, {limit}: {some_of(problems, _NAMED)}{log}; repair or remove them")
 
 
 def warn_of_input_size(paths: Sequence[str], size: Sequence[int], key: str) -> None:

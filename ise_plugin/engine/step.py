@@ -19,6 +19,7 @@ from ..errors import UsageError
 from ..modeling.normalization import Layout
 from ..utils import distributed
 from ..utils.distributed import unwrapped
+from ..utils.logs import some_of
 from ..utils.memory import advice_for_training, named_out_of_memory
 from ..utils.weights import first_not_finite
 
@@ -254,8 +255,7 @@ def _cut_at(batch: dict, bounds: list[int]) -> list[dict]:
 
 def _described(step: _Step, names: list, row: np.ndarray) -> str:
     parts = ", ".join(f"{name} {value:g}" for name, value in zip(names, row))
-    files, more = step.files[:_FILES_NAMED], len(step.files) - _FILES_NAMED
-    batch = ", ".join(files) + (f" and {more} more" if more > 0 else "")
+    batch = some_of(step.files, _FILES_NAMED)
     return f"loss or gradient is not finite at iteration={step.iteration} ({parts}; batch: {batch})"
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from functools import lru_cache
+from typing import Sequence
 
 logger = logging.getLogger("fastreid.ise.neighbors")
 
@@ -10,6 +11,12 @@ logger = logging.getLogger("fastreid.ise.neighbors")
 def log_once(message: str) -> None:
     """Log a choice or a fallback the first time it is made."""
     logger.info(message)
+
+
+def some_of(items: Sequence, most: int) -> str:
+    """The first so many of them for a message, and how many more there are."""
+    more = len(items) - most
+    return ", ".join(map(str, items[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 class KeptWarnings(logging.Handler):

@@ -103,6 +103,8 @@ def base_names(children):
 
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
+MOBILENETV2 = ("mobilenetv2", "1.0x", 1280), zoo.mobilenet_v2, lambda n: n.features
+EFFICIENTNET = ("effnet", "b0", 1280), zoo.efficientnet_b0, lambda n: n.features
 # id: fastreid's network, the original, its features, how the program writes it, the words of its layout
 WRITTEN = {
     "torchvision ResNet": (("resnet", "18x", 512), zoo.resnet18, resnet_features, dict, "torchvision"),
@@ -133,29 +135,11 @@ WRITTEN = {
         base_names(("conv1", "bn1", "relu", "maxpool", *STAGES)),
         "SpCL",
     ),
-    "MobileNetV2": (("mobilenetv2", "1.0x", 1280), zoo.mobilenet_v2, lambda n: n.features, dict, "torchvision's"),
-    "MobileNetV2 of 2019": (
-        ("mobilenetv2", "1.0x", 1280),
-        zoo.mobilenet_v2,
-        lambda n: n.features,
-        flat_names,
-        "before 2020",
-    ),
-    "timm MobileNetV2": (
-        ("mobilenetv2", "1.0x", 1280),
-        zoo.mobilenet_v2,
-        lambda n: n.features,
-        timm_mobilenet,
-        "timm's",
-    ),
-    "EfficientNet": (("effnet", "b0", 1280), zoo.efficientnet_b0, lambda n: n.features, dict, "torchvision's Eff"),
-    "timm EfficientNet": (
-        ("effnet", "b0", 1280),
-        zoo.efficientnet_b0,
-        lambda n: n.features,
-        timm_efficientnet,
-        "timm's Eff",
-    ),
+    "MobileNetV2": (*MOBILENETV2, dict, "torchvision's"),
+    "MobileNetV2 of 2019": (*MOBILENETV2, flat_names, "before 2020"),
+    "timm MobileNetV2": (*MOBILENETV2, timm_mobilenet, "timm's"),
+    "EfficientNet": (*EFFICIENTNET, dict, "torchvision's Eff"),
+    "timm EfficientNet": (*EFFICIENTNET, timm_efficientnet, "timm's Eff"),
 }
 
 
