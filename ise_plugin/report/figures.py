@@ -96,7 +96,8 @@ def _embedded(svg: str) -> str:
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", svg)
     svg = svg.replace("xlink:href", "href").replace("<defs>\n", "<defs>")
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # hundredths of a pixel are enough
+    # hundredths of a pixel are enough; text between tags stays, an axis may need a third place
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag.group()), svg)
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
 
 

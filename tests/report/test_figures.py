@@ -107,3 +107,9 @@ def test_curves_are_reused_where_asked_and_the_rest_only_while_its_data_are_the_
     assert (draw(drawing, 9) == first) is reused and len(calls) == 2 - reused
     drawing.reuse = False
     assert draw(drawing, 9) == draw(Figures(), 9) != first
+
+
+def test_small_values_have_ticks_that_differ():
+    svg = Figures().draw(lines, "", [("outliers", [1, 2, 3], [0.001, 0.004, 0.024])], "share", low=0).svg
+    ticks = [text for text in re.findall(r">([\d.]+)</text>", svg) if "." in text]
+    assert len(ticks) > 3 and len(ticks) == len(set(ticks))
