@@ -6,6 +6,7 @@ import importlib
 import logging
 
 import pytest
+import torch
 from fastreid.utils.env import seed_all_rng
 from helpers import CONFIGS, FOLDER_RUN_OPTIONS
 from hypothesis import settings
@@ -15,6 +16,14 @@ from ise_plugin.config import load_cfg
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that need a GPU say so where there is none; ``make gpu-check`` runs them."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="PyTorch finds no CUDA GPU here"))
 
 
 @pytest.fixture(autouse=True)

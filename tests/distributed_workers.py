@@ -26,7 +26,7 @@ from ise_plugin.errors import UsageError
 from ise_plugin.method import memory
 from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
 from ise_plugin.neighbors import all_pairs
-from ise_plugin.neighbors import exact_search as neighbors
+from ise_plugin.neighbors._device import search_on_device
 from ise_plugin.neighbors.exact_search import exact
 from ise_plugin.utils.distributed import (
     WholeBatch,
@@ -198,7 +198,7 @@ def searches(rank, world):
     all_pairs._LARGEST_BLOCK = 128  # a few hundred rows cross several blocks
     few = search_rows()[:3]  # more processes than blocks, and than rows
     found = [exact(search_rows(), k, precision, shared=True) for precision, k in SEARCHES]
-    on_device = neighbors._search_on_device(search_rows(), 5, shared=True)
+    on_device = search_on_device(search_rows(), 5, shared=True)
     return [*found, exact(few, 2, shared=True), on_device]
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
+import torch
 
 from ..utils.parallel import blocks_of, for_each_block
 from . import kernels
 
 _ROWS_PER_TASK = 1024
+# Rows whose bits are added up at once: 4 MiB of int64 at 2,048 columns.
+_ROWS_AT_ONCE = 256
 
 
 @dataclass
@@ -25,12 +28,13 @@ class Copies:
     members: np.ndarray  # (N,) rows by group, ascending within each
 
 
-def find_copies(rows: np.ndarray) -> Optional[Copies]:
-    """Group equal rows of an (N, D) float32 matrix; None if all rows differ."""
+def find_copies(rows: torch.Tensor) -> Optional[Copies]:
+    """Group equal rows of an (N, D) float32 matrix, on its device; None if all rows differ."""
     # sums of the bits, each times a random odd number, modulo 2 ** 64; equal ones are compared in full below
-    factors = np.random.default_rng(0).integers(2**63, size=rows.shape[1], dtype=np.uint64) * 2 + 1
-    work = lambda first, last: rows[first:last].view(np.uint32) @ factors
-    hashes = np.concatenate(for_each_block(work, blocks_of(len(rows), _ROWS_PER_TASK), "looking for copies"))
+    factors = np.random.default_rng(0).integers(-(2**62), 2**62, size=rows.shape[1]) * 2 + 1
+    odd = torch.from_numpy(factors).to(rows.device)
+    sums = [(block.view(torch.int32) * odd).sum(dim=1) for block in rows.split(_ROWS_AT_ONCE)]
+    hashes = torch.cat(sums).cpu().numpy()
     _, firsts, group = np.unique(hashes, return_index=True, return_inverse=True)
     if len(firsts) == len(rows):
         return None
@@ -38,8 +42,10 @@ def find_copies(rows: np.ndarray) -> Optional[Copies]:
     order = np.argsort(firsts)
     firsts, group = firsts[order], np.argsort(order)[group]
     copied = np.flatnonzero(firsts[group] != np.arange(len(rows)))
-    if any(not np.array_equal(rows[row], rows[firsts[group[row]]]) for row in copied):
-        return None  # two different rows with one hash: practically impossible, and only the order of ties is lost
+    for some in np.split(copied, range(_ROWS_AT_ONCE, len(copied), _ROWS_AT_ONCE)):
+        pair = [rows[torch.from_numpy(index).to(rows.device)] for index in (some, firsts[group[some]])]
+        if not torch.equal(*pair):
+            return None  # two different rows with one hash: practically impossible, and only the order of ties is lost
     starts = np.concatenate([[0], np.cumsum(np.bincount(group))])
     return Copies(firsts, group, starts, np.argsort(group, kind="stable"))
 

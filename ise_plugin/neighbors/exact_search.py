@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from ..registry import NEIGHBOR_SEARCH
-from ..utils.distributed import computed_once, gather_rows, shard
+from ..utils.distributed import computed_once
 from ..utils.logs import log_once
 from ._bfloat16 import candidates_needed, round_rows, search_with_candidates
+from ._device import search_on_device
 from ._duplicates import find_copies, spread_over_copies
 from .all_pairs import Multiply, gathered, search_all_pairs, search_some_rows
 from .checks import Features, integer, unit_rows
@@ -27,7 +28,8 @@ def exact(features: Features, k: int, precision: str = "auto", shared: bool = Fa
         precision: ``"float32"`` compares in float32. ``"bfloat16"`` finds candidates in bfloat16, scores them again in
             float32 and proves for every row that none was missed; rows without a proof are searched in float32. Either
             way the neighbours are the same, up to pairs whose similarities differ by less than float32's own rounding.
-            ``"auto"`` takes bfloat16 on CPUs with bfloat16 dot products. On an accelerator, always float32.
+            ``"auto"`` takes bfloat16 on CPUs with bfloat16 dot products. On an accelerator, where the rows stay, always
+            float32 with a second scoring in float64.
         shared: all processes of a torch.distributed run call this with the same rows, share the work, and get the same result,
             which is that of one process to the bit.
 
@@ -42,19 +44,26 @@ def exact(features: Features, k: int, precision: str = "auto", shared: bool = Fa
         raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
     rows = unit_rows(features)
     k = integer(k, "k", 1, len(rows))
+    search = partial(_search_on_cpu, precision) if rows.device.type == "cpu" else search_on_device
+    return _search_with_copies(rows, k, search, shared)
+
+
+exact.shared = True  # all processes may call it together
+
+
+def _search_with_copies(rows: torch.Tensor, k: int, search: Callable[..., Neighbors], shared: bool) -> Neighbors:
+    """What ``exact`` returns, from a search for the other rows of distinct ones; rows stay on their device."""
     own = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
-    copies = find_copies(rows.cpu().numpy())
+    copies = find_copies(rows)
     if copies is None:
-        found = _search_others(rows, k - 1, precision, shared)
+        found = _search_others(rows, k - 1, search, shared)
     else:
         distinct = rows[torch.from_numpy(copies.firsts).to(rows.device)]
-        others = _search_others(distinct, min(k, len(distinct)) - 1, precision, shared)
+        others = _search_others(distinct, min(k, len(distinct)) - 1, search, shared)
         found = spread_over_copies(copies, own[copies.firsts], *others, k - 1)
     itself = np.arange(len(rows))[:, None]
     return np.concatenate([own[:, None], found[0]], axis=1), np.concatenate([itself, found[1]], axis=1)
 
-
-exact.shared = True  # all processes may call it together
 
 _PRECISIONS = ("auto", "float32", "bfloat16")
 # Below this size the search is over before the candidates' second scoring can pay.
@@ -64,12 +73,14 @@ _FEW_ROWS = 2048
 _UNPROVEN_SHARE = 0.4
 
 
-def _search_others(rows: torch.Tensor, keep: int, precision: str, shared: bool) -> Neighbors:
+def _search_others(rows: torch.Tensor, keep: int, search: Callable[..., Neighbors], shared: bool) -> Neighbors:
     """The ``keep`` most similar other rows of every row: similarities and int32 indices, (N, keep)."""
     if keep == 0:
         return np.empty((len(rows), 0), np.float32), np.empty((len(rows), 0), np.int32)
-    if rows.device.type != "cpu":
-        return _search_on_device(rows, keep, shared)
+    return search(rows, keep, shared)
+
+
+def _search_on_cpu(precision: str, rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
     if precision == "auto":
         precision = _decided(lambda: _best_precision(len(rows)), shared)
     return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, shared)
@@ -127,30 +138,3 @@ def float32_product() -> Multiply:
         return np.matmul(a, b.T, out=product[0])
 
     return multiply
-
-
-# Scores held at once by the search on an accelerator, in elements (512 MiB of float32).
-_DEVICE_BLOCK_ELEMENTS = 1 << 27
-
-
-def _search_on_device(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
-    """Row blocks against everything with torch, in full float32 (TF32 would disturb the order of neighbours)."""
-    size = max(1, _DEVICE_BLOCK_ELEMENTS // len(rows))
-    starts = range(0, len(rows), size)
-    mine = shard(len(starts)) if shared else range(len(starts))
-    # all there is for a process without a share
-    found = [(torch.empty(0, keep), torch.empty(0, keep, dtype=torch.int64))]
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        for start in starts[mine.start : mine.stop]:
-            scores = rows[start : start + size] @ rows.T
-            scores.diagonal(start).fill_(-torch.inf)  # itself
-            values, columns = scores.topk(keep, dim=1)
-            found.append((values.cpu(), columns.cpu()))
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-    similarities, indices = (torch.cat(parts) for parts in zip(*found))
-    if shared:
-        similarities, indices = gather_rows(similarities), gather_rows(indices)
-    return similarities.numpy(), indices.numpy().astype(np.int32)

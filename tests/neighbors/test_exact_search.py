@@ -4,50 +4,61 @@ import numpy as np
 import pytest
 import torch
 from clustering.references import random_embeddings, reference_ranks, unit
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from ise_plugin.neighbors import _bfloat16, all_pairs, kernels
+from ise_plugin.neighbors import _bfloat16, _device, all_pairs, kernels
 from ise_plugin.neighbors import exact_search as neighbors
 from ise_plugin.neighbors.all_pairs import block_size, search_all_pairs
-from ise_plugin.registry import NEIGHBOR_SEARCH
-
-EXACT = [("exact", {"precision": "float32"}), ("exact", {"precision": "bfloat16"})]
 
 
-def search(name, features, k, **options):
-    return NEIGHBOR_SEARCH.get(name)(features, k, **options)
+def search(kind, features, k):
+    """The neighbours as a precision of the CPU finds them, as the search for accelerators does on the CPU, or on CUDA."""
+    if kind == "device":
+        return neighbors._search_with_copies(torch.from_numpy(features), k, _device.search_on_device, shared=False)
+    if kind == "cuda":
+        return neighbors.exact(torch.from_numpy(features).cuda(), k)
+    return neighbors.exact(features, k, kind)
+
+
+every_kind = pytest.mark.parametrize(
+    "kind", ["float32", "bfloat16", "device", pytest.param("cuda", marks=pytest.mark.cuda)]
+)
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks so small that a few hundred rows cross several of them."""
     monkeypatch.setattr(all_pairs, "_LARGEST_BLOCK", 128)
+    for name, size in (("_SCORES_AT_ONCE", 20_000), ("_CANDIDATES_AT_ONCE", 3000), ("_SORTED_AT_ONCE", 5000)):
+        monkeypatch.setattr(_device, name, size)
 
 
-@pytest.mark.parametrize("name, options", EXACT)
+@every_kind
 @pytest.mark.parametrize("size, dim, k", [(2, 3, 2), (70, 8, 1), (70, 8, 70), (300, 33, 30), (517, 16, 5)])
-def test_exact_search_equals_a_full_sort(name, options, size, dim, k, small_blocks):
+def test_exact_search_equals_a_full_sort(kind, size, dim, k, small_blocks):
     features = random_embeddings(size, dim, seed=size)
-    similarities, indices = search(name, features, k, **options)
+    similarities, indices = search(kind, features, k)
     assert similarities.shape == indices.shape == (size, k)
     assert similarities.dtype == np.float32 and indices.dtype == np.int64
     np.testing.assert_array_equal(indices, reference_ranks(features, k))
     np.testing.assert_allclose(similarities, np.take_along_axis(features @ features.T, indices, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("name, options", EXACT)
-def test_equal_rows_are_ordered_by_index_after_the_row_itself(name, options, small_blocks):
+@every_kind
+def test_equal_rows_are_ordered_by_index_after_the_row_itself(kind, small_blocks):
     base = random_embeddings(40, 16, seed=3)
     features = np.concatenate([base] * 5)
-    _, indices = search(name, features, 5, **options)
+    _, indices = search(kind, features, 5)
     for row, found in enumerate(indices):
         copies = [copy for copy in range(row % 40, 200, 40) if copy != row]
         assert found.tolist() == [row] + copies
 
 
-@pytest.mark.parametrize("name, options", EXACT)
-def test_all_rows_equal(name, options, small_blocks):
+@every_kind
+def test_all_rows_equal(kind, small_blocks):
     features = np.tile(unit(np.ones((1, 24))), (400, 1))
-    _, indices = search(name, features, 4, **options)
+    _, indices = search(kind, features, 4)
     for row, found in enumerate(indices):
         assert found.tolist() == [row] + [other for other in range(5) if other != row][:3]
 
@@ -75,27 +86,119 @@ def test_half_precision_input_is_searched_at_unit_length(dtype):
     np.testing.assert_array_equal(neighbors.exact(features, 7)[1], neighbors.exact(again, 7)[1])
 
 
-@pytest.mark.parametrize("name, options", EXACT)
-def test_number_of_threads_does_not_matter(name, options, small_blocks):
+@every_kind
+def test_number_of_threads_does_not_matter(kind, small_blocks):
     features = random_embeddings(500, 32, noise=3)
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            results.append(search(name, features, 20, **options))
+            results.append(search(kind, features, 20))
     finally:
         torch.set_num_threads(before)
     for one, three in zip(*results):
         np.testing.assert_array_equal(one, three)
 
 
-def test_accelerator_search_equals_the_cpu_search():
-    features = torch.from_numpy(random_embeddings(300, 16))
-    similarities, indices = neighbors._search_on_device(features, 8, shared=False)
-    expected = neighbors.exact(features, 9)
-    np.testing.assert_allclose(similarities, expected[0][:, 1:], atol=1e-6)
-    np.testing.assert_array_equal(indices, expected[1][:, 1:])
+@every_kind
+def test_equal_similarities_are_ordered_by_index(kind, small_blocks):
+    """More of them than candidates are kept: rows without anything in common, between rows that have something."""
+    features = np.eye(400, dtype=np.float32)
+    features[::40, 0] = 1  # the only similarities that are not 0
+    similarities, indices = search(kind, unit(features), 12)
+    np.testing.assert_array_equal(indices, reference_ranks(unit(features), 12))
+
+
+class TestOnDevice:
+    """The search for accelerators, run on the CPU."""
+
+    def found(self, features, keep):
+        return _device.search_on_device(torch.from_numpy(features), keep)
+
+    @pytest.mark.parametrize("spread", [1e-4, 1e-2, 1])
+    def test_similarities_are_the_true_ones_rounded_and_in_order(self, spread, small_blocks):
+        """Also where the order is below the rounding of a float32 product."""
+        features = unit(1 + spread * np.random.default_rng(0).standard_normal((300, 100)))
+        true = (features.astype(np.float64) @ features.T.astype(np.float64)).astype(np.float32)
+        np.fill_diagonal(true, -np.inf)
+        similarities, indices = self.found(features, 9)
+        assert similarities.dtype == np.float32 and indices.dtype == np.int32
+        np.testing.assert_array_equal(indices, np.argsort(-true, axis=1, kind="stable")[:, :9])
+        np.testing.assert_array_equal(similarities, np.take_along_axis(true, indices, 1))
+
+    def test_rows_in_doubt_alone_are_compared_with_all_others(self, monkeypatch):
+        """Beside 400 rows that lie well apart, and at right angles to them, are 30 that float32 cannot tell apart."""
+        features = np.zeros((430, 72), np.float32)
+        features[:400, :48] = random_embeddings(400, 48)
+        features[400:, 48:] = unit(1 + 1e-5 * np.random.default_rng(0).standard_normal((30, 24)))
+        seen, sort_all = [], _device._sort_all
+        monkeypatch.setattr(
+            _device, "_sort_all", lambda rows, some, keep: seen.extend(some) or sort_all(rows, some, keep)
+        )
+        indices = self.found(features, 10)[1]
+        assert sorted(map(int, seen)) == list(range(400, 430))
+        np.testing.assert_array_equal(indices[:400], reference_ranks(features, 11)[:400, 1:])
+
+    def test_rows_never_leave_the_device_and_pairs_are_never_all_held(self, small_blocks):
+        """What is copied to the host grows with N alone; the largest tensor made stays below N x N."""
+        count, dim, keep = 600, 64, 5
+        features = torch.from_numpy(random_embeddings(count, dim))
+        features = torch.cat([features, features[:10]])  # copies are found where the rows are as well
+        with Sizes() as sizes:
+            neighbors._search_with_copies(features, keep + 1, _device.search_on_device, shared=False)
+        assert max(sizes.to_host) <= len(features) * keep
+        assert max(sizes.made) < len(features) ** 2 / 4
+
+    def test_full_float32_whatever_the_program_has_set(self, monkeypatch):
+        matmul, seen = torch.backends.cuda.matmul, []
+        if not hasattr(matmul, "fp32_precision"):
+            pytest.skip("this PyTorch has only the older switch")
+        search_block = _device._search_block
+
+        def watched(*arguments):
+            seen.append((matmul.fp32_precision, torch.is_autocast_enabled("cpu")))
+            return search_block(*arguments)
+
+        monkeypatch.setattr(_device, "_search_block", watched)
+        before = matmul.fp32_precision
+        try:
+            matmul.fp32_precision = "tf32"
+            with torch.autocast("cpu", torch.bfloat16):
+                self.found(random_embeddings(50, 8), 5)
+            assert seen == [("ieee", False)] and matmul.fp32_precision == "tf32"
+        finally:
+            matmul.fp32_precision = before
+
+
+class Sizes(TorchDispatchMode):
+    """Numbers of elements of what is made, and of what is handed to the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.to_host = [], []
+
+    def __enter__(self):
+        self._patch = pytest.MonkeyPatch()
+        for name in ("cpu", "numpy", "tolist"):
+            self._patch.setattr(torch.Tensor, name, self._noting(getattr(torch.Tensor, name)))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self._patch.undo()
+        return super().__exit__(*error)
+
+    def _noting(self, method):
+        def noted(tensor, *arguments):
+            self.to_host.append(tensor.numel())
+            return method(tensor, *arguments)
+
+        return noted
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.made += [tensor.numel() for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)]
+        return result
 
 
 class TestProof:

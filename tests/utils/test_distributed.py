@@ -11,6 +11,7 @@ from helpers import HANG, forkserver
 
 from ise_plugin.neighbors import all_pairs
 from ise_plugin.neighbors import exact_search as neighbors
+from ise_plugin.neighbors._device import search_on_device
 from ise_plugin.utils import distributed
 
 
@@ -98,7 +99,7 @@ def test_shared_search_is_that_of_one_process_to_the_bit(outcomes, monkeypatch):
     monkeypatch.setattr(all_pairs, "_LARGEST_BLOCK", 128)
     expected = [neighbors.exact(workers.search_rows(), k, precision) for precision, k in workers.SEARCHES]
     expected.append(neighbors.exact(workers.search_rows()[:3], 2))
-    expected.append(neighbors._search_on_device(workers.search_rows(), 5, shared=False))
+    expected.append(search_on_device(workers.search_rows(), 5, shared=False))
     for found in outcomes["searches"]:
         for (similarities, indices), (other_similarities, other_indices) in zip(expected, found):
             assert np.array_equal(similarities, other_similarities) and np.array_equal(indices, other_indices)
