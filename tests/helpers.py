@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -94,10 +96,53 @@ class Reads(TorchDispatchMode):
         self.seen = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.__name__.split(".")[0]
+        self.note(function.__name__.split(".")[0], args, kwargs or {})
+        return function(*args, **(kwargs or {}))
+
+    def note(self, name, args, kwargs):
         by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
         if name in self.names or by_mask:
             self.seen.add(name)
+
+
+class MetaReads(Reads):
+    """The same where ``meta`` stands for a device: only its tensors are waited for; copies to it that the host waits for, and
+    operations on tensors of both places, are noted as well."""
+
+    def note(self, name, args, kwargs):
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        places = {tensor.device.type for tensor in tensors}
+        copied = name == "copy_" or (name == "_to_copy" and torch.device(kwargs.get("device") or "cpu").type == "meta")
+        if "meta" in places:
+            super().note(name, args, kwargs)
+        if copied and "cpu" in places and not kwargs.get("non_blocking", args[2:] == (True,)):
+            self.seen.add(f"blocking {name}")
+        if not copied and "meta" in places and any(t.device.type == "cpu" and t.ndim for t in tensors):
+            self.seen.add(f"{name} of both devices")
+
+
+class MetaAutocast(TorchFunctionMode):
+    """``torch.autocast`` for ``meta``, for which torch has none: convolutions and products in the lower precision."""
+
+    lower = (torch.nn.functional.linear, torch.conv2d, torch.matmul, torch.Tensor.matmul)
+    current = None
+
+    def __init__(self, device_type, dtype=None, enabled=True):
+        super().__init__()
+        self.dtype, self.before = dtype if enabled else None, []
+
+    def __enter__(self):
+        self.before.append(MetaAutocast.current)
+        MetaAutocast.current = self.dtype
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        MetaAutocast.current = self.before.pop()
+        return super().__exit__(*error)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        cast = MetaAutocast.current is not None and function in self.lower
+        args = tree_map_only(torch.Tensor, lambda t: t.to(MetaAutocast.current), args) if cast else args
         return function(*args, **(kwargs or {}))
 
 

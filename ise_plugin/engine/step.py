@@ -73,7 +73,9 @@ class TrainingStep(SimpleTrainer):
         self.precision = precision
         self._pieces = pieces
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        self.grad_scaler = self._scaler if self._scaler.is_enabled() else None  # fastreid's LRScheduler asks for it
+        # fastreid's LRScheduler, where it finds one, reads its scale from the device twice a step, to hold the rate's warm-up
+        # back at steps that the scale has spoiled; without one it never waits, and the warm-up goes by steps
+        self.grad_scaler = None
         self._max_skipped = max_skipped
         self._skipped = 0
         self._unwritten: list[_Step] = []
@@ -110,13 +112,16 @@ class TrainingStep(SimpleTrainer):
     def _usable(self, losses: dict) -> Tensor:
         """Whether loss and gradient are numbers to step with, on the device. Scaled gradients are the scaler's own matter."""
         total = sum(losses.values())
-        if self.grad_scaler is None:
+        if not self._scaler.is_enabled():
             gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
             total = total + torch.stack(torch._foreach_norm(gradients)).sum() if gradients else total
         return torch.isfinite(total)
 
     def _change_weights(self, usable: Tensor) -> None:
-        if self.grad_scaler is not None:
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(
+                self.optimizer
+            )  # a fused kernel would do it itself, after the gradient has been clipped
             self._scaler.step(self.optimizer)
             self._scaler.update()
         elif self.optimizer.defaults.get("fused"):

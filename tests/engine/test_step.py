@@ -1,15 +1,18 @@
 """The step in full and mixed precision; groups, fused kernels, and equality with fastreid's optimiser."""
 
+import contextlib
+import sys
+
 import pytest
 import torch
+from fastreid.engine.hooks import LRScheduler
+from fastreid.solver import build_lr_scheduler
 from fastreid.solver.build import build_optimizer as build_fastreid_optimizer
 from fastreid.utils.events import EventStorage
-from helpers import Reads
+from helpers import MetaAutocast, MetaReads
 from torch import nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 import ise_plugin.engine.step as step_module
-import ise_plugin.method.memory as ise_memory
 from ise_plugin.config import get_cfg
 from ise_plugin.engine.step import TrainingStep, build_optimizer, merge_groups, split_batch
 from ise_plugin.errors import UsageError
@@ -217,27 +220,105 @@ def test_losses_are_stored_with_the_step_they_belong_to():
     assert [value for value, _ in written] == pytest.approx(seen, rel=1e-6)
 
 
+def loader_batch():
+    """As the loader gives it: bytes, and what the device is to do with them."""
+    layout = torch.channels_last
+    return {
+        "images": torch.randint(256, (8, 3, 12, 6), dtype=torch.uint8).contiguous(memory_format=layout),
+        "targets": torch.arange(8) // 2,
+        "flipped": torch.arange(8) % 2 == 0,
+        "offsets": torch.zeros(8, 2, dtype=torch.int64),
+        "erased": torch.tensor([[2, 1, 4, 3]]).repeat(8, 1),
+        "img_paths": list("abcdefgh"),
+    }
+
+
+class Loop:
+    """What fastreid's hooks ask of a trainer, for one step."""
+
+    iter, warmup_iters = 0, 10
+
+    def __init__(self, step):
+        self.step, self.storage = step, EventStorage()
+
+    @property
+    def grad_scaler(self):
+        return self.step.grad_scaler
+
+    def run(self, hook):
+        hook.trainer = self
+        hook.before_step()
+        self.step.run_step()
+        hook.after_step()
+
+
+def device_step(cfg, update, pieces, precision):
+    """A step on ``meta`` of everything that a configuration brings: groups, clipping, the rate's warm-up, the loader's batch."""
+    cfg.MODEL.DEVICE, cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.WARMUP_ITERS = "meta", True, 10
+    model = make_model(update, bn_group_size=4).to("meta", memory_format=torch.channels_last)
+    optimizer = build_optimizer(cfg, model)
+    step = TrainingStep(model, optimizer, torch.device("meta"), precision, pieces)
+    step.set_loader([loader_batch()])
+    step.iter = 0
+    return step, LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer, 10))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("update", ["hard", "mean"])
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_nothing_is_read_back_from_the_device_in_a_step(monkeypatch, update, pieces):
-    model = make_model(update)
-    step = TrainingStep(model, torch.optim.Adam(model.parameters(), fused=True), CPU, pieces=pieces)
+def test_a_whole_step_stays_on_the_device_and_reads_nothing_back(monkeypatch, cfg, update, pieces, precision):
+    monkeypatch.setattr(torch, "autocast", MetaAutocast)
+    monkeypatch.setattr(step_module, "_FUSED_DEVICES", ("meta",))  # as CUDA has one
+    monkeypatch.setattr(
+        sys.modules[torch.optim.Optimizer.__module__], "_get_fused_kernels_supported_devices", lambda: ["meta"]
+    )
+    step, hook = device_step(cfg, update, pieces, precision)
+    computed = []
+    step.model.backbone.register_forward_hook(lambda m, i, o: computed.append((o.device.type, o.dtype)))
+    with MetaReads() as reads:
+        Loop(step).run(hook)
+    assert reads.seen == set()
+    assert (
+        step.optimizer.param_groups[0]["lr"] > step.optimizer.param_groups[0]["initial_lr"] / 1000
+    )  # it has warmed up
+    assert set(computed) == {("meta", precision)} and step.optimizer.defaults["fused"]
+
+
+def test_what_waits_or_mixes_devices_would_be_noticed():
+    device, host = torch.zeros(3, device="meta"), torch.zeros(3)
+    with MetaReads() as reads:
+        for wrong in (
+            lambda: device.sum().item(),
+            lambda: device[device > 0],
+            lambda: device + host,
+            lambda: host.to("meta"),
+            lambda: device.copy_(host),
+        ):
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                wrong()
+    assert reads.seen == {"_local_scalar_dense", "index", "add of both devices", "blocking _to_copy", "blocking copy_"}
+    with MetaReads() as reads:
+        host.to("meta", non_blocking=True), device.copy_(host, non_blocking=True), host.sum().item(), host.nonzero()
+    assert reads.seen == set()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_scaled_gradient_is_clipped_at_its_own_size(cfg, fused):
+    cfg.SOLVER.FUSED, cfg.SOLVER.OPT, cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM = fused, "SGD", 1.0, 0.0
+    cfg.SOLVER.WEIGHT_DECAY = cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.BIAS_LR_FACTOR = cfg.SOLVER.HEADS_LR_FACTOR = 1.0
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE = True, "norm", 1e-4  # less than any parameter's gradient
+    model = make_model()
+    before = [p.detach().clone() for p in model.parameters()]
+    step = TrainingStep(model, build_optimizer(cfg, model), CPU, torch.float16)
+    scaled = {**step.state_dict()["scaler"], "scale": 1024.0}  # the first one, 65,536, is too much for this network
+    step.load_state_dict({"scaler": scaled, "skipped": 0})
     step.set_loader(make_batches(1))
     step.iter = 0
-    groups = ise_memory._groups
-
-    def on_the_host(labels):  # the order of the updates, from labels that the loader left on the host
-        with _disable_current_modes():
-            return groups(labels)
-
-    monkeypatch.setattr(ise_memory, "_groups", on_the_host)
-    monkeypatch.setattr(step_module, "_NEVER_WAITING", ())  # as on any other device
-    with Reads() as reads:
-        step.run_step()
-    assert reads.seen == set()
-    with EventStorage(), Reads() as reads:
-        model.heads.memory.centroids[torch.arange(4) > 2].sum().item()
-    assert reads.seen == {"index", "_local_scalar_dense"}  # it would have noticed
+    step.run_step()
+    moved = [(p - b).norm().item() for p, b in zip(model.parameters(), before) if p.grad is not None]
+    assert len(moved) == 5 and moved == pytest.approx([1e-4] * 5, rel=0.01)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
