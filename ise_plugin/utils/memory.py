@@ -53,8 +53,14 @@ class Halving:
             # after the handler, which holds what the failed pass has allocated
             self.most = at_once // 2
             logger.warning(f"out of memory embedding {at_once} images at a time; going on with {self.most}")
-            if images.is_cuda:
-                torch.cuda.empty_cache()
+            give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Gives the device what torch has freed and keeps, in pieces that may be too small for what comes next."""
+    torch.cuda.empty_cache()  # does nothing where CUDA is not in use
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 @contextmanager

@@ -40,6 +40,12 @@ def test_setup_says_which_device_and_saves_the_config(tmp_path):
     assert "Device: cpu" in log and cfg.is_frozen() and "EVAL_BEFORE_TRAIN: true" in saved
 
 
+def test_training_lets_cudnn_choose_the_fastest_kernels(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    setup(arguments(tmp_path))
+    assert torch.backends.cudnn.benchmark
+
+
 def test_same_seed_same_numbers_and_a_negative_seed_is_from_the_clock(tmp_path):
     draws = []
     for seed in ("5", "5", "6"):

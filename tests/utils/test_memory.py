@@ -51,6 +51,13 @@ def test_what_was_too_many_is_not_tried_again(caplog):
     assert [record.getMessage().split(";")[1] for record in caplog.records] == [" going on with 4", " going on with 2"]
 
 
+def test_what_torch_has_kept_is_given_back_before_less_is_tried(monkeypatch):
+    embed, calls = embedding_of_at_most(3)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("given back"))
+    Halving()(embed, torch.zeros(8, 1))  # a loader's images are on the host, whatever they are embedded on
+    assert calls == [8, "given back", 4, "given back", 2, 2, 2, 2]
+
+
 def test_a_small_batch_is_left_whole():
     halving = Halving()
     embed, sizes = embedding_of_at_most(4)
