@@ -4,6 +4,7 @@ import importlib.util
 import multiprocessing
 import multiprocessing.forkserver
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,31 @@ class MetaAutocast(TorchFunctionMode):
         cast = MetaAutocast.current is not None and function in self.lower
         args = tree_map_only(torch.Tensor, lambda t: t.to(MetaAutocast.current), args) if cast else args
         return function(*args, **(kwargs or {}))
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that give a device something to do: all but views, bare allocations and marks for the profiler.
+
+    Attributes:
+        count: {name: how often}.
+        copied: bytes written by operations that only copy, such as cat, clone and copy_.
+    """
+
+    copies = {"cat", "stack", "clone", "copy_", "_foreach_copy_", "slice_backward"}
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+        self.copied = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        name = function.__name__.split(".")[0]
+        if not (function.is_view or "empty" in name or function.namespace == "profiler"):
+            self.count[name] += 1
+        if name in self.copies and isinstance(output, torch.Tensor):
+            self.copied += output.numel() * output.element_size()
+        return output
 
 
 def retrieval_of(paths: list, distances: np.ndarray, identities: np.ndarray, cameras: np.ndarray):

@@ -265,23 +265,30 @@ def _described(step: _Step, names: list, row: np.ndarray) -> str:
 
 
 def _kept_buffers(network: nn.Module) -> list:
-    """The buffers of a network as they are: statistics change in place, the memory is replaced."""
-    return [
-        (module, name, buffer, buffer.clone())
-        for module in network.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    """The buffers of a network as they are: statistics change in place, the memory is replaced. For each kind (module, name,
+    buffer) after the other, and the content of all of them in one tensor: a launch for hundreds of small buffers."""
+    kinds: dict = {}
+    for module in network.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                kinds.setdefault((buffer.dtype, buffer.device), []).append((module, name, buffer))
+    return [(entries, torch.cat([buffer.flatten() for *_, buffer in entries])) for entries in kinds.values()]
 
 
 def _restore_buffers(kept: list, usable: Tensor) -> None:
     """Gives buffers their former content back unless the step can be used; a buffer stays the tensor that it was."""
     if usable.device.type in _NEVER_WAITING and usable:
         return
-    for module, name, buffer, content in kept:
-        now = module._buffers[name]
-        chosen = torch.where(usable, now, content)
-        setattr(module, name, buffer.copy_(chosen) if now is buffer else chosen)
+    for entries, content in kept:
+        now = [module._buffers[name] for module, name, _ in entries]
+        flat = torch.where(usable, torch.cat([buffer.flatten() for buffer in now]), content)
+        chosen = [part.view(b.shape) for part, b in zip(flat.split([b.numel() for b in now]), now)]
+        in_place = [(b, part) for b, part, (*_, before) in zip(now, chosen, entries) if b is before]
+        if in_place:
+            torch._foreach_copy_(*map(list, zip(*in_place)))
+        for b, part, (module, name, before) in zip(now, chosen, entries):
+            if b is not before:
+                setattr(module, name, part.clone())
 
 
 def _random_state(device: torch.device) -> tuple:

@@ -9,7 +9,7 @@ from fastreid.engine.hooks import LRScheduler
 from fastreid.solver import build_lr_scheduler
 from fastreid.solver.build import build_optimizer as build_fastreid_optimizer
 from fastreid.utils.events import EventStorage
-from helpers import MetaAutocast, MetaReads
+from helpers import Launches, MetaAutocast, MetaReads
 from torch import nn
 
 import ise_plugin.engine.step as step_module
@@ -141,6 +141,29 @@ def test_step_that_is_not_finite_leaves_no_trace(kind, pieces, caplog):
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
     assert [value for value, _ in logged] == [value for value, _ in losses] and [i for _, i in logged] == [0, 2]
     assert "iteration=1" in caplog.text and "0.jpg, 1.jpg, 2.jpg and 5 more" in caplog.text
+
+
+def test_guard_of_many_buffers_launches_little_and_gives_each_its_own_back(monkeypatch):
+    monkeypatch.setattr(step_module, "_NEVER_WAITING", ())  # as on any other device
+    network = nn.Sequential(*(nn.BatchNorm2d(n) for n in range(1, 41)))
+    network.register_buffer("colour", torch.rand(3, 2, 1))
+    network.register_buffer("memory", torch.rand(5, 2))
+    for usable in (True, False):
+        buffers = dict(network.named_buffers())
+        former = {name: buffer.clone() for name, buffer in buffers.items()}
+        with Launches() as launches:
+            kept = step_module._kept_buffers(network)
+        network.memory = network.memory * float("nan")  # is replaced, all others change in place
+        changed = {name: buffer.mul_(2).add_(3) for name, buffer in network.named_buffers() if name != "memory"}
+        wanted = {**changed, "memory": network.memory} if usable else former
+        wanted = {name: buffer.clone() for name, buffer in wanted.items()}
+        with launches:
+            step_module._restore_buffers(kept, torch.tensor(usable))
+        for name, buffer in network.named_buffers():
+            assert torch.equal(buffer.nan_to_num(9), wanted[name].nan_to_num(9)), name
+            assert (buffer is buffers[name]) == (name != "memory"), name
+        assert launches.count.total() <= 10  # for 122 buffers of two dtypes
+        network.memory = torch.rand(3, 2)  # the next labelling found fewer clusters
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
