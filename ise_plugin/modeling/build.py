@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import UsageError
 from ..registry import registered
 from ..utils.weights import load_checkpoint_file
+from .instance_norm import keep_channels_last
 from .layouts import HOWTO, fit_weights, in_model, look_of, state_dict_of
 from .precision import take_out_constants
 
@@ -74,6 +75,7 @@ def build_model(cfg) -> nn.Module:
         logger.warning(f"{_FROM_IMAGENET} ({HOWTO})")
     if cfg.ISE.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
+        keep_channels_last(model)
     if cfg.ISE.COMPILE:
         model.backbone.compile(dynamic=False)
     return model
