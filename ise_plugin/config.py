@@ -151,8 +151,9 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.DATASETS.FOLDER = CfgNode()
     # Folder with the training images, at any depth: JPEG, PNG, WebP, BMP.
     _C.DATASETS.FOLDER.ROOT = ""
-    # What tells cameras, one of the three at most: a regular expression searched in the path (its group "camera", else its
-    # first group), a CSV file with the columns path and camera, or the first sub-folder. Without cameras groups ignore them.
+    # What tells cameras, tracks and times; rules may complement one another. A regular expression searched in the path (its
+    # groups "camera", else its first group, "track", "sequence", "frame" or "time"), a CSV file with the columns path and any
+    # of these, the first sub-folder as the camera. Unit of times: frames or seconds, compared within a camera and sequence.
     _C.DATASETS.FOLDER.CAMERA_REGEX = ""
     _C.DATASETS.FOLDER.CAMERA_CSV = ""
     _C.DATASETS.FOLDER.CAMERA_FOLDERS = False

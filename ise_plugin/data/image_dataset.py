@@ -27,7 +27,7 @@ class ImageDataset(Dataset):
         paths: N file names.
         transform: PIL image -> tensor (3, H, W); fastreid's ``build_transforms`` makes it.
         targets: N identities, for evaluation; without them the target of an image is -1 or what its key says.
-        cameras: N cameras; without them 0.
+        cameras: N cameras, -1: unknown; without them 0.
         cache: keeps what ``transform`` starts with, its resized images.
         stand_ins: gives the image that stands in for one that is lost during the run; without it the run ends.
         on_device: draws what the device shall do in place of the rest of ``transform``.

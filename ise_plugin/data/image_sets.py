@@ -1,5 +1,6 @@
 """What fastreid's data set readers know, without the identities of the training images."""
 
+import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -11,26 +12,38 @@ from fastreid.utils import comm
 
 from ..errors import UsageError
 from ..registry import registered
+from ..utils.distributed import computed_once
 from .datasets.folder import MAX_BAD_SHARE_KEY, Folder
 from .image_files import StandIns, warn_of_input_size
+from .sightings import UNKNOWN, Sighting, arrays_of, sighting_reader
+
+logger = logging.getLogger("fastreid.ise.data")
 
 ROOT_VARIABLE = "FASTREID_DATASETS"
+# What a reader may give as the camera of an image where it does not know it.
+_UNKNOWN_CAMERAS = ("None", "", "-1", UNKNOWN)
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The training images in a fixed order, and the camera of each. Their identities are not kept.
+    """The training images in a fixed order, with camera, track and time where they are known. Identities are not kept.
 
     Attributes:
         paths: N file names, sorted.
-        cameras: (N,), int64, 0..C-1.
+        cameras: (N,), int64, 0..C-1; -1: unknown.
         camera_names: C names, each with its data set in front.
+        tracks: (N,), int64, 0..T-1, numbered over all data sets; -1: unknown. A track lies within one camera.
+        track_names: T names, each with its data set in front.
+        times: (N,), float64, in frames or seconds, comparable within a camera; nan: unknown.
         stand_ins: what to do with files that are lost during the run; None ends it.
     """
 
     paths: tuple
     cameras: np.ndarray
-    camera_names: tuple = ()
+    camera_names: tuple
+    tracks: np.ndarray
+    track_names: tuple
+    times: np.ndarray
     stand_ins: Optional[StandIns] = None
 
     def __len__(self) -> int:
@@ -60,17 +73,39 @@ def read_training_images(names: Sequence[str], combine_all: bool = False, cfg=No
         data = _read(name, cfg, {"train": "training"}, combineall=combine_all)
         if comm.is_main_process():
             data.show_train()
-        items.extend((path, f"{name}/{camera}") for path, _identity, camera in data.train)
-    items.sort()
-    paths = tuple(path for path, _ in items)
+        sighting = sighting_reader(data)
+        items.extend((path, _of_data_set(name, sighting(path), camera)) for path, _identity, camera in data.train)
+    items.sort(key=lambda item: (item[0], item[1].camera or ""))
+    paths, sightings = zip(*items)
     if cfg is not None and comm.is_main_process():
         warn_of_input_size(paths, cfg.INPUT.SIZE_TRAIN, "INPUT.SIZE_TRAIN")
-    camera_names, cameras = np.unique([camera for _, camera in items], return_inverse=True)
+    known = computed_once(lambda: arrays_of(paths, sightings))
+    if comm.is_main_process():
+        logger.info(_summary(**known))
     stand_ins = None
     # benchmarks are complete or wrong; a folder of somebody's own may lose a file without ending the run
     if cfg is not None and tuple(names) == (Folder.__name__,):
         stand_ins = StandIns(paths, cfg.DATASETS.FOLDER.MAX_BAD_SHARE, MAX_BAD_SHARE_KEY)
-    return TrainingImages(paths, cameras.astype(np.int64), tuple(map(str, camera_names)), stand_ins)
+    return TrainingImages(paths, stand_ins=stand_ins, **known)
+
+
+def _of_data_set(name: str, sighting: Sighting, camera) -> Sighting:
+    """The sighting with the camera of the reader's item where it has none, and the data set in front of names."""
+    camera, track = (camera if sighting.camera is None else sighting.camera), sighting.track
+    camera = None if str(camera) in _UNKNOWN_CAMERAS else f"{name}/{camera}"
+    sequence = None if sighting.sequence is None else str(sighting.sequence)
+    return sighting._replace(camera=camera, sequence=sequence, track=None if track is None else f"{name}/{track}")
+
+
+def _summary(cameras, camera_names, tracks, track_names, times) -> str:
+    of = f"of {len(cameras)} training images"
+    known = np.sum(cameras >= 0), np.sum(tracks >= 0), np.sum(~np.isnan(times))
+    if not any(known):
+        return f"nothing is known of cameras, tracks and times {of}: batches take images of a cluster without regard to them"
+    return (
+        f"{of}: {known[0]} with a camera ({len(camera_names)} cameras), {known[1]} in a track ({len(track_names)} tracks), "
+        f"{known[2]} with a time"
+    )
 
 
 def read_evaluation_images(name: str, cfg=None) -> tuple[list, int]:

@@ -29,6 +29,7 @@ class CrossCameraBatchSampler(Sampler):
 
     A pass visits the clusters in random order. From each it takes one random image and ``num_instances - 1`` others of
     the cluster: by other cameras where there are any, otherwise by the same; with replacement when there are too few.
+    An image of unknown camera takes any others, and any other takes it as one by another camera.
     A cluster with a single image makes no group. Passes follow one another until the epoch has its batches; every batch
     is made of distinct clusters, the clusters left over at the end of a pass are dropped. With several processes all draw the
     same batches, and each takes its share of the groups of every batch, or where there are fewer groups than processes of
@@ -36,7 +37,7 @@ class CrossCameraBatchSampler(Sampler):
 
     Args:
         labels: (N,), int64 pseudo labels, -1 for outliers, which are never drawn.
-        cameras: (N,), int64 camera of each image.
+        cameras: (N,), int64 camera of each image; -1: unknown.
         num_instances: images per group, >= 1.
         batch_size: images per batch, a multiple of ``num_instances``. With fewer clusters than groups in a batch, the
             batch shrinks to one group per cluster.
@@ -99,7 +100,8 @@ class CrossCameraBatchSampler(Sampler):
 
     def _group(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         first = rng.choice(members)
-        candidates = members[self.cameras[members] != self.cameras[first]]
+        camera = self.cameras[first]
+        candidates = members[(self.cameras[members] != camera) & (camera >= 0)]
         if len(candidates) == 0:
             candidates = members[members != first]
         wanted = self.num_instances - 1

@@ -11,7 +11,8 @@ from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
 from ..clustering.purity import mean_purity
-from ..data.datasets.folder import UNKNOWN, Folder
+from ..data.datasets.folder import Folder
+from ..data.image_sets import TrainingImages
 from ..engine.checkpointing import CHOSEN
 from ..engine.console import RESULT
 from ..engine.labelling import Labelling
@@ -96,7 +97,7 @@ class IdentityChoice(HookBase):
         images, stand_ins = self.trainer.images, self.trainer.images.stand_ins
         folder = os.path.abspath(os.path.expanduser(self._cfg.DATASETS.FOLDER.ROOT) if stand_ins else ".")
         paths = [os.path.relpath(path, folder) for path in images.paths]
-        cameras = [_camera_name(images.camera_names[camera]) for camera in images.cameras]
+        cameras = _cameras_of(images)
         least = self._cfg.ISE.IDENTITIES.MIN_CONFIDENCE
         shorter = dict(zip(images.paths, paths))
         copies = {shorter[path]: shorter[original] for path, original in identical_files(images.paths).items()}
@@ -138,6 +139,7 @@ def state_of(labelling: Labelling) -> State:
     return State(labelling.clusters, 1 - labelling.outliers / len(labels), purity, separation)
 
 
-def _camera_name(name: str) -> str:
-    camera = name.removeprefix(f"{Folder.__name__}/")
-    return "" if camera == UNKNOWN else camera
+def _cameras_of(images: TrainingImages) -> list[str]:
+    """The name of every image's camera, empty where it is unknown."""
+    names = [name.removeprefix(f"{Folder.__name__}/") for name in images.camera_names]
+    return [names[camera] if camera >= 0 else "" for camera in images.cameras]

@@ -22,7 +22,8 @@ class Evidence(NamedTuple):
     """Of the images in groups.
 
     Attributes:
-        camera: share of a group's images by its most frequent camera, the mean over images; None with fewer than two cameras.
+        camera: share of a group's images by its most frequent camera, the mean over images whose camera is known; None with
+            fewer than two cameras.
         camera_chance: the same with the cameras dealt out at random.
         edge: share of the variance of the colours at the left and right edge of the images that the groups explain,
             adjusted for the number of groups (0: none beyond chance). Market-1501's people explain 0.08, its cameras 0.09.
@@ -70,7 +71,7 @@ def gather_evidence(paths: Sequence[str], labels: np.ndarray, cameras: np.ndarra
     Args:
         paths: N files; what cannot be read is left out.
         labels: (N,) int64, -1 for outliers; at least one group.
-        cameras: (N,) int64, >= 0.
+        cameras: (N,) int64; -1: unknown.
     """
     random, clustered = np.random.default_rng(0), np.flatnonzero(labels != OUTLIER)
     shuffled = random.permutation(clustered)
@@ -87,8 +88,9 @@ def gather_evidence(paths: Sequence[str], labels: np.ndarray, cameras: np.ndarra
     colors = np.array(pictures, np.float64).reshape(len(pictures), _SMALL[1], _SMALL[0], 3)
     edge, middle = (explained(colors[:, :, part], of) for part in (_EDGE, _MIDDLE))
     camera = chance = None
-    if len(np.unique(cameras)) > 1:
-        of_camera, of_group = cameras[clustered], labels[clustered]
+    if len(np.unique(cameras[cameras >= 0])) > 1 and (cameras[clustered] >= 0).any():
+        known = clustered[cameras[clustered] >= 0]
+        of_camera, of_group = cameras[known], labels[known]
         camera = largest_share(of_group, of_camera)
         chance = largest_share(of_group, random.permutation(of_camera))
     return Evidence(camera, chance, edge, middle, float(np.mean(tall)) if tall else 1.0)

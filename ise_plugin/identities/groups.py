@@ -168,7 +168,7 @@ def summary_of(rows: Sequence[Identity]) -> dict:
         summary["images_per_identity"] = spread([len(members) for members in groups])
         summary["confidence"] = spread([members[0].confidence for members in groups])
         summary["estimated_purity"] = _rounded(np.mean([row.confidence for members in groups for row in members]))
-        summary["seen_by_several_cameras"] = sum(len({row.camera for row in members}) > 1 for members in groups)
+        summary["seen_by_several_cameras"] = sum(len({row.camera for row in members} - {""}) > 1 for members in groups)
     copies: dict = {}
     for row in rows:
         if row.same_file_as:

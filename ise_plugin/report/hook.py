@@ -141,7 +141,12 @@ class RunReport(HookBase):
         if epoch not in [e if e > 0 else self.trainer.max_epoch + 1 + e for e in self.cfg.ISE.REPORT.KEEP_EMBEDDINGS]:
             return
         kept = {"features": labelling.features.cpu().numpy(), "labels": labelling.labels}
-        kept |= {"paths": np.array(images.paths), "cameras": images.cameras}
+        kept |= {
+            "paths": np.array(images.paths),
+            "cameras": images.cameras,
+            "tracks": images.tracks,
+            "times": images.times,
+        }
         if self._identities is not None:
             kept["identities"] = self._identities
         path = os.path.join(self.cfg.OUTPUT_DIR, EMBEDDINGS_NAME.format(epoch))

@@ -144,3 +144,17 @@ def test_processes_share_the_batches_of_one(monkeypatch, world, batch_size, coun
         assert sum(map(list, parts), []) == whole and tuple(map(len, parts)) == counts
         for part in parts:
             assert part.labels.tolist() == [label for _, label, _ in whole] and part.counts == counts
+
+
+def test_images_of_unknown_camera_have_no_preference():
+    labels, cameras = np.zeros(6, np.int64), np.array([-1, -1, -1, 0, 0, 1])
+    partners = {first: set() for first in range(6)}
+    for batch in make(labels, cameras, num_instances=2, batch_size=2, num_batches=600):
+        partners[batch[0][0]].add(batch[1][0])
+    known_others = {3: {0, 1, 2, 5}, 4: {0, 1, 2, 5}, 5: {0, 1, 2, 3, 4}}
+    assert partners == {first: known_others.get(first, set(range(6)) - {first}) for first in range(6)}
+
+
+def test_unknown_cameras_alone_draw_as_one_camera_does():
+    labels = np.repeat(np.arange(5), 7)
+    assert list(make(labels, np.full(35, -1))) == list(make(labels, np.zeros(35, np.int64)))

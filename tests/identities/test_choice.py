@@ -158,6 +158,7 @@ def test_images_that_are_no_crops_of_people_are_said_before_training(setting, tm
     assert "before training: 100% of the images are not taller than wide" in caplog.text
 
 
-def test_cameras_have_names(folder_run):
-    assert module._camera_name("Folder/c3") == "c3" and module._camera_name("Folder/unknown") == ""
-    assert module._camera_name("Market1501/market1501_2") == "Market1501/market1501_2"
+def test_cameras_have_names():
+    names = ("Folder/c3", "Market1501/market1501_2")
+    images = SimpleNamespace(cameras=np.array([1, -1, 0, 0]), camera_names=names)
+    assert module._cameras_of(images) == ["Market1501/market1501_2", "", "c3", "c3"]

@@ -49,6 +49,16 @@ def test_groups_that_are_cameras_are_called_so(crops):
     assert unknown.camera is None and list(unknown.suspicions(0)) == ["backgrounds"]
 
 
+def test_images_of_unknown_camera_raise_no_suspicion(crops):
+    paths, people, cameras = crops
+    known = np.where(people < 15, cameras, -1)  # half of the people
+    assert gather_evidence(paths, people, known).camera == 0.25
+    for few in (np.full(120, -1), np.where(cameras == 0, 0, -1)):
+        assert gather_evidence(paths, cameras, few).camera is None
+    outliers = np.where(people < 15, -1, people)
+    assert gather_evidence(paths, outliers, known).camera is None
+
+
 def test_wide_images_are_no_crops_of_people(tmp_path):
     paths = draw(tmp_path, [0, 9, 0, 9], [9, 0, 9, 0], size=(60, 40))
     found = gather_evidence([*paths, "gone.jpg"], np.array([0, 0, 1, 1, 1]), np.zeros(5, np.int64)).suspicions(0)

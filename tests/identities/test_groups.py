@@ -123,6 +123,10 @@ def test_summary_counts(grouped):
     assert summary["confidence"] == {"least": 0.45, "median": 0.7, "most": 0.9}
     assert summary["estimated_purity"] == pytest.approx((6 * 0.9 + 5 * 0.45 + 7 * 0.7) / 18, abs=1e-4)
     assert summary["seen_by_several_cameras"] == 3 and summary["identical_files"] == {"01.jpg": ["03.jpg"]}
+    one = [
+        row._replace(camera="c" * (i % 2)) for i, row in enumerate(rows_of(grouped))
+    ]  # of every other the camera is unknown
+    assert summary_of(one)["seen_by_several_cameras"] == 0
     text = table_of(summary | {"verdict": {"lines": []}})
     assert "copies of other files" in text and "verdict" not in text and "01.jpg" not in text
     assert summary_of([]) == {"images": 0, "identities": 0, "outliers": 0}

@@ -1,14 +1,11 @@
-"""A folder of crops as a data set: no identities, cameras where something tells them."""
+"""A folder of crops as a data set: no identities; cameras, tracks and times where something tells them."""
 
 from __future__ import annotations
 
-import csv
-import logging
 import os
-import re
 from collections import defaultdict
 from itertools import count
-from typing import Callable, Optional
+from typing import Union
 
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
@@ -17,16 +14,14 @@ from ...errors import UsageError
 from ...utils.distributed import computed_once
 from ...utils.files import shown
 from ..image_files import check_images, find_images
-
-logger = logging.getLogger("fastreid.ise.folder")
+from ..sightings import UNKNOWN, Rule, Sighting, find_sightings
 
 Item = tuple  # (path, identity, camera)
-UNKNOWN = "unknown"
 _KEY = "DATASETS.FOLDER"
 MAX_BAD_SHARE_KEY = f"{_KEY}.MAX_BAD_SHARE"
-# Cameras of query and gallery when nothing tells them: two different ones, because the evaluation passes over
-# gallery images by the camera of the query.
-_QUERY_CAMERA, _GALLERY_CAMERA = 0, 1
+# Cameras of query and gallery images that nothing tells: two different ones, which no rule can name, because the evaluation
+# passes over gallery images by the camera of the query.
+_QUERY_CAMERA, _GALLERY_CAMERA = (UNKNOWN, "query"), (UNKNOWN, "gallery")
 
 
 @DATASET_REGISTRY.register()
@@ -39,18 +34,18 @@ class Folder(ImageDataset):
     Args:
         root: of fastreid's data sets; plays no part, ``folder`` is a path of its own.
         folder: with the training images.
-        camera_regex: searched in each path relative to the folder; its group "camera", else its first group, is the camera.
-        camera_csv: file with the columns path (relative to the folder) and camera.
+        camera_regex: searched in each path relative to the folder; its groups "camera" (else its first group), "track",
+            "sequence", "frame" or "time" tell of the image (:class:`ise_plugin.data.sightings.Sighting`).
+        camera_csv: file with the columns path (relative to the folder), and any of camera, track, sequence, frame or time.
         camera_folders: whether the first sub-folder of a path names its camera.
-        query, gallery: folders for evaluation only, one sub-folder for each identity; cameras by the same rule
-            (``camera_folders``: the sub-folder within the identity's). Without a rule query and gallery count as
-            different cameras, so no match is passed over.
+        query, gallery: folders for evaluation only, one sub-folder for each identity; cameras by the same rules
+            (``camera_folders``: the sub-folder within the identity's). Images without one count as by different cameras in
+            query and gallery, so no match is passed over.
         max_bad_share: share of files that may be unusable, in [0, 1].
         output_dir: of the run; what it holds below ``folder`` is no training image (contact sheets, say).
 
     Raises:
-        UsageError: a folder is missing or holds no picture, too many files are unusable, more than one camera rule is
-            given, or the rule fits no path.
+        UsageError: a folder is missing or holds no picture, too many files are unusable, or a rule fits no path.
     """
 
     dataset_name = "folder"
@@ -72,11 +67,12 @@ class Folder(ImageDataset):
     ) -> None:
         self.data_dir = os.path.expanduser(folder)
         self._bad_share, self._output_dir = max_bad_share, output_dir
-        self._rule = _camera_rule(camera_regex, camera_csv, camera_folders)
-        self._below_identity = camera_folders
+        self._rules = _rules(camera_regex, camera_csv, camera_folders)
+        self._labelled = [os.path.expanduser(path) for path in (query, gallery) if path]
+        self._sightings: dict[str, Sighting] = {}
         # name -> number, the same for query and gallery
         self._identity_numbers: dict[str, int] = defaultdict(count().__next__)
-        self._camera_numbers: dict[str, int] = defaultdict(count().__next__)
+        self._camera_numbers: dict[Union[str, tuple], int] = defaultdict(count().__next__)
         kwargs.setdefault("mode", "query")  # mode "train" would read the training images for an evaluation as well
         super().__init__(
             self._read_train,
@@ -95,10 +91,27 @@ class Folder(ImageDataset):
         if not self.data_dir:
             raise UsageError(f"{_KEY}.ROOT is empty; set it to the folder with the images")
         names = self._usable(self.data_dir, self._output_dir)
-        cameras = self._cameras(names)
-        return [(os.path.join(self.data_dir, name), UNKNOWN, camera) for name, camera in zip(names, cameras)]
+        sightings = computed_once(lambda: self._training_sightings(names))
+        return [(path, UNKNOWN, seen.camera) for path, seen in self._kept(self.data_dir, names, sightings)]
 
-    def _read_labelled(self, folder: str, camera_without_rule: int) -> list[Item]:
+    def _training_sightings(self, names: list[str]) -> list[Sighting]:
+        for rule in self._rules:
+            rule.say_doubts(names, [self.data_dir, *self._labelled])
+        return find_sightings(self._rules, names)
+
+    def sighting(self, path: str) -> Sighting:
+        """What is known of an image that was read; its camera is "unknown" where nothing tells it."""
+        return self._sightings[path]
+
+    def _kept(self, folder: str, names: list[str], sightings: list[Sighting]) -> list[tuple[str, Sighting]]:
+        found = [
+            (os.path.join(folder, name), seen._replace(camera=seen.camera or UNKNOWN))
+            for name, seen in zip(names, sightings)
+        ]
+        self._sightings.update(found)
+        return found
+
+    def _read_labelled(self, folder: str, unknown_camera: tuple) -> list[Item]:
         if not folder:
             return []
         folder = os.path.expanduser(folder)
@@ -107,67 +120,23 @@ class Folder(ImageDataset):
         if stray:
             raise UsageError(f"{shown(os.path.join(folder, stray[0]))} is in no sub-folder; give each identity one")
         identities = [self._identity_numbers[name.split("/")[0]] for name in names]
-        if self._rule is None:
-            cameras = [camera_without_rule] * len(names)
-        else:
-            within = [name.partition("/")[2] for name in names] if self._below_identity else names
-            cameras = [self._camera_numbers[camera] for camera in self._cameras(within)]
-        return [(os.path.join(folder, name), *labels) for name, *labels in zip(names, identities, cameras)]
+        sightings = computed_once(lambda: find_sightings(self._rules, names, depth=1))
+        cameras = [self._camera_numbers[seen.camera or unknown_camera] for seen in sightings]
+        found = self._kept(folder, names, sightings)
+        return [(path, *labels) for (path, _seen), *labels in zip(found, identities, cameras)]
 
     def _usable(self, folder: str, left_out: str = "") -> list[str]:
         return computed_once(
             lambda: check_images(folder, find_images(folder, left_out), self._bad_share, MAX_BAD_SHARE_KEY)
         )
 
-    def _cameras(self, names: list[str]) -> list[str]:
-        if self._rule is None:
-            logger.info("no camera rule is given: batches take images of a cluster without regard to cameras")
-            return [UNKNOWN] * len(names)
-        cameras = [self._rule(name) for name in names]
-        missing = [name for name, camera in zip(names, cameras) if camera is None]
-        if len(missing) == len(names):
-            raise UsageError(f"{_KEY}: the camera rule fits none of {len(names)} paths, {shown(names[0])} for one")
-        if missing:
-            logger.warning(
-                f"{len(missing)} of {len(names)} paths have no camera by the rule, {shown(missing[0])} for one; "
-                f"they count as one camera, {UNKNOWN!r}"
-            )
-        return [UNKNOWN if camera is None else camera for camera in cameras]
 
-
-def _camera_rule(regex: str, table: str, folders: bool) -> Optional[Callable[[str], Optional[str]]]:
-    """Relative path -> camera or None; no rule at all where nothing is given."""
-    rules = {"CAMERA_REGEX": regex, "CAMERA_CSV": table, "CAMERA_FOLDERS": folders}
-    given = [f"{_KEY}.{key}" for key, value in rules.items() if value]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} are given; cameras can be told by one of them only")
+def _rules(regex: str, table: str, folders: bool) -> list[Rule]:
+    given = []
     if regex:
-        return _by_regex(regex)
+        given.append(Rule.by_regex(f"{_KEY}.CAMERA_REGEX", regex))
     if table:
-        return _read_camera_csv(table).get
+        given.append(Rule.by_table(f"{_KEY}.CAMERA_CSV", table))
     if folders:
-        return lambda name: name.split("/")[0] if "/" in name else None
-    return None
-
-
-def _by_regex(text: str) -> Callable[[str], Optional[str]]:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise UsageError(f"{_KEY}.CAMERA_REGEX {text!r} is no regular expression ({error})") from error
-    if not pattern.groups:
-        raise UsageError(f"{_KEY}.CAMERA_REGEX {text!r} has no group; put the camera in parentheses, like c(\\d+)_")
-    group = "camera" if "camera" in pattern.groupindex else 1
-    return lambda name: match[group] if (match := pattern.search(name)) else None
-
-
-def _read_camera_csv(path: str) -> dict[str, str]:
-    key = f"{_KEY}.CAMERA_CSV {shown(path)}"
-    try:
-        with open(os.path.expanduser(path), newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.DictReader(file)
-            if not {"path", "camera"} <= set(rows.fieldnames or ()):
-                raise UsageError(f"{key}: its first line must name the columns path and camera")
-            return {row["path"]: row["camera"] for row in rows if row["path"] and row["camera"]}
-    except (OSError, csv.Error) as error:
-        raise UsageError(f"{key} cannot be read ({getattr(error, 'strerror', None) or error}); check it") from error
+        given.append(Rule.by_folders(f"{_KEY}.CAMERA_FOLDERS"))
+    return given

@@ -1,4 +1,4 @@
-"""A folder as a data set: cameras from three sources, identities for evaluation only, bad files and bad settings."""
+"""A folder as a data set: what is known of images from three sources, identities for evaluation only, bad files and settings."""
 
 import csv
 import logging
@@ -39,14 +39,24 @@ def read(cfg):
 
 
 def cameras(images):
-    return [images.camera_names[c].removeprefix("Folder/") for c in images.cameras]
+    return [images.camera_names[c].removeprefix("Folder/") if c >= 0 else None for c in images.cameras]
 
 
-def test_without_a_rule_there_is_one_camera(crops, caplog):
+def tracks(images):
+    return [images.track_names[t].removeprefix("Folder/") if t >= 0 else None for t in images.tracks]
+
+
+def table(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_without_a_rule_nothing_is_known(crops, caplog):
     with caplog.at_level(logging.INFO, logger="fastreid.ise"):
         images = read(cfg_of(crops))
     assert images.paths == tuple(str(crops / name) for name in NAMES)
-    assert images.cameras.tolist() == [0, 0, 0, 0] and "no camera rule" in caplog.text
+    assert images.cameras.tolist() == images.tracks.tolist() == [-1] * 4 and np.isnan(images.times).all()
+    assert "nothing is known of cameras, tracks and times" in caplog.text
 
 
 @pytest.mark.parametrize("pattern", [r"_p(\d)_", r"(?P<other>c\d)/.*_p(?P<camera>\d)_"])
@@ -65,17 +75,85 @@ def test_cameras_by_csv(crops, tmp_path):
     assert cameras(read(cfg_of(crops, CAMERA_CSV=str(tmp_path / "cams.csv")))) == ["k0", "k1", "k2", "k3"]
 
 
-def test_paths_without_a_camera_share_one(crops, caplog):
+def test_paths_without_a_camera_stay_unknown(crops, caplog):
     save(crops / "stray.jpg", 9)
-    assert cameras(read(cfg_of(crops, CAMERA_FOLDERS=True))) == ["c1", "c1", "c2", "c3", "unknown"]
+    images = read(cfg_of(crops, CAMERA_FOLDERS=True))
+    assert cameras(images) == ["c1", "c1", "c2", "c3", None] and images.camera_names == (
+        "Folder/c1",
+        "Folder/c2",
+        "Folder/c3",
+    )
     assert "1 of 5 paths have no camera" in caplog.text and "stray.jpg" in caplog.text
 
 
+@pytest.mark.parametrize("unit", ["frame", "time"])
+def test_tracks_and_times_by_regular_expression(crops, unit):
+    pattern = rf"(?P<camera>c\d)/.*_(?P<track>p\d)_(?P<{unit}>\d)\.(jpg|png)"
+    images = read(cfg_of(crops, CAMERA_REGEX=pattern))
+    assert (cameras(images), tracks(images)) == (
+        ["c1", "c1", "c2", "c3"],
+        ["p2 by Folder/c1", "p7", "p2 by Folder/c2", "p1"],
+    )
+    assert images.times.tolist() == [3, 1, 9, 4]
+
+
+def test_a_first_group_of_another_name_is_the_camera(crops):
+    images = read(cfg_of(crops, CAMERA_REGEX=r"(?P<other>c\d)/.*_p(?P<track>\d)_"))
+    assert cameras(images) == ["c1", "c1", "c2", "c3"] and tracks(images)[1] == "7"
+    images = read(cfg_of(crops, CAMERA_REGEX=r"_p(?P<track>\d)_\d\.(jpg|png)"))
+    assert cameras(images) == [None] * 4 and tracks(images) == ["2", "7", "2", "1"]
+
+
+def test_rules_complement_one_another(crops, tmp_path, caplog):
+    rows = f"path,track,time\n{NAMES[0]},t,1.5\n{NAMES[1]},t,2.25\n{NAMES[3]},,7\n"
+    images = read(cfg_of(crops, CAMERA_FOLDERS=True, CAMERA_CSV=table(tmp_path / "t.csv", rows)))
+    assert (cameras(images), tracks(images)) == (["c1", "c1", "c2", "c3"], ["t", "t", None, None])
+    np.testing.assert_array_equal(images.times, [1.5, 2.25, np.nan, 7])
+    assert "contradict" not in caplog.text and "2 of 4 paths have no track by the rules, c2/deep/er/z" in caplog.text
+
+
+def test_rules_that_contradict_one_another_are_told_of(crops, tmp_path, caplog):
+    rows = f"path,camera,track\n{NAMES[0]},c1,t\n{NAMES[1]},c9,t\n"
+    images = read(cfg_of(crops, CAMERA_FOLDERS=True, CAMERA_CSV=table(tmp_path / "t.csv", rows)))
+    assert (cameras(images), tracks(images)) == (["c1", None, "c2", "c3"], ["t", "t", None, None])
+    assert "1 images are told of differently by two rules, c1/y_p7_1.jpg: camera 'c9' by" in caplog.text
+
+
+def test_flaws_of_a_table_are_told_and_passed_over(crops, tmp_path, caplog):
+    labelled(tmp_path / "q", {"anna": ["1.jpg"]})
+    rows = f"path,camera,frame\n{NAMES[0]},c1,late\n{NAMES[1]},c1,5\n{NAMES[1]},c2,6\ngone.jpg,c1,1\nanna/1.jpg,c1,1\n"
+    cfg = cfg_of(crops, QUERY=str(tmp_path / "q"), CAMERA_CSV=table(tmp_path / "t {odd}.csv", rows))
+    images = read(cfg)
+    assert cameras(images) == ["c1", "c2", None, None]
+    np.testing.assert_array_equal(images.times, [np.nan, 6, np.nan, np.nan])
+    for words in (
+        "t {odd}.csv: 1 rows are for no file, gone.jpg for one; they are passed over",
+        "t {odd}.csv: 1 rows are for a path once more, c1/y_p7_1.jpg for one; the last row of a path counts",
+        "1 times are no numbers, c1/x_p2_3.jpg: 'late' for one; they are unknown",
+    ):
+        assert words in caplog.text
+
+
+def test_one_camera_for_all_is_doubted_with_three_examples(crops, caplog):
+    assert cameras(read(cfg_of(crops, CAMERA_REGEX=r"(c)\d"))) == ["c"] * 4
+    said = next(record.message for record in caplog.records if "one camera" in record.message)
+    assert (
+        record_examples(said) == [NAMES[0], NAMES[1], NAMES[3]] and "CAMERA_REGEX gives one camera, c, for all" in said
+    )
+
+
+def record_examples(text):
+    return [name for name in NAMES if name in text]
+
+
 MISTAKES = {
-    "two rules": ({"CAMERA_REGEX": "(c)", "CAMERA_FOLDERS": True}, "CAMERA_REGEX and .*CAMERA_FOLDERS"),
+    "two units": ({"CAMERA_REGEX": r"_p(?P<time>\d)_(?P<frame>\d)"}, "CAMERA_REGEX tells frame and time"),
     "broken expression": ({"CAMERA_REGEX": "(c"}, "no regular expression"),
     "no group": ({"CAMERA_REGEX": r"c\d"}, "has no group"),
-    "fits nothing": ({"CAMERA_REGEX": r"camera(\d)"}, "fits none of 4 paths"),
+    "fits nothing": (
+        {"CAMERA_REGEX": r"camera(\d)"},
+        rf"fits none of 4 paths, such as {NAMES[0]}, {NAMES[1]}, {NAMES[3]};",
+    ),
     "no such csv": ({"CAMERA_CSV": "nowhere.csv"}, "nowhere.csv cannot be read"),
     "no folder": ({"ROOT": ""}, "DATASETS.FOLDER.ROOT is empty"),
     "no such folder": ({"ROOT": "nowhere"}, "nowhere is not a folder"),
@@ -91,7 +169,7 @@ def test_mistakes_get_one_line(crops, settings, words):
 
 def test_csv_without_its_columns(crops, tmp_path):
     (tmp_path / "cams.csv").write_text("file,cam\na,b\n")
-    with pytest.raises(UsageError, match="columns path and camera"):
+    with pytest.raises(UsageError, match="columns path and camera, track, frame or time"):
         read(cfg_of(crops, CAMERA_CSV=str(tmp_path / "cams.csv")))
 
 
@@ -145,6 +223,15 @@ def test_without_cameras_no_match_is_passed_over(crops, tmp_path):
     cfg = cfg_of(crops, QUERY=str(tmp_path / "q"), GALLERY=str(tmp_path / "g"))
     items, num_query = read_evaluation_images("Folder", cfg)
     assert {camera for _, _, camera in items[:num_query]}.isdisjoint({camera for _, _, camera in items[num_query:]})
+
+
+def test_images_of_unknown_camera_are_no_matches_by_the_querys_camera(crops, tmp_path):
+    labelled(tmp_path / "q", {"anna": ["c1_1.jpg", "1.jpg"]})
+    labelled(tmp_path / "g", {"anna": ["1.jpg", "c1_1.jpg"]})
+    cfg = cfg_of(crops, QUERY=str(tmp_path / "q"), GALLERY=str(tmp_path / "g"), CAMERA_REGEX=r"c(\d)_")
+    items, _ = read_evaluation_images("Folder", cfg)
+    numbers = [camera for _, _, camera in items]  # unknown, c1, unknown, c1
+    assert numbers[1] == numbers[3] and len(set(numbers)) == 3
 
 
 def test_cameras_by_sub_folder_lie_below_the_identity(crops, tmp_path):
