@@ -127,7 +127,7 @@ def add_ise_config(cfg: CfgNode) -> None:
     # Its batch. Unit: images of all processes together; 0 takes TEST.IMS_PER_BATCH.
     _C.ISE.EXTRACTION.IMS_PER_BATCH = 0
     # Whether it takes the precision of SOLVER.AMP.ENABLED. Rounding changes who is whose neighbour, so float32 is the default,
-    # as in the released program and in evaluation.
+    # without TF32, as in the released program.
     _C.ISE.EXTRACTION.AMP = False
 
     # Decoded, resized training images kept between epochs: "none", "ram" (shared by the workers of a process), or "disk" (a

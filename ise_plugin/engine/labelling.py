@@ -24,6 +24,7 @@ from ..config import AUTO
 from ..data import TrainingLoader
 from ..errors import UsageError
 from ..method import cluster_centroids
+from ..modeling.precision import full_float32
 from ..registry import CLUSTERER, DISTANCE, HOOK, NEIGHBOR_SEARCH, build, registered
 from ..utils.distributed import computed_once, gather_rows, unwrapped, verify_same, world_size
 from ..utils.memory import advice_for_extraction, named_out_of_memory
@@ -218,7 +219,7 @@ class DBSCANPseudoLabelHook(HookBase):
 
     def _extract(self, loader: Iterable[dict]) -> Tensor:
         step, mixed = self.trainer.step, self.cfg.ISE.EXTRACTION.AMP
-        autocast, precision = (step.autocast(), step.precision) if mixed else (contextlib.nullcontext(), torch.float32)
+        autocast, precision = (step.autocast(), step.precision) if mixed else (full_float32(), torch.float32)
         size = self.cfg.ISE.EXTRACTION.IMS_PER_BATCH or self.cfg.TEST.IMS_PER_BATCH
         with named_out_of_memory(lambda: advice_for_extraction(size, precision)):
             return gather_rows(extract_embeddings(self.trainer.model, loader, autocast))

@@ -1,7 +1,8 @@
 """What the network computes in."""
 
 import logging
-from typing import Callable, Sequence
+from contextlib import contextmanager
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 import torch
 from torch import nn
@@ -15,8 +16,9 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 # Depthwise convolutions up to this kernel size have a fast gradient in bfloat16 on CPUs (docs/benchmarks.md).
 _LARGEST_FAST_KERNEL = 3
-# Rounding noise that lower precision may leave after a normalisation. Unit: standard deviations of the channel. ImageNet's
-# MobileNetV2 has 6.1 in one layer in bfloat16 and learns worse in it (docs/benchmarks.md), 0.03 at most in the others.
+# Rounding noise that lower precision may leave after a normalisation. Unit: deviations of what the layer puts out. ImageNet's
+# MobileNetV2 has 1.8 after one layer in bfloat16 and learns worse in it (docs/benchmarks.md), 0.01 at most after the others;
+# an OSNet trained on people 0.03.
 _LARGEST_NOISE = 0.25
 # Means of so many deviations are taken out of a network (:func:`take_out_constants`): in bfloat16 they would leave noise of
 # 0.04 deviations, well below the bound above.
@@ -30,7 +32,7 @@ def choose_precision(
 ) -> torch.dtype:
     """What to compute in: float32, or in mixed precision what the device is fast in if this backbone learns well in it.
 
-    A choice for mixed precision is logged with its reason.
+    A choice for mixed precision is logged with its reason; float32 on a device that is faster in another is warned of.
 
     Args:
         mixed: ``SOLVER.AMP.ENABLED``.
@@ -45,9 +47,15 @@ def choose_precision(
         return torch.float32
     if forced == "auto":
         choice, reason = _fastest(device)
-        if (noise := rounding_noise(backbone, choice, image_size)) > _LARGEST_NOISE:
-            reason = f"rounding in {precision_name(choice)} would reach {noise:.1f} standard deviations of a channel"
-            choice = torch.float32
+        noise = rounding_noise(backbone, choice, image_size)
+        if noise.deviations > _LARGEST_NOISE:
+            name = precision_name(choice)
+            logger.warning(
+                f"SOLVER.AMP.ENABLED: computing in float32, which is slower here than {name}, because with these weights the "
+                f"rounding of {name} would be {noise.deviations:.1f} times the signal after the backbone's layer {noise.layer}; "
+                f"ISE.PRECISION {name} computes in it all the same"
+            )
+            return torch.float32
     else:
         choice, reason = PRECISIONS[forced], f"ISE.PRECISION says {forced}"
         _check_support(device, choice)
@@ -161,12 +169,21 @@ def _watch(backbone: nn.Module, images: torch.Tensor, note: Callable = lambda *_
             module.training = was_training
 
 
+class Noise(NamedTuple):
+    """What rounding leaves in the worst layer."""
+
+    deviations: float  # of its output, >= 0
+    layer: str  # the normalisation's name in the backbone; empty where there is none
+
+
 @torch.no_grad()
-def rounding_noise(backbone: nn.Module, precision: torch.dtype, image_size: Sequence[int]) -> float:
-    """How much of a convolution's rounding is left after the batch normalisation that follows it, in the worst channel.
+def rounding_noise(backbone: nn.Module, precision: torch.dtype, image_size: Sequence[int]) -> Noise:
+    """How much of a convolution's rounding is left after the batch normalisation that follows it, in the worst layer.
 
     A convolution's output is rounded relative to its size, and the normalisation then subtracts the mean: where a channel's
-    mean is many times its standard deviation, rounding is all that remains.
+    mean is many times its standard deviation, rounding is all that remains. The channels of a layer are averaged (root mean
+    square), each with its share in the variance of the layer's output: dead channels, of which ImageNet's ResNets have many,
+    have means of any number of their deviations, but add nothing, and the rounding of a constant is a constant.
 
     Args:
         backbone: its running statistics are taken for the channels' means and variances.
@@ -174,18 +191,42 @@ def rounding_noise(backbone: nn.Module, precision: torch.dtype, image_size: Sequ
         image_size: (height, width) of images that it takes.
 
     Returns:
-        Standard deviations, >= 0; 0 where no batch normalisation follows a convolution directly.
+        The noise; 0 where no batch normalisation follows a convolution directly.
     """
-    outputs, ratios = set(), [0.0]
+    names = {layer: name for name, layer in backbone.named_modules()}
+    outputs, found = set(), [Noise(0.0, "")]
 
     def note(layer: nn.Module, given: torch.Tensor, output: torch.Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
             outputs.add(id(output))
         elif id(given) in outputs:
-            ratios.append(_largest_ratio(layer))
+            found.append(Noise(torch.finfo(precision).eps / 2 * _mean_ratio(layer), names[layer]))
 
     _watch(backbone, next(backbone.parameters()).new_zeros(1, 3, *image_size), note)
-    return torch.finfo(precision).eps / 2 * max(ratios)
+    return max(found)
+
+
+def _mean_ratio(norm: nn.Module) -> float:
+    """Of the channels' means to their deviations, as they count in the output."""
+    variance = norm.running_var + norm.eps
+    ratios, weights = norm.running_mean.square() / variance, norm.running_var / variance
+    weights = weights if norm.weight is None else weights * norm.weight.square()
+    return ((weights * ratios).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)).sqrt().item()
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """No TF32 inside, which cuDNN's float32 convolutions are rounded to by default on GPUs that have it (10 bits of 23)."""
+    convolutions = getattr(
+        torch.backends.cudnn, "conv", torch.backends.cudnn
+    )  # torch >= 2.9 has a setting for them alone
+    name, off = ("fp32_precision", "ieee") if hasattr(convolutions, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(convolutions, name)
+    setattr(convolutions, name, off)
+    try:
+        yield
+    finally:
+        setattr(convolutions, name, before)
 
 
 def _has_slow_gradient(layer: nn.Conv2d) -> bool:

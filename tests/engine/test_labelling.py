@@ -72,6 +72,21 @@ def test_labels_memory_and_loader_come_from_the_embeddings(trainer):
         assert batch["images"].shape == (16, 3, 64, 32)
 
 
+def test_extraction_computes_in_float32_and_not_in_tf32_unless_asked(trainer, monkeypatch):
+    monkeypatch.setattr(trainer.step, "precision", torch.bfloat16)
+    seen = []
+    trainer.model.backbone.register_forward_hook(
+        lambda m, i, o: seen.append((o.dtype, torch.backends.cudnn.conv.fp32_precision == "ieee"))
+    )
+    batch = {"images": torch.zeros(2, 3, 64, 32)}
+    for mixed in (False, True):
+        trainer.pseudo_labels.cfg = cfg = trainer.cfg.clone()
+        cfg.defrost()
+        cfg.ISE.EXTRACTION.AMP = mixed
+        trainer.pseudo_labels._extract([batch])
+    assert seen == [(torch.float32, True), (torch.bfloat16, False)]
+
+
 def test_extraction_leaves_the_model_in_training(trainer):
     trainer.pseudo_labels.before_epoch()
     assert trainer.model.training

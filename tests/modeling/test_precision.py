@@ -5,12 +5,17 @@ import logging
 
 import pytest
 import torch
+from helpers import CONFIGS, backbone_cfg
 from torch import nn
 
+import ise_plugin.modeling.build as build_module
+from ise_plugin.config import load_cfg
 from ise_plugin.errors import UsageError
+from ise_plugin.modeling.build import build_model
 from ise_plugin.modeling.precision import (
     Float32GradientConv2d,
     choose_precision,
+    full_float32,
     rounding_noise,
     spare_slow_gradients,
     take_out_constants,
@@ -80,11 +85,12 @@ def test_a_forced_precision_that_the_device_lacks_is_refused(monkeypatch, device
 
 def test_a_backbone_that_loses_too_much_by_rounding_stays_in_float32(cpu, caplog):
     cpu(True, False)
-    assert choose(CPU, True, "auto", mean=30) is torch.bfloat16
-    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
-        assert choose(CPU, True, "auto", mean=100) is torch.float32
-    assert "float32, because rounding in bfloat16 would reach 0.4 standard deviations" in caplog.text
-    assert choose(CPU, True, "bfloat16", mean=100) is torch.bfloat16
+    with caplog.at_level(logging.WARNING, logger="fastreid.ise"):
+        assert choose(CPU, True, "auto", mean=100) is torch.bfloat16 and not caplog.text
+        assert choose(CPU, True, "auto", mean=200) is torch.float32
+    assert "rounding of bfloat16 would be 0.4 times the signal after the backbone's layer 1;" in caplog.text
+    assert "ISE.PRECISION bfloat16" in caplog.text
+    assert choose(CPU, True, "bfloat16", mean=200) is torch.bfloat16
 
 
 def test_rounding_noise_is_the_noise_that_rounding_leaves():
@@ -95,9 +101,68 @@ def test_rounding_noise_is_the_noise_that_rounding_leaves():
         layers[0].weight[2] *= 25 / layers[0](torch.randn(64, 3, *SIZE))[:, 2].std()
         outputs = layers[0](torch.randn(64, 3, *SIZE))
     error = (outputs.bfloat16().float() - outputs).abs().amax((0, 2, 3)) / 5
-    noise = rounding_noise(layers, torch.bfloat16, SIZE)
-    assert noise == pytest.approx(200 * 2**-8) and 0.3 * noise < error[2] <= 1.3 * noise
-    assert rounding_noise(layers, torch.float16, SIZE) == pytest.approx(noise / 8)
+    noise, layer = rounding_noise(layers, torch.bfloat16, SIZE)
+    # one of four channels has it all, and a quarter of the layer's variance
+    assert layer == "1" and noise == pytest.approx(200 * 2**-8 / 2) and 0.3 * noise < error[2] / 2 <= 1.3 * noise
+    assert rounding_noise(layers, torch.float16, SIZE).deviations == pytest.approx(noise / 8)
+    layers[1].weight.data[2] = 0.1  # a channel counts as much as it puts out
+    assert rounding_noise(layers, torch.bfloat16, SIZE).deviations == pytest.approx(200 * 2**-8 * 0.1 / 3.01**0.5)
+
+
+def resnet(dead):
+    """ResNet-50 with the statistics that it has on drawn images, and in the first block channels as ImageNet's has them: one
+    that no image moves, by its weight, and constants made of it, of which the normalisation keeps nothing."""
+    torch.manual_seed(0)
+    layers = build_model(backbone_cfg("resnet", "50x", 2048, {})).backbone
+    block = layers.layer1[0]
+    with torch.no_grad():
+        if dead:
+            block.bn1.weight[:8], block.bn1.bias[:8] = 1e-8, 1.0
+            block.conv2.weight[:8] = 0.0
+            block.conv2.weight[range(8), range(8), 1, 1] = torch.linspace(0.5, 4, 8)
+        for norm in (m for m in layers.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.momentum = 1.0
+        images = nn.functional.interpolate(torch.randn(8, 3, 16, 8), scale_factor=4, mode="bicubic")
+        for _ in range(2):  # the second time with what the first has found
+            layers.train()(images)
+    return layers.eval(), images
+
+
+def test_dead_channels_take_no_precision_from_a_network(cpu, caplog):
+    cpu(True, False)
+    lost = []
+    for dead in (False, True):
+        layers, images = resnet(dead)
+        assert choose_precision(CPU, True, "auto", layers, (64, 32)) is torch.bfloat16
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            full = layers(images)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            lost.append(((layers(images).float() - full).norm() / (full - full.mean(0)).norm()).item())
+    norm = layers.layer1[0].bn2
+    assert (norm.running_mean / (norm.running_var + norm.eps).sqrt()).max() > 1000  # of deviations that no image has
+    assert lost[1] < 1.1 * lost[0]
+    assert "computing in float32" not in caplog.text
+
+
+@pytest.mark.parametrize("taken, expected", [(True, torch.bfloat16), (False, torch.float32)])
+def test_imagenets_mobilenet_loses_its_signal_unless_its_constant_is_taken_out(
+    monkeypatch, cpu, caplog, taken, expected
+):
+    cpu(True, False)
+    if not taken:
+        monkeypatch.setattr(build_module, "take_out_constants", lambda *_: 0)
+    cfg = load_cfg(str(CONFIGS / "ISE/synthetic_mobilenetv2.yml"), ["MODEL.DEVICE", "cpu"])
+    assert choose_precision(CPU, True, "auto", build_model(cfg).backbone, cfg.INPUT.SIZE_TRAIN) is expected
+    assert ("1.8 times the signal after the backbone's layer features.2.conv.1" in caplog.text) is not taken
+
+
+def test_full_float32_is_no_tf32_and_ends():
+    now = lambda: torch.backends.cudnn.conv.fp32_precision  # noqa: E731
+    before = now()
+    with pytest.raises(KeyError), full_float32():
+        assert now() == "ieee"
+        raise KeyError
+    assert now() == before
 
 
 def test_rounding_noise_leaves_the_backbone_as_it_was():
@@ -111,7 +176,8 @@ def test_rounding_noise_leaves_the_backbone_as_it_was():
 
 
 def test_without_normalisation_after_a_convolution_there_is_no_noise():
-    assert rounding_noise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), backbone()[1]), torch.bfloat16, SIZE) == 0
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), backbone()[1])
+    assert rounding_noise(layers, torch.bfloat16, SIZE).deviations == 0
 
 
 def test_without_mixed_precision_everything_is_float32():
@@ -191,9 +257,9 @@ def test_constants_are_taken_out_of_an_equal_network(training):
     network = bottleneck(1e4).double().train(training)
     images = torch.rand(4, 3, *SIZE, dtype=torch.float64)
     expected = copy.deepcopy(network)(images)
-    assert rounding_noise(network, torch.bfloat16, SIZE) > 1
+    assert rounding_noise(network, torch.bfloat16, SIZE).deviations > 1
     assert take_out_constants(network, SIZE) == 1
-    assert rounding_noise(network, torch.bfloat16, SIZE) < 1e-6
+    assert rounding_noise(network, torch.bfloat16, SIZE).deviations < 1e-6
     assert network.training == training and torch.allclose(network(images), expected, atol=1e-6)
 
 
