@@ -50,13 +50,15 @@ _BOUNDED = (
     ("at least 1", "ISE.PSEUDO_LABEL.K1", "ISE.PSEUDO_LABEL.K2", "ISE.PSEUDO_LABEL.MIN_SAMPLES"),
     ("at least 1", "SOLVER.MAX_EPOCH", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.ACCUMULATE"),
     ("at least 1", "DATALOADER.NUM_INSTANCE", "TEST.IMS_PER_BATCH"),
-    ("greater than 0", "ISE.MEMORY.TEMPERATURE", "ISE.LABEL_PRESERVING.TEMPERATURE"),
+    ("greater than 0", "ISE.MEMORY.TEMPERATURE", "ISE.LABEL_PRESERVING.TEMPERATURE", "ISE.CAMERAS.PROXY.TEMPERATURE"),
     ("greater than 0", "ISE.PROCESS_TIMEOUT", "SOLVER.BASE_LR"),
     ("at least 0 and at most 1", "ISE.IDENTITIES.MIN_CONFIDENCE", "DATASETS.FOLDER.MAX_BAD_SHARE"),
     ("at least 0 and at most 1", "ISE.APPEARANCE.WEIGHT", "ISE.APPEARANCE.FINAL_WEIGHT"),
     ("at least 0", "ISE.APPEARANCE.SCENES"),
     ("at least 1", "ISE.APPEARANCE.EPOCHS"),
-    ("at least 0 and less than 1", "ISE.MEMORY.MOMENTUM"),
+    ("at least 0", "ISE.CAMERAS.PROXY.INTRA_WEIGHT", "ISE.CAMERAS.PROXY.INTER_WEIGHT"),
+    ("at least 1", "ISE.CAMERAS.PROXY.NEGATIVES"),
+    ("at least 0 and less than 1", "ISE.MEMORY.MOMENTUM", "ISE.CAMERAS.PROXY.MOMENTUM"),
     ("greater than 0 and at most 1", "ISE.COLLAPSE.MAX_CLUSTER_SHARE", "ISE.COLLAPSE.MAX_OUTLIER_SHARE"),
     ("greater than 0 and less than 1", "ISE.PSEUDO_LABEL.EPS"),
 )
@@ -210,6 +212,23 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.LABEL_PRESERVING.WEIGHT = 0.1
     # Its temperature, > 0.
     _C.ISE.LABEL_PRESERVING.TEMPERATURE = 0.6
+
+    # Cameras of the training images as evidence.
+    _C.ISE.CAMERAS = CfgNode()
+    # Camera proxies, a centroid for each camera of each cluster, for the loss CameraProxyLoss in MODEL.LOSSES.NAME (Wang et al.,
+    # "Camera-aware Proxies", AAAI 2021, called CAP).
+    _C.ISE.CAMERAS.PROXY = CfgNode()
+    # Share of the old proxy kept at an update, in [0, 1). CAP: 0.2.
+    _C.ISE.CAMERAS.PROXY.MOMENTUM = 0.2
+    # Temperature of its two losses, > 0. CAP: 0.07.
+    _C.ISE.CAMERAS.PROXY.TEMPERATURE = 0.07
+    # Their weights in the total loss, >= 0; 0 leaves one out. CAP: 1 and 0.5.
+    _C.ISE.CAMERAS.PROXY.INTRA_WEIGHT = 1.0
+    _C.ISE.CAMERAS.PROXY.INTER_WEIGHT = 0.5
+    # Nearest proxies of other clusters that an image is compared with across cameras. CAP: 50.
+    _C.ISE.CAMERAS.PROXY.NEGATIVES = 50
+    # Draw the groups of a batch by proxy instead of by cluster (CAP's proxy-balanced sampling), with or without that loss.
+    _C.ISE.CAMERAS.PROXY.BALANCE = False
 
     # Pseudo labels: clustering of the training images' embeddings.
     _C.ISE.PSEUDO_LABEL = CfgNode()

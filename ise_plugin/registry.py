@@ -14,7 +14,8 @@ from .errors import UsageError
 
 LOSS = Registry("LOSS")
 LOSS.__doc__ = """Losses named in ``MODEL.LOSSES.NAME``. Called with ``(cfg)``; return a module whose ``forward`` takes
-the dictionary that :class:`ise_plugin.modeling.ClusterMemoryHead` returns and gives a dictionary of scalar losses."""
+the dictionary that :class:`ise_plugin.modeling.ClusterMemoryHead` returns and gives a dictionary of scalar losses.
+The attribute ``wants = ("proxies",)`` makes that head keep camera proxies."""
 
 CLUSTERER = Registry("CLUSTERER")
 CLUSTERER.__doc__ = """Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTERER``; see :func:`build`.

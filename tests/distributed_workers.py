@@ -24,7 +24,7 @@ from ise_plugin.engine.evaluation import PortableReidEvaluator
 from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.errors import UsageError
 from ise_plugin.method import memory
-from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
+from ise_plugin.modeling import ISE, CameraProxyLoss, ClusterMemoryHead, ISELoss
 from ise_plugin.neighbors import all_pairs
 from ise_plugin.neighbors._device import search_on_device
 from ise_plugin.neighbors.exact_search import exact
@@ -226,6 +226,38 @@ def reads(rank, world):
     return seen.seen, would_be_noticed.seen
 
 
+def camera_proxies(rank, world):
+    """(losses of the steps, memory, proxies) with cameras of which some are unknown or have no proxy; what was read back."""
+    model = make_ise(16)
+    model.loss_modules.append(CameraProxyLoss(num_negatives=4))
+    pairs = torch.cartesian_prod(torch.arange(CLUSTERS), torch.arange(3))
+    model.heads.proxy_momentum = 0.3
+    model.heads.set_proxies(torch.randn(len(pairs), DIM, generator=torch.Generator().manual_seed(3)), pairs)
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    counts, losses, groups = counts_of("groups", world), [], memory._groups
+    mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    cameras = torch.arange(16) * 7 % 5 - 1  # -1 to 3
+
+    def on_the_host(labels):  # from labels that the loader left there
+        with _disable_current_modes():
+            return groups(labels)
+
+    memory._groups = on_the_host
+    for images, labels in image_batches(6):
+        batch = {"images": images[mine], "targets": labels[mine], "camids": cameras[mine]}
+        if world > 1:
+            batch["whole"] = WholeBatch(labels, counts, cameras)
+        optimizer.zero_grad()
+        with Reads() as seen:
+            loss = sum(wrapped(batch).values())
+            loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    memory._groups = groups
+    return losses, model.heads.memory.centroids, model.heads.proxies.centroids, seen.seen
+
+
 class Twice(nn.Module):
     def forward(self, batch):
         return batch["images"] * 2
@@ -305,6 +337,7 @@ FUNCTIONS = (
     searches,
     digests,
     normalised,
+    camera_proxies,
     twenty_steps_hard,
     twenty_steps_mean,
 )

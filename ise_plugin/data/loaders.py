@@ -68,6 +68,7 @@ class TrainingLoader:
             batch_size=cfg.SOLVER.IMS_PER_BATCH,
             num_batches=cfg.ISE.ITERS_PER_EPOCH,
             seed=seed,
+            by_proxy=cfg.ISE.CAMERAS.PROXY.BALANCE,
         )
         return _Pass(self._loader, self._batches, sampler)
 
@@ -124,7 +125,10 @@ class _TrainingDataset(Dataset):
         # a process without images still needs to know how large and of which type they are
         batch = dataset.__getitems__(keys or [(0, 0, 0)])
         batch = {name: values[: len(keys)] for name, values in batch.items()}
-        return {**batch, "whole": WholeBatch(torch.from_numpy(keys.labels), keys.counts)}
+        return {
+            **batch,
+            "whole": WholeBatch(torch.from_numpy(keys.labels), keys.counts, torch.from_numpy(keys.cameras)),
+        }
 
 
 def build_test_loader(cfg, dataset_name: str) -> tuple[DataLoader, int]:

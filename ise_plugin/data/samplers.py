@@ -16,11 +16,12 @@ class Share(list):
     """This process's keys of a batch, and what it has to know of the others'.
 
     Attributes:
-        labels: (B,), int64, of the global batch, in the order of the processes.
+        labels, cameras: (B,), int64, of the global batch, in the order of the processes.
         counts: images of every process.
     """
 
     labels: np.ndarray
+    cameras: np.ndarray
     counts: tuple
 
 
@@ -43,6 +44,10 @@ class CrossCameraBatchSampler(Sampler):
             batch shrinks to one group per cluster.
         num_batches: batches per epoch.
         seed: of this epoch's draws.
+        by_proxy: a group is of one camera of a cluster, a camera proxy, instead of the cluster, so that cameras with few
+            images are drawn as often as others; a batch may then have several groups of a cluster, and an image alone in
+            its group is repeated. Images of unknown camera are a group of their cluster. Source: proxy-balanced sampling
+            of Wang et al., AAAI 2021.
 
     Attributes:
         clusters_per_batch: groups in every batch.
@@ -56,18 +61,28 @@ class CrossCameraBatchSampler(Sampler):
     """
 
     def __init__(
-        self, labels: np.ndarray, cameras: np.ndarray, num_instances: int, batch_size: int, num_batches: int, seed: int
+        self,
+        labels: np.ndarray,
+        cameras: np.ndarray,
+        num_instances: int,
+        batch_size: int,
+        num_batches: int,
+        seed: int,
+        by_proxy: bool = False,
     ):
         if num_instances < 1 or batch_size < num_instances or batch_size % num_instances:
             raise ValueError(f"batch_size must be a multiple of num_instances ({num_instances}), not {batch_size}")
-        labels = np.asarray(labels)
-        members = np.argsort(labels, kind="stable")
-        values, starts = np.unique(labels[members], return_index=True)
+        labels, cameras = np.asarray(labels), np.asarray(cameras)
+        clusters, counts = np.unique(labels, return_counts=True)
+        drawn = np.isin(labels, clusters[(clusters >= 0) & (counts > 1)])
+        units = np.unique(np.stack([labels, cameras]), axis=1, return_inverse=True)[1].ravel() if by_proxy else labels
+        members = np.argsort(units, kind="stable")
+        values, starts = np.unique(units[members], return_index=True)
         groups = np.split(members, starts[1:])
-        self.members = {int(v): g for v, g in zip(values, groups) if v >= 0 and len(g) > 1}
+        self.members = {int(v): g for v, g in zip(values, groups) if drawn[g[0]]}
         if not self.members:
             raise ValueError("labels has no cluster of two or more images: there is nothing to draw")
-        self.labels, self.cameras = labels, np.asarray(cameras)
+        self.labels, self.cameras = labels, cameras
         self.num_instances, self.num_batches, self.seed = num_instances, num_batches, seed
         self.clusters_per_batch = min(batch_size // num_instances, len(self.members))
 
@@ -95,7 +110,8 @@ class CrossCameraBatchSampler(Sampler):
         shares = shards(len(keys) // unit)
         mine = shares[rank()]
         share = Share(keys[mine.start * unit : mine.stop * unit])
-        share.labels, share.counts = self.labels[indices], tuple(len(s) * unit for s in shares)
+        share.labels, share.cameras = self.labels[indices], self.cameras[indices]
+        share.counts = tuple(len(s) * unit for s in shares)
         return share
 
     def _group(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -103,6 +119,6 @@ class CrossCameraBatchSampler(Sampler):
         camera = self.cameras[first]
         candidates = members[(self.cameras[members] != camera) & (camera >= 0)]
         if len(candidates) == 0:
-            candidates = members[members != first]
+            candidates = members[members != first] if len(members) > 1 else members
         wanted = self.num_instances - 1
         return np.append(first, rng.choice(candidates, size=wanted, replace=len(candidates) < wanted))

@@ -1,14 +1,19 @@
 """The method of the paper as small pure functions and one module. Imports torch only."""
 
+from .camera_proxies import CameraProxyMemory, inter_camera_loss, intra_camera_loss, number_proxies
 from .losses import label_preserving_loss, sample_extension_loss
 from .memory import ClusterMemory, cluster_centroids
 from .support_samples import generate_support_samples, progressive_degree
 
 __all__ = [
+    "CameraProxyMemory",
     "ClusterMemory",
     "cluster_centroids",
     "generate_support_samples",
+    "inter_camera_loss",
+    "intra_camera_loss",
     "label_preserving_loss",
+    "number_proxies",
     "progressive_degree",
     "sample_extension_loss",
 ]

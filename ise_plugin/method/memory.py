@@ -60,11 +60,12 @@ class ClusterMemory(nn.Module):
     """
 
     centroids: Tensor
+    fewest = 1  # rows
 
     def __init__(self, centroids: Tensor, momentum: float = 0.2, update: str = "hard", persistent: bool = True):
         super().__init__()
-        if centroids.ndim != 2 or len(centroids) == 0:
-            raise ValueError(f"centroids must have shape (M, D) with M >= 1, not {tuple(centroids.shape)}")
+        if centroids.ndim != 2 or len(centroids) < self.fewest:
+            raise ValueError(f"centroids must have shape (M, D) with M >= {self.fewest}, not {tuple(centroids.shape)}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), not {momentum}")
         if update not in UPDATES:

@@ -2,6 +2,6 @@
 
 from .heads import ClusterMemoryHead
 from .ise import ISE
-from .losses import ISELoss
+from .losses import CameraProxyLoss, ISELoss
 
-__all__ = ["ISE", "ClusterMemoryHead", "ISELoss"]
+__all__ = ["ISE", "CameraProxyLoss", "ClusterMemoryHead", "ISELoss"]

@@ -12,7 +12,8 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..method import ClusterMemory, generate_support_samples
+from ..method import CameraProxyMemory, ClusterMemory, generate_support_samples
+from ..registry import LOSS, registered
 from ..utils.distributed import WholeBatch, gather_rows, gather_with_gradient
 
 logger = logging.getLogger("fastreid.ise.head")
@@ -33,10 +34,12 @@ class ClusterMemoryHead(nn.Module):
         norm_type: fastreid's name of that norm.
         num_neighbors: support samples per embedding; 0 makes none.
         momentum, update: of :class:`ise_plugin.method.ClusterMemory`.
+        proxy_momentum: of :class:`ise_plugin.method.CameraProxyMemory`; None keeps no camera proxies.
 
     Attributes:
         memory: the :class:`ClusterMemory`, None until :meth:`set_centroids`. Not part of ``state_dict``: its size changes
             from epoch to epoch, and it is rebuilt from the embeddings.
+        proxies: the :class:`CameraProxyMemory`, likewise from :meth:`set_proxies`.
         degree: degree of extension of the next step; the trainer sets it before every step.
     """
 
@@ -52,6 +55,7 @@ class ClusterMemoryHead(nn.Module):
         num_neighbors: int = 1,
         momentum: float = 0.2,
         update: str = "hard",
+        proxy_momentum: Optional[float] = None,
     ):
         super().__init__()
         if pool_type not in pooling.__all__:
@@ -67,13 +71,20 @@ class ClusterMemoryHead(nn.Module):
         self.num_neighbors = num_neighbors
         self.momentum = momentum
         self.update_rule = update
+        self.proxy_momentum = proxy_momentum
         self.memory: Optional[ClusterMemory] = None
+        self.proxies: Optional[CameraProxyMemory] = None
         self.degree = 0.0
         self._warned_about_neighbors = False
 
     @classmethod
     def from_config(cls, cfg):
         heads, ise = cfg.MODEL.HEADS, cfg.ISE
+        known = [
+            name for name in cfg.MODEL.LOSSES.NAME if name in LOSS or "." in name
+        ]  # others are the model's to refuse
+        losses = [registered(LOSS, name, "MODEL.LOSSES.NAME") for name in known]
+        with_proxies = any("proxies" in getattr(loss, "wants", ()) for loss in losses)
         return {
             "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
             "embedding_dim": heads.EMBEDDING_DIM,
@@ -83,6 +94,7 @@ class ClusterMemoryHead(nn.Module):
             "num_neighbors": ise.SUPPORT.NUM_NEIGHBORS if ise.SUPPORT.ENABLED else 0,
             "momentum": ise.MEMORY.MOMENTUM,
             "update": ise.MEMORY.UPDATE,
+            "proxy_momentum": ise.CAMERAS.PROXY.MOMENTUM if with_proxies else None,
         }
 
     def set_centroids(self, centroids: Tensor) -> None:
@@ -90,36 +102,53 @@ class ClusterMemoryHead(nn.Module):
         device = next(self.parameters(), centroids).device
         self.memory = ClusterMemory(centroids, self.momentum, self.update_rule, persistent=False).to(device)
 
+    def set_proxies(self, proxies: Tensor, pairs: Tensor) -> None:
+        """Starts new camera proxies (P, D), ``pairs`` (P, 2), int64, being the label and the camera of each."""
+        device = next(self.parameters(), proxies).device
+        self.proxies = CameraProxyMemory(proxies, pairs, self.proxy_momentum, persistent=False).to(device)
+
     def forward(
-        self, features: Tensor, targets: Optional[Tensor] = None, whole: Optional[WholeBatch] = None
+        self,
+        features: Tensor,
+        targets: Optional[Tensor] = None,
+        whole: Optional[WholeBatch] = None,
+        cameras: Optional[Tensor] = None,
     ) -> Union[Tensor, dict]:
         """
         Args:
             features: (B, C, H, W), the backbone's feature map.
-            targets, whole: see :meth:`extend`; needed in training only.
+            targets, whole, cameras: see :meth:`extend`; needed in training only.
 
         Returns:
             In evaluation the embeddings (B, D) before L2 normalisation, as fastreid's ``EmbeddingHead`` returns them.
             In training what the losses take, with B the global batch: ``features`` (B, D) with unit rows, ``labels``
             (B,), ``centroids`` (M, D) of before this step's update, ``supports`` (B*K, D) and ``support_labels``
-            (B*K,), both empty without support samples.
+            (B*K,), both empty without support samples. With camera proxies also ``proxies`` (P, D) of before the update,
+            ``proxy_pairs`` (P, 2), their labels and cameras, and ``own_proxies`` (B,), -1 without one.
 
         Raises:
             UsageError: the feature map has other channels than the config says.
         """
-        return self.extend(self.embed(features), targets, whole) if self.training else self._neck(features)
+        return self.extend(self.embed(features), targets, whole, cameras) if self.training else self._neck(features)
 
     def embed(self, features: Tensor) -> Tensor:
         """Unit embeddings (B, D), float32, of a feature map (B, C, H, W), in training as in evaluation."""
         return F.normalize(self._neck(features).float(), dim=1)
 
-    def extend(self, embeddings: Tensor, targets: Tensor, whole: Optional[WholeBatch] = None) -> dict:
+    def extend(
+        self,
+        embeddings: Tensor,
+        targets: Tensor,
+        whole: Optional[WholeBatch] = None,
+        cameras: Optional[Tensor] = None,
+    ) -> dict:
         """What the losses take, from this process's share of a batch; updates the memory.
 
         Args:
             embeddings: (b, D), float32, unit rows.
             targets: (b,), int64 pseudo labels, on any device.
             whole: the batch of all processes. Several processes without it ask one another, and wait for the device.
+            cameras: (b,), int64, on the CPU, -1 where unknown; needed with camera proxies only.
         """
         if self.memory is None:
             raise RuntimeError("the cluster memory is empty: call set_centroids, or train with ISETrainer")
@@ -132,7 +161,22 @@ class ClusterMemoryHead(nn.Module):
             supports, support_labels = generate_support_samples(features, labels, centroids, count, self.degree)
         self.memory.update(torch.cat([features, supports]), torch.cat([known, known.repeat_interleave(count)]))
         outputs = {"features": features, "labels": labels, "centroids": centroids}
-        return {**outputs, "supports": supports, "support_labels": support_labels}
+        outputs = {**outputs, "supports": supports, "support_labels": support_labels}
+        if self.proxy_momentum is None:
+            return outputs
+        return {**outputs, **self._with_proxies(features, known, cameras, whole)}
+
+    def _with_proxies(
+        self, features: Tensor, labels: Tensor, cameras: Optional[Tensor], whole: Optional[WholeBatch]
+    ) -> dict:
+        """What the losses take of camera proxies, from features and labels of the global batch; updates the proxies."""
+        if self.proxies is None or cameras is None:
+            raise RuntimeError("no camera proxies, or no cameras in the batch: call set_proxies, and give camids")
+        cameras = gather_rows(cameras) if whole is None else whole.cameras
+        proxies, numbers = self.proxies.centroids, self.proxies.numbers_of(labels, cameras)
+        self.proxies.update(features, numbers)
+        own = numbers.to(features.device, non_blocking=True)
+        return {"proxies": proxies, "proxy_pairs": self.proxies.pairs, "own_proxies": own}
 
     def _neck(self, features: Tensor) -> Tensor:
         if features.shape[1] != self.feat_dim:

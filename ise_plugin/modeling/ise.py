@@ -71,7 +71,7 @@ class ISE(Baseline):
             batched_inputs: dictionary with ``images`` (B, 3, H, W), values 0..255, any dtype, and in training ``targets`` (B,),
                 int64 pseudo labels; in evaluation the images alone will do. With ``gradients`` (B, D) in place of
                 the targets, see below. Several processes add ``whole``, the :class:`WholeBatch` that this is a share of;
-                a piece of a batch its ``layout``.
+                a piece of a batch its ``layout``. Camera proxies need ``camids`` (B,), int64, on the CPU, -1 where unknown.
 
         Returns:
             In training a dictionary of scalar losses, in evaluation embeddings (B, D) before L2 normalisation.
@@ -86,7 +86,8 @@ class ISE(Baseline):
                 return (self.heads.embed(feature_map) * batched_inputs["gradients"]).sum()
             # precise batch norm marks its batches with negative labels; it wants the statistics, not the losses
             targets = batched_inputs["targets"].clamp(min=0)
-            return self._losses(self.heads(feature_map, targets, **_known(batched_inputs.get("whole"))))
+            known = self._known(batched_inputs.get("whole"), batched_inputs.get("camids"))
+            return self._losses(self.heads(feature_map, targets, **known))
 
     def _infer(self, images: Tensor) -> Tensor:
         with self._feature_map({"images": images}) as feature_map:
@@ -98,10 +99,19 @@ class ISE(Baseline):
             return self.heads.embed(feature_map)
 
     def compute_losses(
-        self, features: Tensor, targets: Tensor, whole: Optional[WholeBatch] = None
+        self,
+        features: Tensor,
+        targets: Tensor,
+        whole: Optional[WholeBatch] = None,
+        cameras: Optional[Tensor] = None,
     ) -> dict[str, Tensor]:
         """The losses of this process's share of a batch, and the memory's update; see ``ClusterMemoryHead.extend``."""
-        return self._losses(self.heads.extend(features, targets, **_known(whole)))
+        return self._losses(self.heads.extend(features, targets, **self._known(whole, cameras)))
+
+    def _known(self, whole: Optional[WholeBatch], cameras: Optional[Tensor]) -> dict:
+        """For heads; one that knows nothing of several processes or of camera proxies is not asked to."""
+        known = {} if whole is None else {"whole": whole}
+        return known if getattr(self.heads, "proxy_momentum", None) is None else {**known, "cameras": cameras}
 
     def _losses(self, outputs: dict) -> dict[str, Tensor]:
         return {name: value for module in self.loss_modules for name, value in module(outputs).items()}
@@ -130,8 +140,3 @@ class ISE(Baseline):
 
 def _as_batch(batched_inputs) -> dict:
     return batched_inputs if isinstance(batched_inputs, dict) else {"images": batched_inputs}
-
-
-def _known(whole: Optional[WholeBatch]) -> dict:
-    """For heads; one that knows nothing of several processes is not asked to."""
-    return {} if whole is None else {"whole": whole}

@@ -1,10 +1,11 @@
-"""The paper's total loss as a component that a config names."""
+"""The losses that a config names: the paper's total loss, and that over camera proxies."""
 
 import torch
 from fastreid.config import configurable
 from torch import Tensor, nn
 
-from ..method import label_preserving_loss, sample_extension_loss
+from ..errors import UsageError
+from ..method import inter_camera_loss, intra_camera_loss, label_preserving_loss, sample_extension_loss
 from ..registry import LOSS
 
 
@@ -51,4 +52,67 @@ class ISELoss(nn.Module):
         if self.lp_weight > 0 and len(supports):
             loss = label_preserving_loss(features, supports, labels, support_labels, self.lp_temperature)
             losses["loss_lp"] = self.lp_weight * loss
+        return losses
+
+
+@LOSS.register()
+class CameraProxyLoss(nn.Module):
+    """The weighted losses over camera proxies, to be named beside :class:`ISELoss`. The real samples alone take part:
+    support samples lie between clusters and were seen by no camera.
+
+    Source: Wang et al., "Camera-aware Proxies for Unsupervised Person Re-Identification", AAAI 2021.
+
+    Args:
+        temperature: of both, > 0.
+        intra_weight, inter_weight: of the losses within and across cameras, >= 0; 0 leaves it out.
+        num_negatives: proxies of other clusters that an image is compared with across cameras, the nearest, >= 1.
+    """
+
+    wants = ("proxies",)  # tells the head to keep them
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.07,
+        intra_weight: float = 1.0,
+        inter_weight: float = 0.5,
+        num_negatives: int = 50,
+    ):
+        super().__init__()
+        self.temperature = temperature
+        self.intra_weight = intra_weight
+        self.inter_weight = inter_weight
+        self.num_negatives = num_negatives
+
+    @classmethod
+    def from_config(cls, cfg):
+        settings = cfg.ISE.CAMERAS.PROXY
+        return {
+            "temperature": settings.TEMPERATURE,
+            "intra_weight": settings.INTRA_WEIGHT,
+            "inter_weight": settings.INTER_WEIGHT,
+            "num_negatives": settings.NEGATIVES,
+        }
+
+    def forward(self, outputs: dict) -> dict[str, Tensor]:
+        """
+        Args:
+            outputs: what :meth:`ClusterMemoryHead.forward` returns in training with camera proxies.
+
+        Returns:
+            ``{"loss_intra": scalar, "loss_inter": scalar}``, weighted.
+
+        Raises:
+            UsageError: the head keeps no proxies.
+        """
+        if "proxies" not in outputs:
+            raise UsageError("CameraProxyLoss needs a head with camera proxies; set MODEL.HEADS.NAME ClusterMemoryHead")
+        labels, cameras = outputs["proxy_pairs"].unbind(1)
+        logits, own = outputs["features"] @ outputs["proxies"].t() / self.temperature, outputs["own_proxies"]
+        losses = {}
+        if self.intra_weight > 0:
+            losses["loss_intra"] = self.intra_weight * intra_camera_loss(logits, own, cameras)
+        if self.inter_weight > 0:
+            losses["loss_inter"] = self.inter_weight * inter_camera_loss(logits, own, labels, self.num_negatives)
         return losses

@@ -33,7 +33,12 @@ _CURVES = (
     ("Errors of the labels", "share", 0, _ON_ERRORS, {**_ERRORS, **_MINORITY}),
     ("Without identities", "", None, _ON_BLIND, {**_BLIND, **_COSINES}),
 )
-_LOSS_NAMES = {"loss_se": "sample extension", "loss_lp": "label preserving"}
+_LOSS_NAMES = {
+    "loss_se": "sample extension",
+    "loss_lp": "label preserving",
+    "loss_intra": "within cameras",
+    "loss_inter": "across cameras",
+}
 
 
 def write_report(folder: str) -> str:

@@ -24,6 +24,7 @@ class WholeBatch(NamedTuple):
 
     targets: Tensor  # (B,), int64, on the CPU: pseudo labels of the global batch, in the order of the processes
     counts: tuple  # images of every process; their sum is B
+    cameras: Optional[Tensor] = None  # (B,), int64, on the CPU, -1 where unknown; for heads with camera proxies
 
 
 def world_size() -> int:

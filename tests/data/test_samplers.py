@@ -7,8 +7,9 @@ from ise_plugin.data import CrossCameraBatchSampler, samplers
 from ise_plugin.utils import distributed
 
 
-def make(labels, cameras, num_instances=4, batch_size=8, num_batches=50, seed=0):
-    return CrossCameraBatchSampler(np.array(labels), np.array(cameras), num_instances, batch_size, num_batches, seed)
+def make(labels, cameras, num_instances=4, batch_size=8, num_batches=50, seed=0, **options):
+    arrays = np.array(labels), np.array(cameras)
+    return CrossCameraBatchSampler(*arrays, num_instances, batch_size, num_batches, seed, **options)
 
 
 def groups_of(sampler):
@@ -144,6 +145,7 @@ def test_processes_share_the_batches_of_one(monkeypatch, world, batch_size, coun
         assert sum(map(list, parts), []) == whole and tuple(map(len, parts)) == counts
         for part in parts:
             assert part.labels.tolist() == [label for _, label, _ in whole] and part.counts == counts
+            assert part.cameras.tolist() == [MANY["cameras"][index] for index, _, _ in whole]
 
 
 def test_images_of_unknown_camera_have_no_preference():
@@ -158,3 +160,18 @@ def test_images_of_unknown_camera_have_no_preference():
 def test_unknown_cameras_alone_draw_as_one_camera_does():
     labels = np.repeat(np.arange(5), 7)
     assert list(make(labels, np.full(35, -1))) == list(make(labels, np.zeros(35, np.int64)))
+
+
+def test_groups_by_proxy_are_of_one_camera_each_as_often_as_any_other():
+    labels = np.repeat([0, 1, 2, -1], [12, 4, 1, 3])  # cluster 2 has a single image
+    cameras = np.array([0] * 9 + [1] * 2 + [-1] + [1] * 2 + [2] * 2 + [0] * 4)
+    proxies = [(0, -1), (0, 0), (0, 1), (1, 1), (1, 2)]
+    sampler = make(labels, cameras, num_instances=2, batch_size=10, num_batches=30, by_proxy=True)
+    assert sampler.clusters_per_batch == 5
+    for batch in sampler:
+        drawn = [{(labels[i], cameras[i]) for i, _, _ in batch[start : start + 2]} for start in range(0, 10, 2)]
+        assert sorted(pair for group in drawn for pair in group) == proxies
+        assert all(labels[i] == label for i, label, _ in batch)
+        for start in range(0, 10, 2):
+            images = {i for i, _, _ in batch[start : start + 2]}
+            assert images == {11} or len(images) == 2  # an image alone in its group is repeated

@@ -1,5 +1,6 @@
 """The hook: labels, memory, loader; and clusterings that cannot be trained on."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -13,7 +14,7 @@ from ise_plugin.clustering.purity import REACH, estimate_purities
 from ise_plugin.engine.labelling import DBSCANPseudoLabelHook, Labelling, extract_embeddings
 from ise_plugin.engine.trainer import ISETrainer
 from ise_plugin.errors import UsageError
-from ise_plugin.method import cluster_centroids
+from ise_plugin.method import cluster_centroids, number_proxies
 from ise_plugin.neighbors.exact_search import exact
 
 
@@ -213,3 +214,51 @@ def test_embeddings_stay_on_the_device_they_were_made_on():
             return torch.empty(batch, 8, device="meta")
 
     assert extract_embeddings(Somewhere(), [3, 2]).device.type == "meta"
+
+
+@pytest.fixture
+def proxy_trainer(tiny_cfg):
+    tiny_cfg.ISE.HOOKS, tiny_cfg.MODEL.LOSSES.NAME = (), ("ISELoss", "CameraProxyLoss")
+    trainer = ISETrainer(tiny_cfg)
+    trainer.epoch = trainer.iter = 0
+    trainer.storage = FakeStorage()
+    return trainer
+
+
+def test_camera_proxies_are_the_means_of_clusters_and_cameras(proxy_trainer, monkeypatch):
+    features = blobs(len(proxy_trainer.images), 10, 0.05)
+    give_embeddings(monkeypatch, features)
+    proxy_trainer.pseudo_labels.before_epoch()
+    labels, proxies = proxy_trainer.pseudo_labels.labels, proxy_trainer.model.heads.proxies
+    seen = {(y, c) for y, c in zip(labels.tolist(), proxy_trainer.images.cameras.tolist()) if y >= 0}
+    assert [tuple(pair) for pair in proxies.pairs.tolist()] == sorted(seen)
+    for (label, camera), proxy in zip(sorted(seen), proxies.centroids):
+        members = torch.from_numpy((labels == label) & (proxy_trainer.images.cameras == camera))
+        assert torch.allclose(proxy, F.normalize(features[members].mean(0), dim=0), atol=1e-6)
+
+
+def test_without_known_cameras_there_are_no_proxies_and_it_is_said(proxy_trainer, monkeypatch, caplog):
+    unknown = np.full(len(proxy_trainer.images), -1)
+    proxy_trainer.images = dataclasses.replace(proxy_trainer.images, cameras=unknown)
+    give_embeddings(monkeypatch, blobs(len(unknown), 10, 0.05))
+    module.log_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        proxy_trainer.pseudo_labels.before_epoch()
+    assert "no clustered image has a known camera" in caplog.text
+    assert proxy_trainer.model.heads.proxies.centroids.shape == (0, 32)
+
+
+def test_camera_proxies_of_other_cameras_are_not_taken_from_a_checkpoint(proxy_trainer, monkeypatch):
+    hook, count = proxy_trainer.pseudo_labels, len(proxy_trainer.images)
+    give_embeddings(monkeypatch, blobs(count, 10, 0.05))
+    hook.before_epoch()
+    state = hook.state_dict()
+    assert torch.equal(
+        state["proxy_pairs"], number_proxies(state["labels"], torch.from_numpy(proxy_trainer.images.cameras))[0]
+    )
+    proxy_trainer.images = dataclasses.replace(proxy_trainer.images, cameras=np.zeros(count, np.int64))
+    resumed = set_up(proxy_trainer, PERIOD=2)
+    proxy_trainer.epoch = 1
+    resumed.load_state_dict(state)
+    with pytest.raises(UsageError, match="camera proxies.*resume with"):
+        resumed.before_epoch()

@@ -16,7 +16,7 @@ import ise_plugin.engine.step as step_module
 from ise_plugin.config import get_cfg
 from ise_plugin.engine.step import TrainingStep, build_optimizer, merge_groups, split_batch
 from ise_plugin.errors import UsageError
-from ise_plugin.modeling import ISE, ClusterMemoryHead, ISELoss
+from ise_plugin.modeling import ISE, CameraProxyLoss, ClusterMemoryHead, ISELoss
 
 CPU = torch.device("cpu")
 
@@ -512,3 +512,36 @@ def test_groups_with_equal_settings_are_joined_in_order():
     assert [[p.item() for p in group["params"]] for group in merged] == [[0, 2], [1], [3]]
     assert [(group["lr"], group.get("x")) for group in merged] == [(1, None), (2, None), (1, 0)]
     assert merge_groups([]) == [] and len(groups[0]["params"]) == 1
+
+
+def test_accumulation_with_camera_proxies_equals_the_large_batch(monkeypatch):
+    plain, batches = make_model, make_batches
+
+    def with_proxies(*args):
+        model = frozen(plain(*args))
+        model.loss_modules.append(CameraProxyLoss())
+        model.heads.proxy_momentum = 0.2
+        pairs = torch.cartesian_prod(torch.arange(4), torch.arange(2))
+        model.heads.set_proxies(torch.randn(8, 8, generator=torch.Generator().manual_seed(2)), pairs)
+        return model
+
+    monkeypatch.setitem(globals(), "make_model", with_proxies)
+    cameras = torch.tensor([0, 1, 1, -1, 0, 0, 1, 0])
+    monkeypatch.setitem(globals(), "make_batches", lambda n: [{**b, "camids": cameras} for b in batches(n)])
+    expected, actual = gradients_and_memory(1), gradients_and_memory(3)
+    assert {"loss_intra", "loss_inter"} < set(expected[0]) and actual[0] == pytest.approx(expected[0], rel=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(actual[1], expected[1]))
+    assert torch.allclose(actual[2].heads.proxies.centroids, expected[2].heads.proxies.centroids, atol=1e-6)
+
+
+def test_step_that_is_not_finite_leaves_the_camera_proxies_alone(monkeypatch):
+    model = make_model()
+    model.heads.proxy_momentum = 0.2
+    model.loss_modules.append(CameraProxyLoss())
+    model.heads.set_proxies(torch.randn(4, 8), torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0]]))
+    before = model.heads.proxies.centroids.clone()
+    step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.05), CPU, max_skipped=1)
+    step.set_loader([{**spoil(make_batches(1)[0]), "camids": torch.zeros(8, dtype=torch.int64)}])
+    step.iter = 0
+    step.run_step()
+    assert torch.equal(model.heads.proxies.centroids, before)

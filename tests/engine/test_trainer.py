@@ -132,6 +132,20 @@ def test_resumed_run_ends_as_the_whole_run(finished_run, tmp_path, cache):
     assert same_weights(weights, expected_weights) and results == expected_results
 
 
+def test_camera_proxies_are_resumed_between_two_labellings(datasets_variable, tmp_path):
+    options = ["MODEL.LOSSES.NAME", "('ISELoss','CameraProxyLoss')", "ISE.PSEUDO_LABEL.PERIOD", "2", "ISE.HOOKS", "()"]
+    train(make_cfg(tmp_path / "whole", *options))
+    trainer = ISETrainer(make_cfg(tmp_path / "cut", *options))
+    seed_all_rng(0)
+    trainer.resume_or_load(resume=False)
+    trainer.register_hooks([StopAfterFirstEpoch()])
+    with pytest.raises(Interrupted):
+        trainer.train()
+    train(make_cfg(tmp_path / "cut", *options), resume=True)
+    (weights, results), (expected_weights, expected_results) = outcome(tmp_path / "cut"), outcome(tmp_path / "whole")
+    assert same_weights(weights, expected_weights) and results == expected_results
+
+
 def test_resuming_a_finished_run_changes_nothing(finished_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / "copy")
     trainer = train(make_cfg(tmp_path / "copy"), resume=True)

@@ -6,11 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastreid.modeling.heads import EmbeddingHead
+from helpers import Reads
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ise_plugin.config import get_cfg
 from ise_plugin.errors import UsageError
-from ise_plugin.method import ClusterMemory, generate_support_samples, label_preserving_loss, sample_extension_loss
-from ise_plugin.modeling import ClusterMemoryHead, ISELoss
+from ise_plugin.method import (
+    CameraProxyMemory,
+    ClusterMemory,
+    generate_support_samples,
+    inter_camera_loss,
+    intra_camera_loss,
+    label_preserving_loss,
+    memory,
+    sample_extension_loss,
+)
+from ise_plugin.modeling import CameraProxyLoss, ClusterMemoryHead, ISELoss
 
 
 @pytest.fixture
@@ -140,3 +151,79 @@ def test_config_reaches_the_head_and_the_loss():
     cfg.MODEL.HEADS.POOL_LAYER = "Median"
     with pytest.raises(UsageError, match="GlobalAvgPool.*Median"):
         ClusterMemoryHead(cfg)
+
+
+CAMERAS = torch.tensor([0, 1, 0, 2, -1, 1, 5, 0])
+PAIRS = torch.tensor([[0, 0], [0, 1], [1, 1], [2, 0], [3, 0], [3, 2], [4, 1]])
+OWN = torch.tensor([0, 1, 4, 5, -1, 6, -1, 0])  # the seventh image's camera has no proxy
+
+
+def make_head_with_proxies(**options):
+    head = make_head(proxy_momentum=0.3, **options)
+    head.set_proxies(torch.randn(len(PAIRS), 16, generator=torch.Generator().manual_seed(2)), PAIRS)
+    return head.train()
+
+
+def test_camera_proxies_see_the_real_samples_alone(feature_map):
+    head, plain = make_head_with_proxies(num_neighbors=2), make_head(num_neighbors=2).train()
+    head.degree = plain.degree = 0.2
+    expected = CameraProxyMemory(head.proxies.centroids, PAIRS, 0.3)
+    before = expected.centroids.clone()
+    outputs, without = head(feature_map, LABELS, cameras=CAMERAS), plain(feature_map, LABELS)
+    expected.update(outputs["features"].detach(), OWN)
+    assert len(outputs["supports"]) == 16 and all(torch.equal(outputs[name], without[name]) for name in without)
+    assert torch.allclose(outputs["proxies"], before) and torch.equal(outputs["own_proxies"], OWN)
+    assert torch.allclose(head.proxies.centroids, expected.centroids) and not torch.allclose(before, expected.centroids)
+    assert torch.equal(head.memory.centroids, plain.memory.centroids)
+    assert not any("proxies" in key for key in head.state_dict())
+
+
+def test_proxy_losses_are_the_methods_weighted(feature_map):
+    outputs = make_head_with_proxies()(feature_map.requires_grad_(), LABELS, cameras=CAMERAS)
+    losses = CameraProxyLoss(temperature=0.1, intra_weight=0.3, inter_weight=0.7, num_negatives=2)(outputs)
+    logits = outputs["features"] @ outputs["proxies"].t() / 0.1
+    assert torch.allclose(losses["loss_intra"], 0.3 * intra_camera_loss(logits, OWN, PAIRS[:, 1]))
+    assert torch.allclose(losses["loss_inter"], 0.7 * inter_camera_loss(logits, OWN, PAIRS[:, 0], 2))
+    assert all(loss > 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert feature_map.grad.abs().sum() > 0
+    assert set(CameraProxyLoss(intra_weight=0.0)(outputs)) == {"loss_inter"}
+    assert set(CameraProxyLoss(inter_weight=0.0)(outputs)) == {"loss_intra"}
+
+
+def test_proxies_read_nothing_back_from_the_device(feature_map, monkeypatch):
+    head, groups = make_head_with_proxies(), memory._groups
+
+    def on_the_host(labels):  # from labels that the loader left there
+        with _disable_current_modes():
+            return groups(labels)
+
+    monkeypatch.setattr(memory, "_groups", on_the_host)
+    with Reads() as reads:
+        sum(CameraProxyLoss()(head(feature_map.requires_grad_(), LABELS, cameras=CAMERAS)).values()).backward()
+    assert reads.seen == set()
+    with Reads() as reads:
+        feature_map[OWN >= 0]
+    assert reads.seen == {"index"}  # it would have noticed
+
+
+def test_proxies_that_are_missing_are_told_of(feature_map):
+    with pytest.raises(RuntimeError, match="set_proxies"):
+        make_head(proxy_momentum=0.3).train()(feature_map, LABELS, cameras=CAMERAS)
+    with pytest.raises(RuntimeError, match="camids"):
+        make_head_with_proxies()(feature_map, LABELS)
+    with pytest.raises(UsageError, match="CameraProxyLoss.*MODEL.HEADS.NAME"):
+        CameraProxyLoss()(make_head().train()(feature_map, LABELS))
+
+
+def test_a_loss_that_wants_proxies_makes_the_head_keep_them():
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.FEAT_DIM, cfg.ISE.CAMERAS.PROXY.MOMENTUM = 16, 0.6
+    cfg.MODEL.LOSSES.NAME = ("ISELoss",)
+    assert ClusterMemoryHead(cfg).proxy_momentum is None
+    cfg.MODEL.LOSSES.NAME = ("ISELoss", "CameraProxyLoss")
+    assert ClusterMemoryHead(cfg).proxy_momentum == 0.6
+    settings = cfg.ISE.CAMERAS.PROXY
+    settings.TEMPERATURE, settings.INTRA_WEIGHT, settings.INTER_WEIGHT, settings.NEGATIVES = 0.1, 0.2, 0.3, 4
+    loss = CameraProxyLoss(cfg)
+    assert (loss.temperature, loss.intra_weight, loss.inter_weight, loss.num_negatives) == (0.1, 0.2, 0.3, 4)

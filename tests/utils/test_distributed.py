@@ -117,3 +117,11 @@ def test_evaluation_and_extraction_with_a_process_that_has_nothing(outcomes):
         assert other_shape == shape == (14, 2)
         assert results == (expected if process == 0 else {})
     assert expected["mAP"] == 100
+
+
+def test_camera_proxies_do_not_depend_on_the_number_of_processes(outcomes):
+    losses, *memories, _ = workers.camera_proxies(0, 1)
+    for other_losses, *others, seen in outcomes["camera_proxies"]:
+        assert other_losses == pytest.approx(losses, abs=1e-4) and seen == set()
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(others, memories))
+        assert all(torch.equal(a, b) for a, b in zip(others, outcomes["camera_proxies"][0][1:3]))

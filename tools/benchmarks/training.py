@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from ise_plugin.config import load_cfg
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-INSTANCES, LOSS_BATCH, LOSS_CLUSTERS = 16, 256, 2000
+INSTANCES, LOSS_BATCH, LOSS_CLUSTERS, LOSS_CAMERAS = 16, 256, 2000, 4
 DEMO_EPOCHS = 3
 # everything of this package that is about speed and has a switch
 SWITCHED_OFF = [
@@ -100,7 +100,24 @@ def stock_train(cfg, args) -> dict:
 
 
 def ise_train(cfg, args) -> dict:
-    """A whole step of this package on batches as its cached loader gives them, augmented on the device."""
+    """Whole steps of this package on batches as its cached loader gives them, augmented on the device."""
+    step = training_step(cfg, args)
+    seconds = timed(step.run_step, args.repeats, torch.device(cfg.MODEL.DEVICE))
+    return {**rate(seconds, args.batch), "precision": str(step.precision)}
+
+
+def camera_proxies(cfg, args) -> dict:
+    """The same step with and without camera proxies, in turns in one process."""
+    with_proxies = cfg.clone()
+    with_proxies.MODEL.LOSSES.NAME = ("ISELoss", "CameraProxyLoss")
+    steps, device = [training_step(c, args) for c in (cfg, with_proxies)], torch.device(cfg.MODEL.DEVICE)
+    seconds = [[timed(step.run_step, 1, device)[0] for step in steps] for _ in range(args.repeats)]
+    plain, proxies = map(list, zip(*seconds))
+    ratio = statistics.median(proxies) / statistics.median(plain)
+    return {"plain": plain, "proxies": proxies, "ratio": ratio}
+
+
+def training_step(cfg, args):
     from ise_plugin.engine.step import TrainingStep, build_optimizer
     from ise_plugin.modeling.build import build_model
     from ise_plugin.modeling.precision import choose_precision, spare_slow_gradients
@@ -108,6 +125,9 @@ def ise_train(cfg, args) -> dict:
     model = build_model(cfg).train()
     device = torch.device(cfg.MODEL.DEVICE)
     model.heads.set_centroids(F.normalize(torch.randn(LOSS_CLUSTERS, cfg.MODEL.BACKBONE.FEAT_DIM), dim=1))
+    if model.heads.proxy_momentum is not None:
+        pairs = torch.cartesian_prod(torch.arange(LOSS_CLUSTERS), torch.arange(LOSS_CAMERAS))
+        model.heads.set_proxies(F.normalize(torch.randn(len(pairs), cfg.MODEL.BACKBONE.FEAT_DIM), dim=1), pairs)
     model.heads.degree = cfg.ISE.SUPPORT.BASE_DEGREE
     precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, model.backbone, args.size)
     spare_slow_gradients(model.backbone, device, precision)
@@ -117,15 +137,16 @@ def ise_train(cfg, args) -> dict:
     batch = {
         "images": pictures(count, *args.size),
         "targets": torch.arange(count) // INSTANCES,
+        "camids": torch.arange(count) % LOSS_CAMERAS,
         "flipped": torch.arange(count) % 2 == 0,
         "offsets": torch.arange(2 * count).view(count, 2) % 21 - 10,
         "erased": torch.tensor([rectangle, [0] * 4]).repeat(count, 1)[:count],
     }
     if device.type == "cuda":
         batch = {name: value.pin_memory() for name, value in batch.items()}
-    step.set_loader([batch] * (args.repeats + 1))
+    step.set_loader([batch] * (2 * args.repeats + 1))
     step.iter = 0
-    return {**rate(timed(step.run_step, args.repeats, device), count), "precision": str(precision)}
+    return step
 
 
 def stock_extract(cfg, args) -> dict:
@@ -211,6 +232,7 @@ MEASURES = {
     "stock_train": stock_train,
     "stock_amp_train": stock_train,
     "ise_train": ise_train,
+    "camera_proxies": camera_proxies,
     "stock_extract": stock_extract,
     "ise_extract": ise_extract,
     "losses": losses,
