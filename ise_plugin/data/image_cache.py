@@ -2,14 +2,12 @@
 
 import hashlib
 import logging
-import mmap
-import multiprocessing
 import os
 import tempfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 
@@ -29,18 +27,27 @@ _FORMAT_VERSION = b"2"
 class ImageCache:
     """N images of one size, each filled in by whoever decodes it first.
 
+    A worker process, however it was started, sees the same memory: a pickled cache is the name of its file.
+
     Args:
-        entries: (N,), in memory that all workers see; each has ``pixels`` (H, W, 3), uint8, and of the file they were made
-            from ``modified``, ``size`` and ``checksum``, int64.
+        path: a file of N entries, which is mapped; each has ``pixels`` (H, W, 3), uint8, and of the file they were made from
+            ``modified``, ``size`` and ``checksum``, int64.
+        entry: their type.
         verify: whether to compare the pixels with their check sum at this process's first read of an entry; a file may
             hold what an interrupted run left half-written.
+        kept: whatever has to live as long as others may open ``path``.
 
     An entry counts only as long as its file has the size and modification time it was made from.
     """
 
-    def __init__(self, entries: np.ndarray, verify: bool = False):
-        self._entries = entries
-        self._unverified = np.full(len(entries), verify)
+    def __init__(self, path: str, entry: np.dtype, verify: bool = False, kept: Any = None):
+        self._reopened = path, entry, verify
+        self._entries = np.memmap(path, entry, "r+").view(np.ndarray)
+        self._unverified = np.full(len(self._entries), verify)
+        self._kept = kept
+
+    def __reduce__(self) -> tuple:
+        return type(self), self._reopened
 
     def read(self, index: int, path: str) -> Optional[np.ndarray]:
         """The image (H, W, 3), uint8; None where there is none or its file has changed; OSError where that is gone."""
@@ -87,22 +94,29 @@ def open_image_cache(
     entry = np.dtype([*_STAMP, ("pixels", np.uint8, (*size, 3))])
     needed = len(paths) * entry.itemsize
     if mode == "ram":
-        problem: Optional[str] = "worker processes share memory only where they are forked"
-        if multiprocessing.get_start_method() == "fork":
+        problem: Optional[str] = "this system has no memory that other processes can open"
+        if hasattr(os, "memfd_create"):
             problem = _problem_of_room(needed * processes, limit_gib, free_memory(), "memory")
-        if problem is None:  # zeros; a page takes memory once it is written to
-            return ImageCache(np.frombuffer(mmap.mmap(-1, needed), entry))
+        if problem is None:
+            return _in_memory(needed, entry)
         logger.warning(f"DATALOADER.CACHE ram: {problem}; caching on disk in {folder} instead")
     path = _make_folder(folder) / f"{_digest(paths, size, recipe)}.images"
     problem = None if path.exists() else _problem_of_room(needed, limit_gib, free_space(folder), "disk")
     if problem is None:
         try:
             _reserve(path, needed)
-            return ImageCache(np.memmap(path, entry, "r+"), verify=True)
+            return ImageCache(str(path), entry, verify=True)
         except OSError as error:
             problem = f"{path} cannot be made ({error.strerror})"
     logger.warning(f"DATALOADER.CACHE disk: {problem}; images are decoded anew every time")
     return None
+
+
+def _in_memory(needed: int, entry: np.dtype) -> ImageCache:
+    """Zeros in a file without a folder, and so without the bound that /dev/shm has; a page takes memory once it is written to."""
+    file = os.fdopen(os.memfd_create("images"), "r+b")
+    file.truncate(needed)
+    return ImageCache(f"/proc/{os.getpid()}/fd/{file.fileno()}", entry, kept=file)
 
 
 def _identity(path: str) -> tuple:

@@ -1,5 +1,6 @@
 """A loader whose workers say what ended them, and which no signal but their own process's ends."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -67,7 +68,8 @@ def obey_parent_alone(worker: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # only it tells who has sent a signal; macOS has none
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process().pid  # os.getppid() may be the fork server
+        threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:

@@ -69,19 +69,24 @@ def test_a_signal_from_outside_does_not_end_a_worker(name):
     assert [batch["index"] for batch in seen] == [0, 1, 2, 3] and len({batch["process"] for batch in seen}) == 1
 
 
-def test_the_own_process_can_end_its_workers_at_exit():
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_the_own_process_can_end_its_workers_at_exit(tmp_path, start_method):
     """Its exit waits for them; an error keeps the loader alive until then."""
-    code = """
-import ise_plugin, sys, time, torch
+    code = f"""
+import ise_plugin, multiprocessing, torch
 from ise_plugin.data.workers import UserErrorLoader
 class Numbers(torch.utils.data.Dataset):
     def __len__(self):
         return 100
     def __getitem__(self, index):
-        return {"index": index}
-batches = iter(UserErrorLoader(Numbers(), batch_size=None, num_workers=2, persistent_workers=True))
-next(batches)
-raise SystemExit(7)
+        return {{"index": index}}
+if __name__ == "__main__":
+    multiprocessing.set_start_method("{start_method}")
+    batches = iter(UserErrorLoader(Numbers(), batch_size=None, num_workers=2, persistent_workers=True))
+    next(batches)
+    raise SystemExit(7)
 """
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=600)
+    (tmp_path / "program.py").write_text(code)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "program.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 7 and not result.stderr
