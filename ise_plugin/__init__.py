@@ -5,11 +5,19 @@ trainer. Everything else registers itself as soon as fastreid is imported, see :
 that part stays out, and a warning says which command installs it.
 """
 
+import os
 import warnings
 
 from . import _imports
 
 __version__ = "0.1.0"
+
+# How often an OpenMP thread that waits for others looks before it sleeps (GNU's library, which torch brings along on Linux, reads
+# this when it is loaded). Its default of 300,000, some 9 ms, is longer than the time slice of a thread that waits for the core:
+# beside another program every step then waits for time slices. 1,000 are as long as going to sleep and waking up takes, and what
+# the library takes itself where it knows of more threads than cores.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __getattr__ = _imports.lazy(
     __name__, {"Embedder": "inference.embedder", "add_ise_config": "config", "get_cfg": "config"}

@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..utils.files import write_atomically
 from ..utils.logs import kept_warnings
 from ..utils.memory import keep_freed_memory
+from ..utils.parallel import share_cores
 from .checkpointing import refuse_finished
 from .console import set_verbosity
 
@@ -45,6 +46,7 @@ def setup(args):
         cfg.SEED = int(time.time())
     cfg.freeze()
 
+    share_cores(comm.get_local_size())
     _make_folder(cfg.OUTPUT_DIR)
     if not (
         args.eval_only or getattr(args, "resume", False) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
