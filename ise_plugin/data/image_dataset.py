@@ -1,5 +1,6 @@
 """Reads, transforms and returns images in batches, by index or with a pseudo label and a seed."""
 
+import math
 import random
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
@@ -60,6 +61,12 @@ class ImageDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def image_bytes(self) -> int:
+        """Of one image in a batch; 0 where the picture decides its size."""
+        numbers = 3 * math.prod(self.steps.size or (0,))
+        return numbers * (torch.float32.itemsize if self.steps.finish is not None else torch.uint8.itemsize)
 
     def __getitem__(self, key: Union[int, tuple]) -> dict:
         return {name: values[0] for name, values in self.__getitems__([key]).items()}

@@ -1,5 +1,6 @@
 """Loaders that run on any device. fastreid's own ``DataLoaderX`` needs CUDA."""
 
+import math
 import os
 from itertools import islice
 from typing import Iterable, Iterator, Optional, Sequence
@@ -12,12 +13,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UsageError
 from ..utils.distributed import WholeBatch, shard, world_size
+from ..utils.files import free_space
+from ..utils.parallel import available_cores
 from .augmentation import batch_augmentation, training_transform
 from .image_cache import ImageCache, open_image_cache
 from .image_dataset import ImageDataset
 from .image_sets import TrainingImages, read_evaluation_images
 from .samplers import CrossCameraBatchSampler, Share
 from .workers import UserErrorLoader
+
+# where workers leave batches for their process; torch gives it up with a bus error once it is full
+_SHARED_MEMORY = "/dev/shm"
+# batches that a worker makes ahead (torch's default), and that its process holds: one in the step, one on its way
+_PREFETCHED, _HELD = 2, 2
+MEBIBYTE = 2**20
 
 
 class TrainingLoader:
@@ -34,9 +43,10 @@ class TrainingLoader:
         self._cfg = cfg
         self._images = images
         self._batches = _Batches()
-        options = _loading_options(cfg)
+        dataset, options = _TrainingDataset(cfg, images), _loading_options(cfg)
+        _check_shared_memory(dataset.batch_bytes(cfg), options["num_workers"])
         self._loader = UserErrorLoader(
-            _TrainingDataset(cfg, images),
+            dataset,
             batch_sampler=self._batches,
             persistent_workers=options["num_workers"] > 0,
             generator=torch.Generator(),  # the global one would be drawn from in a first pass, and not in later ones
@@ -46,7 +56,7 @@ class TrainingLoader:
     def extraction(self) -> Iterable[dict]:
         """This process's share of the images, once, in order, with the test transform."""
         mine = shard(len(self._images))
-        size = max(1, (self._cfg.ISE.EXTRACTION.IMS_PER_BATCH or self._cfg.TEST.IMS_PER_BATCH) // world_size())
+        size = _extracted_at_once(self._cfg)
         batches = [list(mine[start : start + size]) for start in range(0, len(mine), size)]
         return _Pass(self._loader, self._batches, batches)
 
@@ -116,6 +126,11 @@ class _TrainingDataset(Dataset):
     def __len__(self) -> int:
         return len(self._test)
 
+    def batch_bytes(self, cfg) -> int:
+        """Of the larger of this process's batches, for training and for extraction."""
+        trained, extracted = -(-cfg.SOLVER.IMS_PER_BATCH // world_size()), min(len(self), _extracted_at_once(cfg))
+        return max(self._train.image_bytes * trained, self._test.image_bytes * extracted)
+
     def __getitems__(self, keys: Sequence) -> dict:
         training = isinstance(keys, Share) or isinstance(keys[0], tuple)
         dataset = self._train if training else self._test
@@ -136,12 +151,13 @@ def build_test_loader(cfg, dataset_name: str) -> tuple[DataLoader, int]:
     items, num_query = read_evaluation_images(dataset_name, cfg)
     paths, identities, cameras = zip(*items)
     dataset = ImageDataset(paths, build_transforms(cfg, is_train=False), targets=identities, cameras=cameras)
-    return UserErrorLoader(
-        dataset,
-        batch_size=max(1, cfg.TEST.IMS_PER_BATCH // world_size()),
-        sampler=shard(len(dataset)),
-        **_loading_options(cfg),
-    ), num_query
+    size, options = max(1, cfg.TEST.IMS_PER_BATCH // world_size()), _loading_options(cfg)
+    _check_shared_memory(dataset.image_bytes * min(len(dataset), size), options["num_workers"])
+    return UserErrorLoader(dataset, batch_size=size, sampler=shard(len(dataset)), **options), num_query
+
+
+def _extracted_at_once(cfg) -> int:
+    return max(1, (cfg.ISE.EXTRACTION.IMS_PER_BATCH or cfg.TEST.IMS_PER_BATCH) // world_size())
 
 
 def _open_cache(cfg, dataset: ImageDataset) -> Optional[ImageCache]:
@@ -163,8 +179,22 @@ def _open_cache(cfg, dataset: ImageDataset) -> Optional[ImageCache]:
 
 
 def _loading_options(cfg) -> dict:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = max(1, available_cores() // comm.get_local_size())
     return {
         "num_workers": min(cfg.DATALOADER.NUM_WORKERS, cores),  # more would only take turns
         "pin_memory": torch.device(cfg.MODEL.DEVICE).type == "cuda",
     }
+
+
+def _check_shared_memory(batch_bytes: int, num_workers: int) -> None:
+    """Raises UsageError where the batches of this machine's processes that wait to be taken have no room."""
+    if not num_workers or not os.path.isdir(_SHARED_MEMORY):
+        return
+    needed = batch_bytes * (_PREFETCHED * num_workers + _HELD) * comm.get_local_size()
+    free = free_space(_SHARED_MEMORY)
+    if needed > free:
+        raise UsageError(
+            f"{_SHARED_MEMORY} has {free / MEBIBYTE:.0f} MiB free and the batches of the loader's workers need "
+            f"{math.ceil(needed / MEBIBYTE)} MiB; make it larger (docker run --shm-size) or lower DATALOADER.NUM_WORKERS "
+            f"({num_workers} in use; 0 needs none)"
+        )

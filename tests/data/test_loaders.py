@@ -1,5 +1,6 @@
 """The training loader: same batches whatever the cache and the workers, shared between extraction and training."""
 
+import multiprocessing
 import os
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ise_plugin.data import TrainingLoader, read_training_images, samplers
+from ise_plugin.data import TrainingLoader, loaders, read_training_images, samplers
 from ise_plugin.errors import UsageError
 from ise_plugin.utils import distributed
 
@@ -52,6 +53,47 @@ def test_cached_and_uncached_loaders_give_equal_batches(tiny_cfg, tmp_path, cach
             all_batches(make_loader(tiny_cfg, CACHE=cache, CACHE_DIR=str(tmp_path / "cache"), **options)[0], labels),
             expected,
         )
+
+
+@pytest.fixture
+def start_method(request, monkeypatch):
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    monkeypatch.setattr(loaders, "available_cores", lambda: 2)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize("start_method, cache", [("spawn", "ram"), ("forkserver", "disk")], indirect=["start_method"])
+def test_workers_that_are_not_forked_share_and_fill_the_cache(tiny_cfg, start_method, cache):
+    plain, _, _ = make_loader(tiny_cfg, NUM_WORKERS=0)
+    loader, _, images = make_loader(tiny_cfg, CACHE=cache, NUM_WORKERS=2)
+    same(list(loader.extraction()), list(plain.extraction()))
+    kept = loader._loader.dataset._train.cache
+    assert len(loader._loader._iterator._workers) == 2
+    assert all(kept.read(i, path) is not None for i, path in enumerate(images.paths))
+
+
+def test_shared_memory_that_is_too_small_is_named_with_what_is_needed(tiny_cfg, monkeypatch):
+    tiny_cfg.INPUT.SIZE_TEST = [128, 64]  # so that extraction has the larger batches
+    plain, _, images = make_loader(tiny_cfg, NUM_WORKERS=0)
+    batch = max(batch["images"].nbytes for batch in plain.extraction())
+    needed = batch * (2 * 3 + 2)  # torch keeps two for each worker
+    monkeypatch.setattr(loaders, "available_cores", lambda: 3)
+    monkeypatch.setattr(loaders, "free_space", lambda folder: needed)
+    make_loader(tiny_cfg, NUM_WORKERS=3)
+    loaders.build_test_loader(tiny_cfg, tiny_cfg.DATASETS.TESTS[0])
+    monkeypatch.setattr(loaders, "free_space", lambda folder: needed - 1)
+    with pytest.raises(UsageError, match=f"need {-(-needed // 2**20)} MiB; .*shm-size.*NUM_WORKERS .3 in use"):
+        make_loader(tiny_cfg, NUM_WORKERS=3)
+    make_loader(tiny_cfg, NUM_WORKERS=0)
+
+
+def test_shared_memory_is_named_before_an_evaluation_as_well(tiny_cfg, monkeypatch):
+    tiny_cfg.DATALOADER.NUM_WORKERS = 1
+    monkeypatch.setattr(loaders, "free_space", lambda folder: 0)
+    with pytest.raises(UsageError, match="has 0 MiB free"):
+        loaders.build_test_loader(tiny_cfg, tiny_cfg.DATASETS.TESTS[0])
 
 
 def test_decoding_happens_once(tiny_cfg, monkeypatch):
