@@ -71,13 +71,13 @@ def run(parser: argparse.ArgumentParser, main: Callable, argv: Optional[Sequence
     args = parse_arguments(parser, argv)
     machine = args.num_gpus, args.num_machines, args.machine_rank, args.dist_url
     try:
-        timeout = load_cfg(args.config_file, args.opts).ISE.PROCESS_TIMEOUT
+        cfg = load_cfg(args.config_file, args.opts)
     except UsageError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of torchrun do not know of one another yet
             _failed(error, args.traceback)
         return UsageError.EXIT_CODE
     try:
-        launch(_one_process, *machine, args=(main, args), timeout=timeout)
+        launch(_one_process, *machine, args=(main, args), timeout=cfg.ISE.PROCESS_TIMEOUT, device=cfg.MODEL.DEVICE)
     except Interrupted as interrupted:
         print(str(interrupted), file=sys.stderr)
         return interrupted.exit_code

@@ -8,11 +8,12 @@ import threading
 import distributed_workers as workers
 import pytest
 import torch
+import torch.distributed as dist
 from fastreid.utils import comm
 from helpers import HANG, forkserver
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ise_plugin.engine.launcher import TellWarnings, launch
+from ise_plugin.engine.launcher import TellWarnings, _free_port, launch
 from ise_plugin.errors import UsageError
 from ise_plugin.utils.logs import kept_warnings
 
@@ -82,6 +83,62 @@ def test_process_that_hangs_ends_the_run_after_the_timeout(quick_start):
 def test_several_machines_need_an_address(two_devices):
     with pytest.raises(UsageError, match="--dist-url"):
         launch(workers.meet, num_gpus=1, num_machines=2)
+
+
+@pytest.fixture
+def as_torchrun(monkeypatch):
+    """Makes this process one that torchrun has started on a machine that believes in two GPUs."""
+
+    def start(local_rank=0, processes=1):
+        names = "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
+        for name, value in zip(names, (local_rank, local_rank, processes, processes, "127.0.0.1", _free_port())):
+            monkeypatch.setenv(name, str(value))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    return start
+
+
+def test_the_backend_is_that_of_the_device_and_not_of_the_machine(as_torchrun):
+    as_torchrun()
+    assert launch(dist.get_backend, device="cpu") == "gloo"
+
+
+@pytest.mark.parametrize(
+    "device, local_rank, processes, gpu", [("auto", 1, 2, 1), ("cuda", 1, 2, 1), ("cuda", 0, 1, 0), ("cuda:1", 0, 1, 1)]
+)
+def test_a_process_on_cuda_is_bound_to_its_gpu(as_torchrun, monkeypatch, device, local_rank, processes, gpu):
+    as_torchrun(local_rank, processes)
+    asked = []
+
+    def stop(backend, device_id, **options):
+        asked.extend([backend, device_id])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(dist, "rendezvous", lambda url, **options: iter([(dist.HashStore(), local_rank, processes)]))
+    monkeypatch.setattr(dist, "init_process_group", stop)
+    with pytest.raises(KeyboardInterrupt):
+        launch(workers.meet, device=device)
+    assert asked == [torch.device("cuda", gpu), "nccl", torch.device("cuda", gpu)]
+
+
+@pytest.mark.parametrize(
+    "device, processes, said", [("cuda:0", 2, "cuda:0 is one GPU for 2 processes"), ("auto", 3, "with 2 CUDA GPU")]
+)
+def test_processes_do_not_share_a_gpu(as_torchrun, device, processes, said):
+    as_torchrun(0, processes)
+    with pytest.raises(UsageError, match=said):
+        launch(workers.meet, device=device)
+    as_torchrun(1, processes)
+    with pytest.raises(SystemExit) as end:  # the first process has said it
+        launch(workers.meet, device=device)
+    assert end.value.code == UsageError.EXIT_CODE
+
+
+def test_one_gpu_for_processes_started_here_is_refused(as_torchrun):
+    with pytest.raises(UsageError, match="cuda gives each its own"):
+        launch(workers.meet, num_gpus=2, device="cuda:0")
 
 
 @pytest.fixture
