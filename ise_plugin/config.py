@@ -59,6 +59,8 @@ _BOUNDED = (
     ("at least 0", "ISE.CAMERAS.PROXY.INTRA_WEIGHT", "ISE.CAMERAS.PROXY.INTER_WEIGHT"),
     ("at least 1", "ISE.CAMERAS.PROXY.NEGATIVES"),
     ("at least 0 and less than 1", "ISE.MEMORY.MOMENTUM", "ISE.CAMERAS.PROXY.MOMENTUM"),
+    ("at least 0", "ISE.TRACKS.MAX_GAP"),
+    ("at least 0 and at most 1", "ISE.TRACKS.WEIGHT", "ISE.TRACKS.MAX_CUT_ERROR"),
     ("greater than 0 and at most 1", "ISE.COLLAPSE.MAX_CLUSTER_SHARE", "ISE.COLLAPSE.MAX_OUTLIER_SHARE"),
     ("greater than 0 and less than 1", "ISE.PSEUDO_LABEL.EPS"),
 )
@@ -71,6 +73,7 @@ _CHOICES = {
     "ISE.PRECISION": ("auto", "float32", "bfloat16", "float16"),
     "ISE.ERASING": ("released", "fastreid"),
     "ISE.MEMORY.UPDATE": ("hard", "mean"),
+    "ISE.TRACKS.MODE": ("hard", "soft", "off"),
     "ISE.REPORT.MAP_METHOD": ("tsne", "opentsne", "umap"),
 }
 
@@ -259,6 +262,20 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.APPEARANCE.EPOCHS = 8
     # Scenes, found by what is seen beside the persons, whose mean is taken out of what neighbours are searched by; 0: none.
     _C.ISE.APPEARANCE.SCENES = 0
+
+    # Tracks of the training images, where they are known, as constraints of the clustering (ise_plugin.clustering.constraints):
+    # images of one track are one person, tracks that one camera sees at the same moment are two. The paper has none.
+    _C.ISE.TRACKS = CfgNode()
+    # "hard": labels hold every constraint; "soft": constraints only change distances; "off".
+    _C.ISE.TRACKS.MODE = "hard"
+    # How far "soft" changes them, in [0, 1]: from not at all to as far as "hard" does.
+    _C.ISE.TRACKS.WEIGHT = 0.5
+    # A track counts as seen between two of its images that are no further apart. Unit: its camera's usual step, the median time
+    # between two images of a track; 2: one image may be missing.
+    _C.ISE.TRACKS.MAX_GAP = 2.0
+    # Tracks whose images disagree are cut, if the embeddings tell tracks from artificially switched ones with no more errors of
+    # either kind than this. Unit: share of tracks, in [0, 1]; 0 never cuts.
+    _C.ISE.TRACKS.MAX_CUT_ERROR = 0.25
 
     # Settings of distances, clusterers and hooks of your own, by their names: whatever keys their from_config reads.
     _C.ISE.OWN = CfgNode(new_allowed=True)

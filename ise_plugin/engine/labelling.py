@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..clustering import kth_neighbor_distances
 from ..clustering.centroids import CentroidSimilarities, similarity_to_centroids
+from ..clustering.constraints import Constraints, fit_constrained, track_constraints
 from ..clustering.jaccard import JaccardDistances, jaccard_graph
 from ..clustering.purity import REACH, estimate_purities
 from ..config import AUTO
@@ -70,8 +71,8 @@ class Labelling:
         previous: (N,), the labels used before; None the first time.
         eps: distance up to which images were neighbours; None with a clusterer that knows none.
         neighbors: similarities (N, k) float32 and indices (N, k) int64 of the nearest images; ``distances``, as the registered
-            distance made them; ``graph`` of the pairs at most ``reach`` apart. In the first process, which clusters; None in the
-            others.
+            distance made them; ``graph`` of the pairs at most ``reach`` apart; ``constraints`` of tracks, where there are any.
+            In the first process, which clusters; None in the others.
         seconds: of extraction and of clustering.
     """
 
@@ -83,6 +84,7 @@ class Labelling:
     distances: Any = None
     graph: Optional[csr_matrix] = None
     reach: Optional[float] = None
+    constraints: Optional[Constraints] = None
     seconds: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -187,10 +189,20 @@ class DBSCANPseudoLabelHook(HookBase):
         parts["distances"] = self._distance(features, parts["neighbors"])
         parts["reach"] = self._clusterer.max_distance
         parts["graph"] = parts["distances"].within(parts["reach"])
-        labels, eps = self._clusterer.fit_predict(parts["graph"]), getattr(self._clusterer, "eps_", None)
+        parts["constraints"] = self._constraints(features)
+        labels = fit_constrained(self._clusterer, parts["graph"], parts["constraints"], parts["reach"])
+        eps = getattr(self._clusterer, "eps_", None)
         if settings.EPS == AUTO and eps is not None:
             logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {self._clusterer.reason_}")
         return labels, eps
+
+    def _constraints(self, features: Tensor) -> Optional[Constraints]:
+        images, settings = self.trainer.images, self.cfg.ISE.TRACKS
+        if settings.MODE == "off" or not (images.tracks >= 0).any():
+            return None
+        options = {"max_gap": settings.MAX_GAP, "max_cut_error": settings.MAX_CUT_ERROR, "names": images.track_names}
+        weight = 1.0 if settings.MODE == "hard" else settings.WEIGHT
+        return track_constraints(features, images.cameras, images.tracks, images.times, weight=weight, **options)
 
     @cached_property
     def _loader(self) -> TrainingLoader:
