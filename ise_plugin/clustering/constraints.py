@@ -282,11 +282,12 @@ def _cut(
     order = order[~np.isnan(times[order])]
     parts = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
     own = {int(units[part[0]]): part for part in parts if len(part)}
-    splits = {unit: _weakest_split(rows[part], times[part]) for unit, part in own.items()}
-    threshold, error = _threshold(
-        [split.similarity for split in splits.values() if split],
-        [_joined(rows, own[a], own[b]) for a, b in _examples(own, cameras, times, overlaps)],
-    )
+    splits = [_weakest_split(rows[part], times[part]) for part in own.values()]
+    whole = [split.similarity for split in splits if split]
+    if not whole:
+        return units, (), 0.0
+    joined = [_joined(rows, own[a], own[b]) for a, b in _examples(own, cameras, times, overlaps)]
+    threshold, error = _threshold(whole, joined)
     if error > max_error:
         logger.info(f"tracks: {error:.0%} of them agree within no better than two tracks put together; none is cut")
         return units, (), error
@@ -338,7 +339,7 @@ def _examples(own: dict, cameras: np.ndarray, times: np.ndarray, overlaps: np.nd
 
 def _threshold(whole: Sequence[float], joined: Sequence[float]) -> tuple[float, float]:
     """The similarity at which as large a share of tracks is cut as of joined ones is not, and the larger of the two shares."""
-    if not len(whole) or not len(joined):
+    if not len(joined):  # nothing to compare with
         return -1.0, 1.0
     lower = np.unique(np.r_[whole, joined, -1.0])
     cut, missed = _share_up_to(whole, lower), 1 - _share_up_to(joined, lower)

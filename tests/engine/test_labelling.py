@@ -157,6 +157,24 @@ def test_small_batches_are_announced_once(trainer, monkeypatch, caplog):
     assert all(len(batch["targets"]) == 12 for batch in trainer.data_loader)
 
 
+@pytest.mark.parametrize("mode", ["hard", "soft", "off"])
+def test_tracks_of_the_images_are_constraints_of_the_labels(trainer, monkeypatch, mode):
+    n = len(trainer.images)
+    tracks, times = np.repeat(np.arange(n), 2)[:n], np.zeros(n)  # all seen by camera 0 at once
+    known = {"cameras": np.zeros(n, np.int64), "tracks": tracks, "times": times, "track_names": tuple(map(str, tracks))}
+    trainer.images = dataclasses.replace(trainer.images, **known)
+    hook = set_up(trainer)
+    hook.cfg.ISE.TRACKS.MODE, hook.cfg.ISE.TRACKS.WEIGHT = mode, 0.05
+    give_embeddings(monkeypatch, blobs(n, 8, 0.02))
+    labelling = hook.label()
+    if mode == "off":
+        assert labelling.constraints is None
+        return
+    assert labelling.constraints.weight == (1 if mode == "hard" else 0.05)
+    assert len(labelling.constraints.apart) == n // 2 * (n // 2 - 1) // 2
+    assert (labelling.constraints.violated(labelling.labels) == 0) == (mode == "hard")
+
+
 def test_too_few_images_for_the_neighbours_asked_for(trainer, monkeypatch):
     give_embeddings(monkeypatch, blobs(8, 2, 0.05))
     with pytest.raises(UsageError, match="8 training images.* 10"):
