@@ -42,9 +42,9 @@ def test_every_file_of_the_package_is_in_the_wheel(installed):
 def test_commands_of_the_wheel_find_its_configs_from_anywhere(installed, tmp_path):
     points = configparser.ConfigParser()
     points.read(next(installed.glob("*.dist-info")) / "entry_points.txt")
-    assert {f"ise-{name}" for name in ("train", "embed", "index", "search", "export", "identities", "report")} == {
-        *points["console_scripts"]
-    }
+    assert {
+        f"ise-{name}" for name in ("train", "crops", "embed", "index", "search", "export", "identities", "report")
+    } == {*points["console_scripts"]}
     program = "import importlib, sys; sys.path.insert(0, sys.argv[1])\n"
     for target in points["console_scripts"].values():
         module, function = target.split(":")
