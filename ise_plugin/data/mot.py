@@ -7,6 +7,7 @@ rows of frame, track, left, top, width, height in pixels, confidence, and in gro
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import logging
 import math
 import os
 import re
+import shutil
 from collections import Counter, defaultdict
 from typing import NamedTuple, Optional, Sequence
 
@@ -112,6 +114,8 @@ def _cut(folder: str, rows: str, place: str, every: int, camera: str) -> None:
     for box in read_boxes(content.decode("utf-8", "replace"), rows):
         if box.frame % every == 0:
             wanted.setdefault(box.frame, []).append(box)
+    for left in glob.glob(f"{glob.escape(place)}.*.tmp"):  # by a call that was killed; it would be read with the crops
+        shutil.rmtree(left)
     own = {_SOURCE, *(row[0] for row in before["crops"])} if before else set()
     with replaced_folder(place, own) as temporary, progress_bar(len(wanted), os.path.basename(folder), "frames") as bar:
         crops: list = []

@@ -82,6 +82,9 @@ def test_an_interrupted_sequence_leaves_nothing(sequences, tmp_path, monkeypatch
     def stop(path):
         raise KeyboardInterrupt
 
+    left = tmp_path / f"out/{sequences[0].name}.123.tmp"  # by a call that was killed
+    left.mkdir(parents=True)
+    (left / "0001_000001.jpg").touch()
     monkeypatch.setattr(mot, "read_rgb", stop)
     with pytest.raises(KeyboardInterrupt):
         mot.cut_crops([str(sequences[0])], str(tmp_path / "out"))
