@@ -56,7 +56,7 @@ def extract_embeddings(model: nn.Module, loader, autocast: ContextManager = cont
     Returns:
         (N, D), float32 on the model's device, unit rows, in the loader's order; (0, 0) from a loader without batches.
     """
-    with torch.inference_mode(), inference_context(model), autocast:
+    with torch.no_grad(), inference_context(model), autocast:  # as in evaluation, which then shares a compiled graph
         batches = [F.normalize(model(batch).float(), dim=1) for batch in loader]
     return torch.cat(batches) if batches else torch.empty(0, 0)
 

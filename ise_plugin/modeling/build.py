@@ -18,7 +18,7 @@ from ..registry import registered
 from ..utils.weights import load_checkpoint_file
 from .instance_norm import keep_channels_last
 from .layouts import HOWTO, fit_weights, in_model, look_of, state_dict_of
-from .precision import take_out_constants
+from .precision import run_once, take_out_constants
 
 logger = logging.getLogger("fastreid.ise.models")
 
@@ -77,6 +77,7 @@ def build_model(cfg) -> nn.Module:
         model = model.to(memory_format=torch.channels_last)
         keep_channels_last(model)
     if cfg.ISE.COMPILE:
+        run_once(model.backbone, cfg.INPUT.SIZE_TRAIN)  # fastreid's networks change themselves when they first run
         model.backbone.compile(dynamic=False)
     return model
 

@@ -52,6 +52,7 @@ class ISE(Baseline):
         if self.normalization:
             group_normalization(self, self.normalization)
         self._halving = Halving()
+        self._compiled_for: dict = {}  # (training, with gradient) -> the images that the backbone is compiled for
 
     @classmethod
     def from_config(cls, cfg):
@@ -122,9 +123,17 @@ class ISE(Baseline):
         images = self.preprocess_image(batched_inputs)
         layout = self.layout_of(batched_inputs, len(images)) if self.training else None
         with self.normalization.using(layout) if layout else nullcontext():
-            feature_map = self.backbone(images)
+            feature_map = self._run_backbone(images)
             with torch.autocast(self.device.type, enabled=False):
                 yield feature_map.float()
+
+    def _run_backbone(self, images: Tensor) -> Tensor:
+        """Compiled or not. Each kind of pass is compiled for its first batch, a whole one; a batch of another size, mostly the
+        rest of a set, runs as it is: a graph takes longer than it saves there, and after eight torch compiles no more."""
+        if self.backbone._compiled_call_impl is None:
+            return self.backbone(images)
+        first = self._compiled_for.setdefault((self.training, torch.is_grad_enabled()), images.shape)
+        return self.backbone(images) if images.shape == first else self.backbone.forward(images)
 
     def layout_of(self, batch: dict, images: int) -> Optional[Layout]:
         """How the images of a batch fall into normalisation groups; None where each batch is one."""

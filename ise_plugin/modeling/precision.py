@@ -148,6 +148,12 @@ def _normalised_twice(backbone: nn.Module, images: torch.Tensor) -> list[tuple]:
     return found
 
 
+@torch.no_grad()
+def run_once(backbone: nn.Module, image_size: Sequence[int], note: Callable = lambda *_: None) -> None:
+    """One black image through a backbone in evaluation mode, which leaves it as it was; ``note`` as for :func:`_watch`."""
+    _watch(backbone, next(backbone.parameters()).new_zeros(1, 3, *image_size), note)
+
+
 def _watch(backbone: nn.Module, images: torch.Tensor, note: Callable = lambda *_: None) -> torch.Tensor:
     """The backbone's output for images, in evaluation mode; ``note(layer, input, output)`` is told of convolutions and
     normalisations as they run."""
@@ -202,7 +208,7 @@ def rounding_noise(backbone: nn.Module, precision: torch.dtype, image_size: Sequ
         elif id(given) in outputs:
             found.append(Noise(torch.finfo(precision).eps / 2 * _mean_ratio(layer), names[layer]))
 
-    _watch(backbone, next(backbone.parameters()).new_zeros(1, 3, *image_size), note)
+    run_once(backbone, image_size, note)
     return max(found)
 
 

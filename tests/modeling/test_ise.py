@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from fastreid.evaluation.evaluator import inference_context
 from helpers import BACKBONES, CONFIGS
 from helpers import backbone_cfg as make_cfg
+from torch._dynamo.testing import CompileCounter
 
 from ise_plugin.config import get_cfg, load_cfg
+from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.errors import UsageError
 from ise_plugin.modeling.build import build_model
 from ise_plugin.registry import LOSS
@@ -116,3 +119,24 @@ def test_unknown_components_and_depths_are_named():
         with pytest.raises(UsageError, match=f"MODEL.BACKBONE.*{value}"):
             build_model(cfg)
     assert get_cfg().MODEL.META_ARCHITECTURE == "Baseline"
+
+
+def test_a_compiled_backbone_has_one_graph_for_each_kind_of_pass():
+    cfg = make_cfg("resnet", "18x", 512, {})
+    cfg.ISE.COMPILE, cfg.ISE.BN_GROUP_SIZE = True, 4
+    counter = CompileCounter()
+    with pytest.MonkeyPatch.context() as patch:
+        plain = torch.nn.Module.compile
+        patch.setattr(torch.nn.Module, "compile", lambda self, **options: plain(self, backend=counter, **options))
+        model = build_model(cfg).train()
+    torch._dynamo.reset()
+    batches = [{"images": torch.randint(256, (n, 3, 64, 32), dtype=torch.uint8)} for n in (16, 16, 7, 5)]
+    for _ in range(2):  # epochs: extraction, training, evaluation
+        extracted = extract_embeddings(model, batches)
+        for batch in (*batches[:2], batches[2]):
+            model.embed(batch).sum().backward()
+        with torch.no_grad():
+            model.embed(batches[0])  # the first pass of a batch in pieces
+        with inference_context(model), torch.no_grad():
+            evaluated = torch.cat([model(batch) for batch in batches])
+    assert counter.frame_count == 3 and len(extracted) == len(evaluated) == 44
