@@ -2,6 +2,7 @@
 # make lint: style, types of the public interface, imports from room to room.
 # make coverage: the share of lines that the test suite runs.
 # make benchmark-market FASTREID_DATASETS=/path/to/datasets: what is reached on Market-1501, for whoever has it.
+# make gpu-check: the CUDA tests, results beside the CPU's, trainings and speed, in one table; needs a CUDA GPU.
 # make test-long: faults by the hundred (kills, damage, hostile and malformed files, 300 epochs), counts printed.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ DATASETS := $(or $(FASTREID_DATASETS),datasets)
 DEMO_OUTPUT ?= logs/ISE/synthetic_mobilenetv2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install demo lint test coverage test-long benchmark-market
+.PHONY: install demo lint test coverage test-long benchmark-market gpu-check
 
 install: $(INSTALLED)
 
@@ -48,3 +49,6 @@ test-long: install
 
 benchmark-market: install
 	$(BIN)/python tools/benchmarks/market.py
+
+gpu-check: install
+	$(BIN)/python tools/gpu_check.py

@@ -19,11 +19,12 @@ settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need a GPU say so where there is none; ``make gpu-check`` runs them."""
-    if not torch.cuda.is_available():
+    """Tests that need GPUs say so where there are none; ``make gpu-check`` runs them."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for marker, needed in (("cuda", 1), ("nccl", 2)):
         for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="PyTorch finds no CUDA GPU here"))
+            if gpus < needed and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"CUDA GPUs needed: {needed}, found by PyTorch: {gpus}"))
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from helpers import HANG, Reads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
 from ise_plugin.config import get_cfg
@@ -28,6 +29,7 @@ from ise_plugin.modeling import ISE, CameraProxyLoss, ClusterMemoryHead, ISELoss
 from ise_plugin.neighbors import all_pairs
 from ise_plugin.neighbors._device import search_on_device
 from ise_plugin.neighbors.exact_search import exact
+from ise_plugin.utils import distributed
 from ise_plugin.utils.distributed import (
     WholeBatch,
     average_statistics,
@@ -39,22 +41,38 @@ from ise_plugin.utils.distributed import (
 )
 
 CLUSTERS, DIM = 6, 12
+# where a process computes, and the test that compares with it
+DEVICE = torch.device("cpu")
 
 
-def start(rank, world, store, results):
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=HANG)
-    )
+def compute_on(device):
+    global DEVICE
+    DEVICE = torch.device(device)
+    torch.backends.cudnn.allow_tf32 = False  # it keeps ten bits
+
+
+def on_host(found):
+    return tree_map_only(torch.Tensor, torch.Tensor.cpu, found)
+
+
+def start(rank, world, store, results, backend):
+    waiting = datetime.timedelta(seconds=HANG)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+        compute_on(f"cuda:{rank}")
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=world, timeout=waiting)
+    if backend == "nccl":
+        distributed.host_group = dist.new_group(backend="gloo", timeout=waiting)
     torch.set_num_threads(1)
-    results[rank] = {function.__name__: function(rank, world) for function in FUNCTIONS}
+    results[rank] = on_host({function.__name__: function(rank, world) for function in FUNCTIONS})
     dist.barrier()
     dist.destroy_process_group()
 
 
 def gather_uneven(rank, world):
-    rows = torch.arange(10.0).reshape(10, 1)[list(shard(10))]
-    nothing = torch.ones(rank, 2)  # process 0 has no row
-    of_unknown_width = torch.ones(1, 3) if rank == 0 else torch.empty(0, 0)
+    rows = torch.arange(10.0, device=DEVICE).reshape(10, 1)[list(shard(10))]
+    nothing = torch.ones(rank, 2, device=DEVICE)  # process 0 has no row
+    of_unknown_width = (torch.ones(1, 3) if rank == 0 else torch.empty(0, 0)).to(DEVICE)
     known = gather_rows(rows, [len(s) for s in shards(10)])
     assert torch.equal(known, gather_rows(rows))
     return gather_rows(rows).flatten().tolist(), len(gather_rows(nothing)), gather_rows(of_unknown_width).tolist()
@@ -69,7 +87,7 @@ def once(rank, world):
 
 
 def buffers(rank, world):
-    norm = nn.BatchNorm1d(2)
+    norm = nn.BatchNorm1d(2).to(DEVICE)
     norm.running_mean.fill_(rank)
     average_statistics(norm)
     return norm.running_mean.tolist()
@@ -79,7 +97,7 @@ def batches():
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
         clusters = torch.randperm(CLUSTERS, generator=g)[:4]
-        yield torch.rand(16, 5, 2, 2, generator=g), clusters.repeat_interleave(4)
+        yield torch.rand(16, 5, 2, 2, generator=g).to(DEVICE), clusters.repeat_interleave(4)
 
 
 class Small(nn.Module):
@@ -100,7 +118,7 @@ class Small(nn.Module):
 
 def twenty_steps(rank, world, update):
     """(loss and gradients of the first step, memory after twenty), the batch shared by groups."""
-    model = Small(update)
+    model = Small(update).to(DEVICE)
     wrapped = DistributedDataParallel(model) if world > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     first = None
@@ -133,7 +151,7 @@ def make_ise(group_size):
         pixel_mean=[0.5] * 3,
         pixel_std=[0.3] * 3,
         bn_group_size=group_size,
-    )
+    ).to(DEVICE)
 
 
 def image_batches(count):
@@ -188,7 +206,7 @@ def normalised(rank, world):
 
 def search_rows():
     rows = F.normalize(torch.randn(700, 24, generator=torch.Generator().manual_seed(0)), dim=1)
-    return torch.cat([rows, rows[:50]])  # some twice
+    return torch.cat([rows, rows[:50]]).to(DEVICE)  # some twice
 
 
 SEARCHES = [("float32", 6), ("bfloat16", 6), ("float32", 300)]

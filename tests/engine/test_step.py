@@ -344,7 +344,7 @@ def test_a_scaled_gradient_is_clipped_at_its_own_size(cfg, fused):
     assert len(moved) == 5 and moved == pytest.approx([1e-4] * 5, rel=0.01)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_nothing_waits_for_cuda_in_a_step():
     model = make_model().cuda()
     device = torch.device("cuda")

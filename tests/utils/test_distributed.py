@@ -1,4 +1,4 @@
-"""Several processes against one, with gloo on the CPU; every wait has a limit, so that a hang fails."""
+"""Several processes against one, with gloo on the CPU and NCCL on GPUs; every wait has a limit, so that a hang fails."""
 
 import time
 
@@ -15,14 +15,26 @@ from ise_plugin.neighbors._device import search_on_device
 from ise_plugin.utils import distributed
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=lambda world: f"{world} processes")
+@pytest.fixture(
+    scope="module", params=[("gloo", 2), ("gloo", 3), pytest.param(("nccl", 2), marks=pytest.mark.nccl)], ids=str
+)
 def outcomes(request, tmp_path_factory):
-    """What every function of distributed_workers gave in every process: {name: [of process 0, of process 1, ...]}."""
-    world, store = request.param, tmp_path_factory.mktemp("store") / "file"
+    """What every function of distributed_workers gave in every process: {name: [of process 0, of process 1, ...]}.
+
+    While a test compares with it, this process computes where those did.
+    """
+    (backend, world), store = request.param, tmp_path_factory.mktemp("store") / "file"
+    if backend == "nccl":
+        workers.compute_on("cuda:0")
+    yield _outcomes(backend, world, store)
+    workers.compute_on("cpu")
+
+
+def _outcomes(backend, world, store):
     with forkserver().Manager() as manager:
         results = manager.dict()
         context = mp.start_processes(
-            workers.start, (world, store, results), nprocs=world, join=False, start_method="forkserver"
+            workers.start, (world, store, results, backend), nprocs=world, join=False, start_method="forkserver"
         )
         deadline = time.monotonic() + HANG
         while not context.join(timeout=5):  # true once all have ended; raises what any of them raised
@@ -65,7 +77,7 @@ def test_running_statistics_are_averaged(outcomes):
 
 @pytest.mark.parametrize("update", ["hard", "mean"])
 def test_steps_do_not_depend_on_the_number_of_processes(outcomes, update):
-    (loss, gradients), memory = workers.twenty_steps(0, 1, update)
+    (loss, gradients), memory = workers.on_host(workers.twenty_steps(0, 1, update))
     results = outcomes[f"twenty_steps_{update}"]
     for (other_loss, other_gradients), other_memory in results:
         assert other_loss == pytest.approx(loss, abs=1e-5)
@@ -84,7 +96,7 @@ def test_processes_with_other_labels_are_named(outcomes):
 
 @pytest.mark.parametrize("case", workers.NORMALISED, ids=str)
 def test_normalised_steps_do_not_depend_on_the_number_of_processes(outcomes, case):
-    (loss, gradients, statistics), memory, last_statistics = workers.normalised_steps(0, 1, *case)
+    (loss, gradients, statistics), memory, last_statistics = workers.on_host(workers.normalised_steps(0, 1, *case))
     results = [outcome[case] for outcome in outcomes["normalised"]]
     for (other_loss, other_gradients, other_statistics), other_memory, other_last_statistics in results:
         assert other_loss == pytest.approx(loss, abs=1e-5)
@@ -120,7 +132,7 @@ def test_evaluation_and_extraction_with_a_process_that_has_nothing(outcomes):
 
 
 def test_camera_proxies_do_not_depend_on_the_number_of_processes(outcomes):
-    losses, *memories, _ = workers.camera_proxies(0, 1)
+    losses, *memories, _ = workers.on_host(workers.camera_proxies(0, 1))
     for other_losses, *others, seen in outcomes["camera_proxies"]:
         assert other_losses == pytest.approx(losses, abs=1e-4) and seen == set()
         assert all(torch.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(others, memories))

@@ -19,7 +19,8 @@ from ise_plugin.engine.evaluation import PortableReidEvaluator
 from ise_plugin.utils.command_line import run_command
 
 
-def measure(args: argparse.Namespace) -> None:
+def measure(args: argparse.Namespace) -> dict:
+    """Seconds and memory of one evaluation, and its mAP."""
     generator, random = torch.Generator().manual_seed(0), np.random.default_rng(0)
     count = args.queries + args.gallery
     people, cameras = random.integers(args.people, size=count), random.integers(args.cameras, size=count)
@@ -47,7 +48,7 @@ def measure(args: argparse.Namespace) -> None:
         _, precisions, _ = evaluate_rank(distances, people[:n], people[n:], cameras[:n], cameras[n:], use_cython=False)
         result["stock_seconds"] = round(time.perf_counter() - start, 2)
         result["stock_mAP"] = round(100 * float(np.mean(precisions)), 6)
-    print(json.dumps(result, indent=1))
+    return result
 
 
 def _peak() -> int:
@@ -63,7 +64,7 @@ def main(argv=None) -> int:
     parser.add_argument("--people", type=int, default=750)
     parser.add_argument("--cameras", type=int, default=6)
     parser.add_argument("--stock", action="store_true", help="fastreid's own ranking as well")
-    return run_command(parser, measure, argv)
+    return run_command(parser, lambda args: print(json.dumps(measure(args), indent=1)), argv)
 
 
 if __name__ == "__main__":
