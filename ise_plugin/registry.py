@@ -22,7 +22,8 @@ CLUSTERER.__doc__ = """Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTER
 
 ``max_distance`` says how far the graph must reach; ``fit_predict(graph)`` takes a distance graph (scipy CSR, N x N,
 float32, symmetric, diagonal stored) and gives int64 pseudo labels (N,), 0..M-1, -1 for outliers. After it ``eps_`` (the
-distance used) and ``reason_`` (why that one) may be there; both are logged."""
+distance used) and ``reason_`` (why that one) may be there; both are logged. With ``"units"`` in its attribute ``wants`` it
+is called with ``units=`` (N,) as well where images are known to be one person, who has one number."""
 
 DISTANCE = Registry("DISTANCE")
 DISTANCE.__doc__ = """Distances named in ``ISE.PSEUDO_LABEL.DISTANCE``; see :func:`build`.

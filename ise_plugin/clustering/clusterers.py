@@ -1,6 +1,6 @@
 """Clustering algorithms for sparse distance graphs, registered by name."""
 
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -37,6 +37,8 @@ class DBSCAN:
         ValueError: eps neither "auto" nor in [0, 1], min_samples < 1.
     """
 
+    wants = ("units",)
+
     def __init__(self, eps: Union[float, str] = 0.6, min_samples: int = 4):
         self.eps = eps if isinstance(eps, str) and eps == AUTO else unit_interval(eps, "eps")
         self.max_distance = LARGEST_EPS if isinstance(self.eps, str) else self.eps
@@ -47,12 +49,13 @@ class DBSCAN:
         """eps and min_samples as ``ISE.PSEUDO_LABEL`` has them."""
         return {"eps": cfg.ISE.PSEUDO_LABEL.EPS, "min_samples": cfg.ISE.PSEUDO_LABEL.MIN_SAMPLES}
 
-    def fit_predict(self, graph: csr_matrix) -> np.ndarray:
+    def fit_predict(self, graph: csr_matrix, units: Optional[np.ndarray] = None) -> np.ndarray:
         """Cluster the rows of a symmetric graph.
 
         Args:
             graph: (N, N) CSR that stores every pair at distance <= ``max_distance``, the diagonal among them. Entries beyond
                 eps are ignored.
+            units: of known persons, for eps "auto" (:func:`.eps.choose_eps`).
 
         Returns:
             (N,) int64, 0..M-1, -1 for outliers.
@@ -61,7 +64,7 @@ class DBSCAN:
             raise ValueError(f"graph must be square, got shape {graph.shape}")
         self.eps_, self.reason_ = self.eps, None
         if self.eps == AUTO:
-            self.eps_, self.reason_, _ = choose_eps(graph, self.min_samples, type(self))
+            self.eps_, self.reason_, _ = choose_eps(graph, self.min_samples, type(self), units)
         return kernels.grow_clusters(graph.indptr, graph.indices, graph.data <= self.eps_, self.min_samples)
 
 

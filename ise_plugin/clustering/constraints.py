@@ -128,7 +128,8 @@ def fit_constrained(clusterer: Any, graph: csr_matrix, constraints: Optional[Con
     if constraints is None:
         return clusterer.fit_predict(graph)
     linked = constraints.linked(graph, reach)
-    labels = np.asarray(clusterer.fit_predict(linked), np.int64)
+    wanted = {"units": constraints.units} if "units" in getattr(clusterer, "wants", ()) else {}
+    labels = np.asarray(clusterer.fit_predict(linked, **wanted), np.int64)
     return constraints.repaired(labels, linked) if constraints.hard else labels
 
 

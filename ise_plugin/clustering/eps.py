@@ -1,6 +1,6 @@
 """Chooses DBSCAN's eps from the data, without labels."""
 
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -45,7 +45,9 @@ class EpsChoice(NamedTuple):
     candidates: list
 
 
-def choose_eps(graph: csr_matrix, min_samples: int, clusterer: Callable) -> EpsChoice:
+def choose_eps(
+    graph: csr_matrix, min_samples: int, clusterer: Callable, units: Optional[np.ndarray] = None
+) -> EpsChoice:
     """The eps whose labelling changes least from one candidate to the next and leaves the fewest outliers.
 
     The distances of all images to their neighbour number ``min_samples - 1`` bound the range of candidates. Each is
@@ -57,12 +59,16 @@ def choose_eps(graph: csr_matrix, min_samples: int, clusterer: Callable) -> EpsC
         graph: (N, N) symmetric distance graph that stores the diagonal and every pair at distance <= LARGEST_EPS.
         min_samples: of the clusterer, at least 1.
         clusterer: called with ``(eps=..., min_samples=...)``, as :class:`.clusterers.DBSCAN`.
+        units: (N,) integers, equal for images that are known to be one person (:class:`.constraints.Constraints`). The largest
+            candidate follows from neighbours of other units: within one they are near whatever joins it with others.
 
     Raises:
         ValueError: min_samples < 1.
     """
     others = max(1, integer(min_samples, "min_samples", 1) - 1)
     low, high = np.quantile(kth_neighbor_distances(graph, others), _CORE_QUANTILES)
+    if units is not None:
+        high = np.quantile(kth_neighbor_distances(_between(graph, units), others), _CORE_QUANTILES[1])
     grid = _grid(low, high)
     labels = [clusterer(eps=eps, min_samples=min_samples).fit_predict(graph) for eps in grid]
     candidates = _judged(grid, labels)
@@ -94,6 +100,13 @@ def kth_neighbor_distances(graph: csr_matrix, k: int) -> np.ndarray:
         # The row's own zero is one of the k + 1 smallest.
         found[row] = np.partition(graph.data[graph.indptr[row] : graph.indptr[row + 1]], k)[k]
     return found
+
+
+def _between(graph: csr_matrix, units: np.ndarray) -> csr_matrix:
+    """The graph without pairs of one unit, but with its diagonal."""
+    pairs = graph.tocoo()
+    kept = (units[pairs.row] != units[pairs.col]) | (pairs.row == pairs.col)
+    return csr_matrix((pairs.data[kept], (pairs.row[kept], pairs.col[kept])), shape=graph.shape)
 
 
 def _grid(low: float, high: float) -> list[float]:

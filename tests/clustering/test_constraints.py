@@ -296,3 +296,15 @@ def test_bad_arguments(change, message):
     given_ = {"cameras": np.zeros(8, int), "tracks": np.zeros(8, int), "times": np.arange(8.0), **change}
     with pytest.raises(ValueError, match=message):
         track_constraints(random_embeddings(8, 4), **given_)
+
+
+def test_a_clusterer_that_wants_the_units_is_given_them():
+    class Wanting:
+        wants = ("units",)
+
+        def fit_predict(self, graph, units):
+            return units
+
+    graph = random_graph(6, np.random.default_rng(0))
+    found = made(graph, np.zeros(6, int), np.array([0, 0, 1, 1, 2, -1]), np.full(6, np.nan))
+    assert fit_constrained(Wanting(), graph, found, 0.8).tolist() == [0, 0, 1, 1, 2, 3]

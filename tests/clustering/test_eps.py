@@ -125,3 +125,17 @@ def test_kth_neighbor_distances():
         np.testing.assert_array_equal(kth_neighbor_distances(graph, k), expected)
     with pytest.raises(ValueError, match="k must.*got 0"):
         kth_neighbor_distances(graph, 0)
+
+
+def test_candidates_reach_as_far_as_the_images_of_other_tracks():
+    """Two tracks of a person 0.5 apart; within each 0.02, so its own images would end the candidates at once."""
+    units, truth = np.repeat(np.arange(20), 5), np.repeat(np.arange(10), 10)
+    distance = np.where(units[:, None] == units, 0.02, 0.5).astype(np.float32)
+    np.fill_diagonal(distance, 0)
+    rows, columns = np.nonzero(truth[:, None] == truth)
+    graph = csr_matrix((distance[rows, columns], (rows, columns)), shape=(100, 100))
+    assert choose_eps(graph).candidates[-1].eps == 0.1
+    assert choice_of_eps.choose_eps(graph, 4, DBSCAN, units).candidates[-1].eps == 0.5
+    clusterer = DBSCAN("auto", 4)
+    clusterer.fit_predict(graph, units)
+    assert clusterer.eps_ == choice_of_eps.choose_eps(graph, 4, DBSCAN, units).eps

@@ -3,11 +3,11 @@
 
     python tools/benchmarks/tracks.py FILE.npz [FILE.npz ...] --seeds 0 1 2
 
-Each file is one that ISE.REPORT.KEEP_EMBEDDINGS kept, of images named as Market-1501's are (0002_c1s1_000451_03.jpg: identity,
-camera, sequence, frame). Tracks are runs of neighbouring frames of one identity in one camera and sequence. Clustered without
-tracks, with them, and with --switched of them continued by the next track of another person in the same camera. Adjusted Rand
-index over all images, every outlier being a group of its own, and over the clustered ones; hard cannot-links that the labels
-violate; switched tracks that were cut, and others that were.
+Each file is one that ISE.REPORT.KEEP_EMBEDDINGS kept or tools/embed.py wrote, of images named as Market-1501's are
+(0002_c1s1_000451_03.jpg: identity, camera, sequence, frame). Tracks are runs of neighbouring frames of one identity in one
+camera and sequence. Clustered without tracks, with them, and with --switched of them continued by the next track of another
+person in the same camera. Adjusted Rand index over all images, every outlier being a group of its own, and over the clustered
+ones; hard cannot-links that the labels violate; switched tracks that were cut, and others that were.
 """
 
 import argparse
@@ -45,7 +45,8 @@ def read(path: str, gap: float) -> Images:
     new = (np.diff(people[order]) != 0) | (np.diff(cameras[order]) != 0) | (np.diff(times[order]) > gap)
     tracks = np.empty(len(order), np.int64)
     tracks[order] = np.r_[0, np.cumsum(new)]
-    return Images(content["features"], people, cameras, times, tracks)
+    features = content["features" if "features" in content else "embeddings"]
+    return Images(features, people, cameras, times, tracks)
 
 
 def switched(images: Images, share: float, seed: int) -> tuple[np.ndarray, set]:
@@ -91,7 +92,7 @@ def said(constraints: Constraints | None, labels: np.ndarray, tracks: np.ndarray
 def measure(args: argparse.Namespace) -> None:
     rows = []
     for path in args.files:
-        images, name = read(path, args.gap), f"{Path(path).parent.name} {Path(path).stem[-4:]}"
+        images, name = read(path, args.gap), f"{Path(path).parent.name}/{Path(path).stem}"
         graph = jaccard_graph(images.features, args.k1, args.k2, DBSCAN(args.eps).max_distance)
         rows.append(row(images, graph, f"{name}: no tracks", None, set(), args))
         rows.append(row(images, graph, f"{images.tracks.max() + 1} tracks", images.tracks, set(), args))
