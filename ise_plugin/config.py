@@ -54,7 +54,8 @@ _BOUNDED = (
     ("greater than 0", "ISE.PROCESS_TIMEOUT", "SOLVER.BASE_LR"),
     ("at least 0 and at most 1", "ISE.IDENTITIES.MIN_CONFIDENCE", "DATASETS.FOLDER.MAX_BAD_SHARE"),
     ("at least 0 and at most 1", "ISE.APPEARANCE.WEIGHT", "ISE.APPEARANCE.FINAL_WEIGHT"),
-    ("at least 0", "ISE.APPEARANCE.SCENES"),
+    ("at least 0", "ISE.APPEARANCE.SCENES", "ISE.CAMERAS.K2_INTER"),
+    ("at least 1", "ISE.CAMERAS.K1_INTRA", "ISE.CAMERAS.K1_INTER", "ISE.CAMERAS.K2_INTRA"),
     ("at least 1", "ISE.APPEARANCE.EPOCHS"),
     ("at least 0", "ISE.CAMERAS.PROXY.INTRA_WEIGHT", "ISE.CAMERAS.PROXY.INTER_WEIGHT"),
     ("at least 1", "ISE.CAMERAS.PROXY.NEGATIVES"),
@@ -252,6 +253,19 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
     # Neighbour search: "exact", or "ivf" / "hnsw" (faiss) for sets too large for it.
     _C.ISE.PSEUDO_LABEL.SEARCH = "exact"
+
+    # Cameras as evidence, where the data tell them.
+    _C.ISE.CAMERAS = CfgNode()
+    # Neighbours of the distance "CameraJaccard" (ISE.PSEUDO_LABEL.DISTANCE) and of TEST.RERANK with ISE.CAMERAS.RERANK: in the
+    # sets within a camera (the image itself included) and across cameras, and in the averaging of both. Chen et al., CVPR 2024.
+    _C.ISE.CAMERAS.K1_INTRA = 5
+    _C.ISE.CAMERAS.K1_INTER = 20
+    _C.ISE.CAMERAS.K2_INTRA = 2
+    _C.ISE.CAMERAS.K2_INTER = 4
+    # Take the mean of each camera out of what neighbours are searched by, as ISE.APPEARANCE.SCENES does where none is known.
+    _C.ISE.CAMERAS.CENTER = False
+    # Re-rank evaluations (TEST.RERANK.ENABLED) with neighbours within and across cameras.
+    _C.ISE.CAMERAS.RERANK = False
 
     # What images look like (colours and textures in stripes, ise_plugin.modeling.appearance) as evidence beside the embeddings
     # when neighbours are searched, for networks that have not learned people yet. Unit: share of the similarity, in [0, 1].

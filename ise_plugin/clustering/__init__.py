@@ -1,5 +1,6 @@
 """Embeddings in, pseudo labels out: neighbour search, k-reciprocal Jaccard graph, DBSCAN. Knows nothing of fastreid."""
 
+from .camera_jaccard import CameraJaccard
 from .centroids import CentroidSimilarities, similarity_to_centroids
 from .clusterers import DBSCAN, generate_pseudo_labels
 from .eps import kth_neighbor_distances
@@ -8,6 +9,7 @@ from .quality import OUTLIER
 from .retrieval import rerank_distance
 
 __all__ = [
+    "CameraJaccard",
     "CentroidSimilarities",
     "DBSCAN",
     "Jaccard",

@@ -19,13 +19,14 @@ from ..neighbors.kernels import dot
 
 
 @njit(nogil=True, cache=True)
-def mark_reciprocal(first, last, ranks, depth, marks):
-    """marks[i, p] = whether i is among the first ``depth`` neighbours of its own p-th, for p < depth."""
+def mark_reciprocal(first, last, ranks, marks):
+    """marks[i, p] = whether i is among the neighbours of its own p-th; -1 is none."""
     for i in range(first, last):
-        for p in range(depth):
+        for p in range(ranks.shape[1]):
             marks[i, p] = False
-            for q in range(depth):
-                marks[i, p] |= ranks[ranks[i, p], q] == i
+            if ranks[i, p] >= 0:
+                for q in range(ranks.shape[1]):
+                    marks[i, p] |= ranks[ranks[i, p], q] == i
 
 
 @njit(nogil=True, cache=True)

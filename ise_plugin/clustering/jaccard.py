@@ -64,7 +64,7 @@ class Jaccard:
         half = min(int(np.around(k1 / 2)) + 1, k1)
         weights = expanded_neighborhoods(rows, similarities[:, :k1], ranks[:, :k1], half)
         weights.data[:] = 2 - 2 * weights.data  # squared Euclidean distance of unit rows
-        return JaccardDistances(neighborhood_weights(weights, ranks, k2))
+        return JaccardDistances(neighborhood_weights(weights, ranks[:, :k2]))
 
 
 @dataclass
@@ -98,7 +98,7 @@ class JaccardDistances:
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """The distances of the rows ``rows`` (S,) to all rows: (S, N) float32 in [0, 1], equal to those of the graph."""
         distances = np.zeros((len(rows), self.weights.shape[0]), np.float32)
-        add_distances(self.weights[rows], self.weights, 0, 1.0, distances)
+        add_distances(self.weights[rows], self.weights.tocsc(), 0, 1.0, distances)
         distances[np.arange(len(rows)), rows] = 0
         return distances
 
@@ -157,9 +157,7 @@ def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: 
         (N, N) float32, columns ascending.
     """
     similarities, ranks = np.ascontiguousarray(similarities, np.float32), np.ascontiguousarray(ranks, np.int32)
-    mutual, half_mutual = np.empty(ranks.shape, np.bool_), np.empty((len(ranks), half), np.bool_)
-    for depth, marks in ((ranks.shape[1], mutual), (half, half_mutual)):
-        _each_row_block(len(ranks), kernels.mark_reciprocal, ranks, depth, marks)
+    mutual, half_mutual = reciprocal(ranks), reciprocal(ranks[:, :half])
     expanded = _rows_of_blocks(len(ranks), kernels.expanded_neighborhoods, ranks, similarities, mutual, half_mutual)
     if rows.device.type == "cpu":
         starts, columns, values = _arrays(expanded)
@@ -167,6 +165,13 @@ def expanded_neighborhoods(rows: torch.Tensor, similarities: np.ndarray, ranks: 
     else:
         _fill_on_device(rows, expanded)
     return expanded
+
+
+def reciprocal(ranks: np.ndarray) -> np.ndarray:
+    """(N, k) bool, whether a row is in the list of the row that its own list has there; not where that is -1, none."""
+    ranks, marks = np.ascontiguousarray(ranks, np.int32), np.empty(ranks.shape, np.bool_)
+    _each_row_block(len(ranks), kernels.mark_reciprocal, ranks, marks)
+    return marks
 
 
 def _fill_on_device(rows: torch.Tensor, expanded: csr_matrix) -> None:
@@ -179,24 +184,28 @@ def _fill_on_device(rows: torch.Tensor, expanded: csr_matrix) -> None:
         expanded.data[entries] = (a * b).sum(dim=1).cpu().numpy()
 
 
-def neighborhood_weights(distances: csr_matrix, ranks: np.ndarray, k2: int) -> csr_matrix:
-    """Softmax of minus the distances over every neighbourhood, averaged over each row's first k2 neighbours.
+def neighborhood_weights(distances: csr_matrix, averaged: np.ndarray) -> csr_matrix:
+    """Softmax of minus the distances over every neighbourhood, averaged over the rows (N, k2) that each row names: itself
+    first, -1 where there is none.
 
     Overwrites the values of ``distances``.
     """
-    _each_row_block(len(ranks), kernels.softmax_rows, distances.indptr, distances.data)
-    if k2 == 1:
+    _each_row_block(len(averaged), kernels.softmax_rows, distances.indptr, distances.data)
+    if averaged.shape[1] == 1:
         return distances
-    ones, starts = np.ones(len(ranks) * k2, np.float32), np.arange(0, len(ranks) * k2 + 1, k2)
-    sums = csr_matrix((ones, ranks[:, :k2].ravel(), starts), shape=distances.shape) @ distances
-    sums.data /= np.float32(k2)
+    there = averaged >= 0
+    counts = there.sum(axis=1)
+    ones, starts = np.ones(counts.sum(), np.float32), np.concatenate([[0], np.cumsum(counts)])
+    sums = csr_matrix((ones, averaged[there], starts), shape=distances.shape) @ distances
+    sums.data /= np.repeat(counts.astype(np.float32), np.diff(sums.indptr))
     sums.sort_indices()  # so that sums over shared columns run in one order
     return sums
 
 
-def add_distances(some: csr_matrix, weights: csr_matrix, offset: int, share: float, sums: np.ndarray) -> None:
-    """Adds ``share`` times the distance between the i-th of some rows (S, N) and row offset + j to ``sums`` (S, M) float32."""
-    arrays = *_arrays(some), *_arrays(weights.tocsc()), offset, np.float32(share), sums
+def add_distances(some: csr_matrix, by_column: csc_matrix, offset: int, share: float, sums: np.ndarray) -> None:
+    """Adds ``share`` times the distance between the i-th of some rows (S, N) of the weights and row offset + j of them to
+    ``sums`` (S, M) float32; ``by_column`` are all weights."""
+    arrays = *_arrays(some), *_arrays(by_column), offset, np.float32(share), sums
     _each_row_block(len(sums), kernels.add_distances, *arrays, rows_per_task=_WHOLE_ROWS_PER_TASK)
 
 

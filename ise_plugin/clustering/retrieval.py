@@ -142,7 +142,7 @@ def rerank_distance(
     distances = (queries @ gallery.T).neg_().add_(1).square_()
     factors = torch.from_numpy(lambda_value / farthest[: len(queries), None]).float()
     mixed = distances.mul_(factors).numpy()
-    add_distances(weights[: len(queries)], weights, len(queries), 1.0 - lambda_value, mixed)
+    add_distances(weights[: len(queries)], weights.tocsc(), len(queries), 1.0 - lambda_value, mixed)
     return mixed
 
 
@@ -165,4 +165,4 @@ def _weights(images: torch.Tensor, farthest: np.ndarray, k1: int, k2: int, preci
     neighborhoods = expanded_neighborhoods(images, similarities, ranks, min(int(np.around(k1 / 2)) + 1, size))
     scale = np.repeat(farthest, np.diff(neighborhoods.indptr))
     neighborhoods.data[:] = np.square(1 - neighborhoods.data) / scale
-    return neighborhood_weights(neighborhoods, ranks, min(k2, size))
+    return neighborhood_weights(neighborhoods, ranks[:, : min(k2, size)])

@@ -54,7 +54,9 @@ def round_rows(rows: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
     return rounded, (lost * full.max() + kept * lost.max() + accumulation).astype(np.float32)
 
 
-def candidates_needed(rounded: torch.Tensor, slopes: np.ndarray, keep: int) -> Optional[int]:
+def candidates_needed(
+    rounded: torch.Tensor, slopes: np.ndarray, keep: int, groups: Optional[np.ndarray] = None
+) -> Optional[int]:
     """How many candidates per row will let nearly every row's proof succeed, from a sample of rows.
 
     Returns:
@@ -63,7 +65,8 @@ def candidates_needed(rounded: torch.Tensor, slopes: np.ndarray, keep: int) -> O
     num_rows = len(rounded)
     sample = np.linspace(0, num_rows - 1, min(num_rows, _SAMPLE_ROWS)).astype(np.int64)
     scores = torch.nn.functional.linear(rounded[sample], rounded).float()
-    scores[torch.arange(len(sample)), sample] = -np.inf
+    groups = np.arange(num_rows) if groups is None else groups
+    scores[torch.from_numpy(groups[sample][:, None] == groups)] = -np.inf
     worst = scores.topk(keep, dim=1).values[:, -1:]
     # The k-th best true similarity is about the k-th best score: one bound below it, plus the rounding of the score.
     within = (scores + worst.abs() * 2.0**-8 >= worst - torch.from_numpy(slopes[sample])[:, None]).sum(dim=1)
@@ -74,7 +77,13 @@ def candidates_needed(rounded: torch.Tensor, slopes: np.ndarray, keep: int) -> O
 
 
 def search_with_candidates(
-    rows: torch.Tensor, rounded: torch.Tensor, slopes: np.ndarray, keep: int, candidates: int, shared: bool = False
+    rows: torch.Tensor,
+    rounded: torch.Tensor,
+    slopes: np.ndarray,
+    keep: int,
+    candidates: int,
+    shared: bool = False,
+    groups: Optional[np.ndarray] = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best ``keep`` other rows of every row; ``shared``: all processes call this together, and each does a part.
 
@@ -82,11 +91,11 @@ def search_with_candidates(
         similarities (N, keep) float32, indices (N, keep) int32, best first, ties by index; and proven (N,) bool: rows
         where it is False have to be searched otherwise.
     """
-    buffers = search_all_pairs(rounded.view(torch.int16).numpy(), candidates, _multiply, shared)
+    buffers = search_all_pairs(rounded.view(torch.int16).numpy(), candidates, _multiply, shared, groups)
     scores, columns = buffers.sorted()
     mine = shard(len(rows)) if shared else range(len(rows))
     shape = len(rows), keep
-    found = np.empty(shape, np.float32), np.empty(shape, np.int32), np.empty(len(rows), np.bool_)
+    found = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32), np.empty(len(rows), np.bool_)
     arrays = rows.numpy(), scores, columns, buffers.filled, slopes, *found
     work = lambda first, last: kernels.score_again(first + mine.start, last + mine.start, *arrays)
     for_each_block(work, blocks_of(len(mine), _ROWS_PER_TASK), "scoring candidates in float32")

@@ -12,7 +12,7 @@ of all rows leaves the device, and nothing of size N x N is ever made.
 """
 
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Iterator, Optional
 
 import numpy as np
 import torch
@@ -32,17 +32,22 @@ _SPARE_CANDIDATES = 8
 _ROUNDING = 1.01 * 2.0**-24
 
 
-def search_on_device(rows: Tensor, keep: int, shared: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def search_on_device(
+    rows: Tensor, keep: int, shared: bool = False, groups: Optional[np.ndarray] = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The ``keep`` most similar other rows of every row.
 
     Args:
         rows: (N, D), float32, unit rows, on any device.
         keep: in [1, N - 1].
         shared: all processes call this together, and each searches its share of the rows.
+        groups: (N,), int64; a row is given none of its own group. None: each row is a group.
 
     Returns:
-        similarities (N, keep) float32 and indices (N, keep) int32, best first, ties by index.
+        similarities (N, keep) float32 and indices (N, keep) int32, best first, ties by index; -inf and -1 where there are
+        fewer.
     """
+    groups = torch.arange(len(rows), device=rows.device) if groups is None else torch.from_numpy(groups).to(rows.device)
     mine = shard(len(rows)) if shared else range(len(rows))
     candidates = min(keep + _SPARE_CANDIDATES, len(rows) - 1)
     similarities = rows.new_empty(len(mine), keep)
@@ -50,27 +55,32 @@ def search_on_device(rows: Tensor, keep: int, shared: bool = False) -> tuple[np.
     proven = torch.empty(len(mine), dtype=torch.bool, device=rows.device)
     with _full_float32(rows.device):
         for start, stop in blocks_of(len(mine), max(1, _SCORES_AT_ONCE // len(rows))):
-            found = _search_block(rows, mine.start + start, mine.start + stop, keep, candidates)
+            found = _search_block(rows, groups, mine.start + start, mine.start + stop, keep, candidates)
             similarities[start:stop], indices[start:stop], proven[start:stop] = found
         unproven = torch.nonzero(~proven)[:, 0]
         for start, stop in blocks_of(len(unproven), max(1, _SORTED_AT_ONCE // len(rows))):
             some = unproven[start:stop]
-            similarities[some], indices[some] = _sort_all(rows, some + mine.start, keep)
+            similarities[some], indices[some] = _sort_all(rows, groups, some + mine.start, keep)
     if shared:
         similarities, indices = gather_rows(similarities), gather_rows(indices)
+    indices[similarities.isneginf()] = -1
     return similarities.cpu().numpy(), indices.cpu().numpy()
 
 
-def _search_block(rows: Tensor, first: int, last: int, keep: int, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
+def _search_block(
+    rows: Tensor, groups: Tensor, first: int, last: int, keep: int, candidates: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Similarities, indices, and whether they are proven to be all, of the rows first..last."""
     scores = rows[first:last] @ rows.T
-    scores.diagonal(first).fill_(-torch.inf)  # itself
+    own = groups[first:last, None]
+    scores.masked_fill_(own == groups, -torch.inf)
     scores, columns = scores.topk(candidates, dim=1)
-    similarities, indices = _best(*_score_again(rows, rows[first:last], columns), keep)
+    similarities, columns = _score_again(rows, rows[first:last], columns)
+    similarities, indices = _best(similarities.masked_fill_(own == groups[columns], -torch.inf), columns, keep)
     # without float64 the second scoring is such a sum as well
     bound = _ROUNDING * (rows.shape[1] + 1) * (1 if _wide(rows) == torch.float64 else 2)
     proven = scores[:, -1] + bound < similarities[:, -1]
-    return similarities, indices, proven | (candidates == len(rows) - 1)
+    return similarities, indices, proven | scores[:, -1].isneginf() | (candidates == len(rows) - 1)
 
 
 def _score_again(rows: Tensor, queries: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,12 +95,12 @@ def _score_again(rows: Tensor, queries: Tensor, columns: Tensor) -> tuple[Tensor
     return torch.cat(parts), columns
 
 
-def _sort_all(rows: Tensor, some: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+def _sort_all(rows: Tensor, groups: Tensor, some: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """Similarities and indices of the rows ``some`` (n,), by comparing each with all rows in float64."""
     queries = rows[some].to(_wide(rows))
     size = max(1, _CANDIDATES_AT_ONCE // rows.shape[1])
     scores = torch.cat([(queries @ part.to(queries.dtype).T).float() for part in rows.split(size)], dim=1)
-    scores[torch.arange(len(some), device=some.device), some] = -torch.inf
+    scores.masked_fill_(groups[some, None] == groups, -torch.inf)
     return _best(scores, torch.arange(len(rows), device=rows.device).expand_as(scores), keep)
 
 

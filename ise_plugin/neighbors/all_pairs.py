@@ -6,7 +6,7 @@ so that one piece of memory serves all products and every row is multiplied in t
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable
+from typing import Callable, Optional
 
 import numpy as np
 import torch
@@ -27,12 +27,12 @@ class CandidateBuffers:
     """The best columns of every row so far: scores float32 and columns int32, both (n, 2 * keep).
 
     Args:
-        own: (n,) the column that is the row itself and therefore no candidate.
+        own, groups: (n,), (N,), int64, the group of every row and column. A column of the row's own group is no candidate.
         keep: how many candidates a row keeps.
     """
 
-    def __init__(self, own: np.ndarray, keep: int):
-        self.own, self.keep, shape = own, keep, (len(own), 2 * keep)
+    def __init__(self, own: np.ndarray, groups: np.ndarray, keep: int):
+        self.own, self.groups, self.keep, shape = own, groups, keep, (len(own), 2 * keep)
         self.scores, self.columns = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int32)
         self.filled = np.zeros(len(own), dtype=np.int32)
         self.thresholds = np.full(len(own), -np.inf, dtype=np.float32)
@@ -41,20 +41,21 @@ class CandidateBuffers:
         """Offer a block of scores to its rows and, for ``mirror``, to its columns; each thread takes a stripe."""
         num_rows, num_columns = rows[1] - rows[0], columns[1] - columns[0]
         stripes = num_threads()
+        groups = self.own, self.groups
         state = self.keep, self.scores, self.columns, self.filled, self.thresholds
 
         def work(stripe: int) -> None:
             first, last = num_rows * stripe // stripes, num_rows * (stripe + 1) // stripes
-            offer_rows(block, self.own, rows[0], columns[0], first, last, num_columns, *state)
+            offer_rows(block, *groups, rows[0], columns[0], first, last, num_columns, *state)
             if mirror:
                 chunks = -(-num_columns // CHUNK)
                 first, last = chunks * stripe // stripes * CHUNK, chunks * (stripe + 1) // stripes * CHUNK
-                offer_columns(block, rows[0], columns[0], first, min(last, num_columns), num_rows, *state)
+                offer_columns(block, *groups, rows[0], columns[0], first, min(last, num_columns), num_rows, *state)
 
         list(pool.map(work, range(stripes)))
 
     def sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Best first, ties by index: views (n, keep) of scores and columns; ``filled`` says how many count."""
+        """Best first, ties by index: views (n, keep) of scores and columns, -inf and -1 after those ``filled`` counts."""
         work = lambda first, last: sort_buffers(first, last, self.keep, self.scores, self.columns, self.filled)
         for_each_block(work, blocks_of(len(self.filled), _LARGEST_BLOCK), "sorting neighbours")
         return self.scores[:, : self.keep], self.columns[:, : self.keep]
@@ -66,16 +67,20 @@ def block_size(num_rows: int) -> int:
     return -(-num_rows // (count * CHUNK)) * CHUNK
 
 
-def search_all_pairs(rows: np.ndarray, keep: int, multiply: Multiply, shared: bool = False) -> CandidateBuffers:
+def search_all_pairs(
+    rows: np.ndarray, keep: int, multiply: Multiply, shared: bool = False, groups: Optional[np.ndarray] = None
+) -> CandidateBuffers:
     """The best ``keep`` other rows of every row, each pair multiplied once.
 
     Args:
         rows: (N, D), in whatever type ``multiply`` takes.
         shared: all processes call this together. Each multiplies some of the blocks, and has the outcome for its ``shard(N)``
             alone. The same blocks are multiplied in the same way, so the outcome is the same to the bit.
+        groups: (N,), int64; a row is given none of its own group. None: each row is a group.
     """
     operands, blocks = _equal_blocks(rows, block_size(len(rows)))
-    buffers = CandidateBuffers(np.arange(len(rows)), keep)
+    groups = np.arange(len(rows)) if groups is None else groups
+    buffers = CandidateBuffers(groups, groups, keep)
     pairs = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
     if shared:
         pairs = pairs[rank() :: world_size()]  # in the same order: buffers want ascending columns
@@ -93,8 +98,6 @@ def _exchange(buffers: CandidateBuffers) -> None:
     candidates, so the best of the processes' best are the best of all."""
     keep = buffers.keep
     scores, columns = buffers.sorted()
-    absent = np.arange(keep) >= buffers.filled[:, None]
-    scores[absent], columns[absent] = -np.inf, np.iinfo(np.int32).max
     for process, share in enumerate(shards(len(scores))):
         mine = slice(share.start, share.stop)
         found = [gather_parts(part[mine], process) for part in (scores, columns)]
@@ -119,10 +122,13 @@ def gathered(values: np.ndarray, shared: bool) -> np.ndarray:
     return gather_rows(torch.from_numpy(np.ascontiguousarray(values[mine.start : mine.stop]))).numpy()
 
 
-def search_some_rows(rows: np.ndarray, which: np.ndarray, keep: int, multiply: Multiply) -> CandidateBuffers:
+def search_some_rows(
+    rows: np.ndarray, which: np.ndarray, keep: int, multiply: Multiply, groups: Optional[np.ndarray] = None
+) -> CandidateBuffers:
     """The best ``keep`` other rows of the rows ``which`` (n,) only: what ``search_all_pairs`` gives for those."""
     operands, blocks = _equal_blocks(rows, block_size(len(rows)))
-    buffers = CandidateBuffers(which, keep)
+    groups = np.arange(len(rows)) if groups is None else groups
+    buffers = CandidateBuffers(groups[which], groups, keep)
     size = block_size(len(which))
     with ThreadPoolExecutor(num_threads()) as pool, progress_bar(len(which), "neighbour search of the rest") as bar:
         for start, stop in blocks_of(len(which), size):

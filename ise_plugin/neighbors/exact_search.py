@@ -1,7 +1,7 @@
 """k-nearest-neighbour searches for unit rows, registered by name."""
 
 from functools import partial
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -40,15 +40,49 @@ def exact(features: Features, k: int, precision: str = "auto", shared: bool = Fa
     Raises:
         ValueError: features that are no finite unit rows, k outside [1, N], an unknown precision.
     """
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
     rows = unit_rows(features)
     k = integer(k, "k", 1, len(rows))
-    search = partial(_search_on_cpu, precision) if rows.device.type == "cpu" else search_on_device
-    return _search_with_copies(rows, k, search, shared)
+    return _search_with_copies(rows, k, _best_search(rows, precision), shared)
 
 
 exact.shared = True  # all processes may call it together
+
+
+def exact_across(
+    features: Features, k: int, groups: np.ndarray, precision: str = "auto", shared: bool = False
+) -> Neighbors:
+    """The k most similar rows of every row among those of other groups, by comparing all pairs.
+
+    Args:
+        features, precision, shared: as for :func:`exact`.
+        k: neighbours per row, in [1, N].
+        groups: (N,), int64, such as cameras.
+
+    Returns:
+        similarities (N, k) float32 and indices (N, k) int64, most similar first; -inf and -1 where there are fewer. Among
+        equal similarities the lower index comes first, but for equal rows, which rounding may put in either order.
+    """
+    rows = unit_rows(features)
+    k = integer(k, "k", 1, len(rows))
+    return _search_across(rows, k, groups, _best_search(rows, precision), shared)
+
+
+exact.across = exact_across  # how neighbours in other groups alone are found
+
+
+def _best_search(rows: torch.Tensor, precision: str) -> Callable[..., Neighbors]:
+    if precision not in _PRECISIONS:
+        raise ValueError(f"precision must be one of {_PRECISIONS}, got {precision!r}")
+    return partial(_search_on_cpu, precision) if rows.device.type == "cpu" else search_on_device
+
+
+def _search_across(
+    rows: torch.Tensor, k: int, groups: np.ndarray, search: Callable[..., Neighbors], shared: bool
+) -> Neighbors:
+    groups, keep = np.unique(groups, return_inverse=True)[1].astype(np.int64), min(k, len(rows) - 1)
+    similarities, indices = np.full((len(rows), k), -np.inf, np.float32), np.full((len(rows), k), -1, np.int64)
+    similarities[:, :keep], indices[:, :keep] = _search_others(rows, keep, partial(search, groups=groups), shared)
+    return similarities, indices
 
 
 def _search_with_copies(rows: torch.Tensor, k: int, search: Callable[..., Neighbors], shared: bool) -> Neighbors:
@@ -66,6 +100,8 @@ def _search_with_copies(rows: torch.Tensor, k: int, search: Callable[..., Neighb
 
 
 _PRECISIONS = ("auto", "float32", "bfloat16")
+
+
 # Below this size the search is over before the candidates' second scoring can pay.
 _FEW_ROWS = 2048
 # With more unproven rows than this part, searching them singly costs more than searching everything in float32, which
@@ -80,10 +116,12 @@ def _search_others(rows: torch.Tensor, keep: int, search: Callable[..., Neighbor
     return search(rows, keep, shared)
 
 
-def _search_on_cpu(precision: str, rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
+def _search_on_cpu(
+    precision: str, rows: torch.Tensor, keep: int, shared: bool, groups: Optional[np.ndarray] = None
+) -> Neighbors:
     if precision == "auto":
         precision = _decided(lambda: _best_precision(len(rows)), shared)
-    return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, shared)
+    return (_search_bfloat16 if precision == "bfloat16" else _search_float32)(rows, keep, shared, groups)
 
 
 def _decided(choose: Callable[[], Any], shared: bool) -> Any:
@@ -103,28 +141,30 @@ def _best_precision(num_rows: int) -> str:
     return "float32"
 
 
-def _search_bfloat16(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
+def _search_bfloat16(
+    rows: torch.Tensor, keep: int, shared: bool, groups: Optional[np.ndarray] = None
+) -> Neighbors:
     rounded = round_rows(rows)
-    candidates = _decided(partial(candidates_needed, *rounded, keep), shared)
+    candidates = _decided(partial(candidates_needed, *rounded, keep, groups), shared)
     if candidates is None:
         log_once("Neighbour search: float32, because these embeddings lie too close together for bfloat16.")
-        return _search_float32(rows, keep, shared)
-    similarities, indices, proven = search_with_candidates(rows, *rounded, keep, candidates, shared)
+        return _search_float32(rows, keep, shared, groups)
+    similarities, indices, proven = search_with_candidates(rows, *rounded, keep, candidates, shared, groups)
     del rounded
     unproven = np.flatnonzero(~proven)
     some = f"{len(unproven)} of {len(rows)} rows"
     if len(unproven) > _UNPROVEN_SHARE * len(rows):
         log_once(f"Neighbour search: float32, because {some} could not be proven complete in bfloat16.")
-        return _search_float32(rows, keep, shared)
+        return _search_float32(rows, keep, shared, groups)
     if len(unproven):
         log_once(f"Neighbour search: float32 for {some}, which could not be proven complete in bfloat16.")
-        buffers = search_some_rows(rows.numpy(), unproven, keep, float32_product())
+        buffers = search_some_rows(rows.numpy(), unproven, keep, float32_product(), groups)
         similarities[unproven], indices[unproven] = buffers.sorted()
     return similarities, indices
 
 
-def _search_float32(rows: torch.Tensor, keep: int, shared: bool) -> Neighbors:
-    similarities, indices = search_all_pairs(rows.numpy(), keep, float32_product(), shared).sorted()
+def _search_float32(rows: torch.Tensor, keep: int, shared: bool, groups: Optional[np.ndarray] = None) -> Neighbors:
+    similarities, indices = search_all_pairs(rows.numpy(), keep, float32_product(), shared, groups).sorted()
     return gathered(similarities, shared), gathered(indices, shared)
 
 

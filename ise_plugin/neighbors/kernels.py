@@ -11,7 +11,8 @@ Every kernel works on the rows ``first..last`` and writes to nothing else. Their
                                          not know: those of non-negative floats order like integers, which the gate uses
     scores, columns       (n, 2 * keep)  float32, int32: buffers of candidates
     filled, thresholds    (n,)           int32, float32: candidates in each buffer, the score that a new one has to beat
-    own                   (n,)           int64, the column that is the row itself and therefore no candidate
+    own, groups           (n,), (N,)     int64, the group of each row and column; a column of the row's own group is no candidate.
+                                         Where every row may have all others, each is a group of its own
     features              (N, D)         float32
     similarities, indices (N, k)         float32, int32: the outcome, best first, ties by index
     slopes, proven        (N,)           float32, bool: bound of a score's error; whether no neighbour can be missing
@@ -85,9 +86,9 @@ def _offer(score, column, row, keep, scores, columns, filled, thresholds):
 
 @njit(nogil=True, cache=True)
 def offer_rows(
-    block, own, row_start, column_start, first, last, num_columns, keep, scores, columns, filled, thresholds
+    block, own, groups, row_start, column_start, first, last, num_columns, keep, scores, columns, filled, thresholds
 ):
-    """Offer the block's columns to its rows ``first..last``, to each all but the column ``own`` says is itself."""
+    """Offer the block's columns to its rows ``first..last``."""
     for i in range(first, last):
         row = row_start + i
         gate = _gate(thresholds[row], block)
@@ -100,13 +101,15 @@ def offer_rows(
                 continue
             for j in range(min(CHUNK, num_columns - chunk)):
                 column = column_start + chunk + j
-                if part[j] >= gate and column != own[row]:
+                if part[j] >= gate and groups[column] != own[row]:
                     _offer(_score(part[j]), column, row, keep, scores, columns, filled, thresholds)
                     gate = _gate(thresholds[row], block)
 
 
 @njit(nogil=True, cache=True)
-def offer_columns(block, row_start, column_start, first, last, num_rows, keep, scores, columns, filled, thresholds):
+def offer_columns(
+    block, own, groups, row_start, column_start, first, last, num_rows, keep, scores, columns, filled, thresholds
+):
     """Offer the block's rows to its columns ``first..last``: the same block read as its own transpose.
 
     ``first`` is a multiple of ``CHUNK``.
@@ -123,15 +126,16 @@ def offer_columns(block, row_start, column_start, first, last, num_rows, keep, s
             if hits == 0:
                 continue
             for j in range(min(CHUNK, last - chunk)):
-                if part[j] >= part_gates[j]:
-                    row = column_start + chunk + j
+                row = column_start + chunk + j
+                if part[j] >= part_gates[j] and groups[row_start + i] != own[row]:
                     _offer(_score(part[j]), row_start + i, row, keep, scores, columns, filled, thresholds)
                     part_gates[j] = _gate(thresholds[row], block)
 
 
 @njit(nogil=True, cache=True)
 def sort_buffers(first, last, keep, scores, columns, filled):
-    """Bring every row's best ``keep`` to the front, best first, ties by index; ``filled`` says how many there are."""
+    """Bring every row's best ``keep`` to the front, best first, ties by index; ``filled`` says how many there are. After them
+    come -inf and -1."""
     for row in range(first, last):
         if filled[row] > keep:
             _clean_up(scores[row], columns[row], filled[row], keep)
@@ -140,6 +144,7 @@ def sort_buffers(first, last, keep, scores, columns, filled):
         order = np.argsort(-scores[row, :count], kind="mergesort")
         scores[row, :count] = scores[row, :count][order]
         columns[row, :count] = columns[row, :count][order]
+        scores[row, count:keep], columns[row, count:keep] = -np.inf, -1
 
 
 @njit(nogil=True, cache=True)
@@ -171,7 +176,8 @@ def dot(a, b):
 def score_again(first, last, features, scores, columns, filled, slopes, similarities, indices, proven):
     keep = similarities.shape[1]
     for row in range(first, last):
-        proven[row] = filled[row] == features.shape[0] - 1
+        # all that may be neighbours were scored: candidates would have held one more, or there are no others
+        proven[row] = filled[row] < scores.shape[1] or filled[row] == features.shape[0] - 1
         count = 0
         for position in range(filled[row]):
             score = scores[row, position]

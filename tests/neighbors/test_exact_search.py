@@ -134,7 +134,7 @@ class TestOnDevice:
         features[400:, 48:] = unit(1 + 1e-5 * np.random.default_rng(0).standard_normal((30, 24)))
         seen, sort_all = [], _device._sort_all
         monkeypatch.setattr(
-            _device, "_sort_all", lambda rows, some, keep: seen.extend(some) or sort_all(rows, some, keep)
+            _device, "_sort_all", lambda rows, groups, some, keep: seen.extend(some) or sort_all(rows, groups, some, keep)
         )
         indices = self.found(features, 10)[1]
         assert sorted(map(int, seen)) == list(range(400, 430))
@@ -237,7 +237,7 @@ class TestProof:
             np.testing.assert_array_equal(indices[proven], reference_ranks(features, 11)[proven, 1:])
 
     def test_fallback_for_some_rows_is_exact_and_logged(self, monkeypatch, caplog):
-        monkeypatch.setattr(neighbors, "candidates_needed", lambda rounded, slopes, keep: keep + 2)
+        monkeypatch.setattr(neighbors, "candidates_needed", lambda rounded, slopes, keep, groups: keep + 2)
         features = random_embeddings(600, 48, noise=0.5)
         neighbors.log_once.cache_clear()
         with caplog.at_level(logging.INFO, "fastreid.ise"):
