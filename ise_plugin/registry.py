@@ -30,14 +30,20 @@ DISTANCE.__doc__ = """Distances named in ``ISE.PSEUDO_LABEL.DISTANCE``; see :fun
 
 Called with ``(features, neighbors)``, features (N, D) with unit rows, neighbors as a search below gives them; return an
 object with ``within(max_distance)``, the graph (scipy CSR, N x N, float32) of every pair at most so far apart, and
-``of_rows(rows)``, the distances (S, N), float32, of some rows to all."""
+``of_rows(rows)``, the distances (S, N), float32, of some rows to all.
+
+With the attribute ``wants``, a tuple of names out of ``cameras`` (N,) int64, ``tracks`` (N,) int64, both -1 where unknown, and
+``times`` (N,) float64, NaN where unknown, it is given these as keyword arguments. With a method
+``find_neighbors(search, features, **what it wants)`` it finds the neighbours itself, by the registered search below, in any
+form that it takes; where all processes search together, ``shared=True`` comes as well and is passed on to the search."""
 
 NEIGHBOR_SEARCH = Registry("NEIGHBOR_SEARCH")
 NEIGHBOR_SEARCH.__doc__ = """k-nearest-neighbour searches named in ``ISE.PSEUDO_LABEL.SEARCH``.
 
 Functions called with ``(features, k)``, features (N, D) with unit rows; return ``(similarities, indices)``, float32 and
 int64, both (N, k), most similar first, each row's own index first. One with the attribute ``shared = True`` is called
-by all processes together, with ``shared=True``; any other by the first process alone."""
+by all processes together, with ``shared=True``; any other by the first process alone. One with the attribute ``across``,
+a function called with ``(features, k, groups)``, finds by it the neighbours in groups other than the row's own."""
 
 HOOK = Registry("HOOK")
 HOOK.__doc__ = """Hooks named in ``ISE.HOOKS`` and ``ISE.PSEUDO_LABEL.HOOK``, see :mod:`ise_plugin.engine.hooks`."""

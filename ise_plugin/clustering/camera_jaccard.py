@@ -92,26 +92,17 @@ class CameraJaccard:
                 f"neighbors must be those of find_neighbors, {self.k1_intra} + {self.k1_inter} for each of {len(features)} "
                 f"rows, got {ranks.shape}"
             )
-        weights = camera_neighborhoods(similarities, ranks, self.k1_intra)
+        weights, averaged = self.neighborhoods(similarities, ranks)
         weights.data[:] = 2 - 2 * weights.data  # squared Euclidean distance of unit rows
-        averaged = averaged_by_camera(ranks, self.k1_intra, self.k2_intra, self.k2_inter)
         return JaccardDistances(neighborhood_weights(weights, averaged))
 
-
-def camera_neighborhoods(similarities: np.ndarray, ranks: np.ndarray, k1_intra: int) -> csr_matrix:
-    """Every row's camera-aware k-reciprocal neighbours, with the similarities as values: (N, N) float32, columns ascending.
-
-    Args:
-        similarities, ranks: (N, k), as :func:`.camera_search.search_by_camera` gives them with k_intra = ``k1_intra``.
-    """
-    within, across = ranks[:, :k1_intra], ranks[:, k1_intra:]
-    mutual = np.concatenate([reciprocal(within), reciprocal(across)], axis=1)
-    starts = np.concatenate([[0], np.cumsum(mutual.sum(axis=1))])
-    neighborhoods = csr_matrix((similarities[mutual], ranks[mutual], starts), shape=(len(ranks), len(ranks)))
-    neighborhoods.sort_indices()
-    return neighborhoods
-
-
-def averaged_by_camera(ranks: np.ndarray, k1_intra: int, k2_intra: int, k2_inter: int) -> np.ndarray:
-    """(N, k2_intra + k2_inter), the rows whose weights camera-aware local query expansion averages; -1 where one is missing."""
-    return np.concatenate([ranks[:, :k2_intra], ranks[:, k1_intra : k1_intra + k2_inter]], axis=1)
+    def neighborhoods(self, similarities: np.ndarray, ranks: np.ndarray) -> tuple[csr_matrix, np.ndarray]:
+        """Of neighbours within and across cameras, as :func:`.camera_search.search_by_camera` gives them: every row's
+        camera-aware k-reciprocal neighbours, (N, N) float32, the similarities as values, columns ascending; and the rows whose
+        weights are averaged, (N, k2_intra + k2_inter), -1 where one is missing."""
+        within, across = ranks[:, : self.k1_intra], ranks[:, self.k1_intra :]
+        mutual = np.concatenate([reciprocal(within), reciprocal(across)], axis=1)
+        starts = np.concatenate([[0], np.cumsum(mutual.sum(axis=1))])
+        neighborhoods = csr_matrix((similarities[mutual], ranks[mutual], starts), shape=(len(ranks), len(ranks)))
+        neighborhoods.sort_indices()
+        return neighborhoods, np.concatenate([within[:, : self.k2_intra], across[:, : self.k2_inter]], axis=1)

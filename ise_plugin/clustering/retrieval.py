@@ -1,16 +1,19 @@
 """Retrieval as person re-identification has it: re-ranked distances, and how well queries find their matches."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from ..neighbors import search_by_camera
 from ..neighbors.all_pairs import search_all_pairs
+from ..neighbors.camera_search import tells_cameras_apart
 from ..neighbors.checks import Features, integer, normalized_rows, unit_interval
 from ..neighbors.exact_search import exact, float32_product
 from ..utils.parallel import blocks_of, for_each_block
+from .camera_jaccard import CameraJaccard
 from .jaccard import add_distances, expanded_neighborhoods, neighborhood_weights
 
 # Rows that one thread sorts at a time.
@@ -99,21 +102,15 @@ def _sorted_places(places: Tensor, which: Tensor) -> np.ndarray:
     return torch.sort(rows * places.shape[1] + places[rows, columns]).values.cpu().numpy()
 
 
-def rerank_distance(
-    query_features: Features,
-    gallery_features: Features,
-    k1: int = 20,
-    k2: int = 6,
-    lambda_value: float = 0.3,
-    precision: str = "auto",
-) -> np.ndarray:
-    """Re-ranked query-gallery distances, without a matrix over all images.
+class Reranking:
+    """Re-ranked query-gallery distances, without a matrix over all images; of some queries when asked for.
 
     Zhong, Zheng, Cao, Li, "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017, as fastreid's
     evaluation has it (``fastreid.evaluation.rerank.re_ranking``) of cosine distances (1 - cosine). It differs from the
     distance used for pseudo labels: a neighbourhood has k1 members besides the image itself, the weights come from squared
-    distances divided by the largest one of the row, and the result is mixed with those distances. The work is done on the
-    CPU wherever the features are; beyond the result it needs a copy of the features and a few hundred numbers per image.
+    distances divided by the largest one of the row, and the result is mixed with those distances. With cameras, neighbourhoods
+    and averages are those of :class:`.camera_jaccard.CameraJaccard` (Chen et al., CVPR 2024), all else stays. The work is done
+    on the CPU wherever the features are; it needs a copy of the features and a few hundred numbers per image.
 
     Args:
         query_features: (Q, D), numpy or torch, any length but zero: rows are normalised.
@@ -122,28 +119,61 @@ def rerank_distance(
         k2: images whose weights are averaged, the image itself included, at least 1; 1 switches that off.
         lambda_value: share of the original distance, in [0, 1]: 1 leaves only that, 0 only the Jaccard distance.
         precision: of the neighbour search, as for :func:`ise_plugin.neighbors.exact_search.exact`.
-
-    Returns:
-        (Q, G) float32.
+        cameras: (Q + G,), integer, queries first, -1 = unknown; None, or fewer than two known, for k1 and k2 alone.
+        by_camera: the numbers of neighbours with cameras; those of the paper by default.
 
     Raises:
         ValueError: features that are not finite, not two-dimensional or of different width, a zero row, k1 < 1,
-        k2 < 1, lambda_value outside [0, 1].
+        k2 < 1, lambda_value outside [0, 1], cameras of another length.
     """
-    queries = normalized_rows(query_features, "query_features")
-    gallery = normalized_rows(gallery_features, "gallery_features")
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"gallery_features must have {queries.shape[1]} columns, like queries, got {gallery.shape[1]}")
-    k1, k2, lambda_value = integer(k1, "k1", 1), integer(k2, "k2", 1), unit_interval(lambda_value, "lambda_value")
-    images = torch.cat([queries, gallery])
-    farthest = _largest_distances(images)
-    weights = _weights(images, farthest, k1, k2, precision)
-    # the share of the original distances: squared cosine distances over the query's largest one
-    distances = (queries @ gallery.T).neg_().add_(1).square_()
-    factors = torch.from_numpy(lambda_value / farthest[: len(queries), None]).float()
-    mixed = distances.mul_(factors).numpy()
-    add_distances(weights[: len(queries)], weights.tocsc(), len(queries), 1.0 - lambda_value, mixed)
-    return mixed
+
+    def __init__(
+        self,
+        query_features: Features,
+        gallery_features: Features,
+        k1: int = 20,
+        k2: int = 6,
+        lambda_value: float = 0.3,
+        precision: str = "auto",
+        cameras: Optional[np.ndarray] = None,
+        by_camera: Optional[CameraJaccard] = None,
+    ):
+        queries = normalized_rows(query_features, "query_features")
+        gallery = normalized_rows(gallery_features, "gallery_features")
+        if queries.shape[1] != gallery.shape[1]:
+            wanted, got = queries.shape[1], gallery.shape[1]
+            raise ValueError(f"gallery_features must have {wanted} columns, like queries, got {got}")
+        k1, k2, self._lambda = integer(k1, "k1", 1), integer(k2, "k2", 1), unit_interval(lambda_value, "lambda_value")
+        self._images, self._num_queries = torch.cat([queries, gallery]), len(queries)
+        del queries, gallery
+        self._farthest = _largest_distances(self._images)
+        if cameras is not None and tells_cameras_apart(cameras):
+            neighborhoods, averaged = _camera_neighborhoods(
+                self._images, cameras, by_camera or CameraJaccard(), precision
+            )
+        else:
+            neighborhoods, averaged = _neighborhoods(self._images, k1, k2, precision)
+        scale = np.repeat(self._farthest, np.diff(neighborhoods.indptr))
+        neighborhoods.data[:] = np.square(1 - neighborhoods.data) / scale
+        weights = neighborhood_weights(neighborhoods, averaged)
+        self._of_queries, self._by_column = weights[: self._num_queries], weights.tocsc()
+
+    def distances(self, queries: slice) -> np.ndarray:
+        """(q, G) float32, the re-ranked distances of some of the queries."""
+        images, gallery = self._images[: self._num_queries][queries], self._images[self._num_queries :]
+        # the share of the original distances: squared cosine distances over the query's largest one
+        distances = (images @ gallery.T).neg_().add_(1).square_()
+        factors = torch.from_numpy(self._lambda / self._farthest[: self._num_queries][queries, None]).float()
+        mixed = distances.mul_(factors).numpy()
+        add_distances(self._of_queries[queries], self._by_column, self._num_queries, 1.0 - self._lambda, mixed)
+        return mixed
+
+
+def rerank_distance(
+    query_features: Features, gallery_features: Features, *arguments: Any, **options: Any
+) -> np.ndarray:
+    """(Q, G) float32, the re-ranked distances of all queries; arguments and errors are those of :class:`Reranking`."""
+    return Reranking(query_features, gallery_features, *arguments, **options).distances(slice(None))
 
 
 def _largest_distances(images: torch.Tensor) -> np.ndarray:
@@ -159,10 +189,18 @@ def _largest_distances(images: torch.Tensor) -> np.ndarray:
     return np.maximum(np.square(1 + highest[:, 0]), np.finfo(np.float32).eps)
 
 
-def _weights(images: torch.Tensor, farthest: np.ndarray, k1: int, k2: int, precision: str) -> csr_matrix:
+def _neighborhoods(images: torch.Tensor, k1: int, k2: int, precision: str) -> tuple[csr_matrix, np.ndarray]:
+    """The neighbourhoods with similarities as values, and whose weights are averaged."""
     size = min(k1 + 1, len(images))
     similarities, ranks = exact(images, size, precision)
     neighborhoods = expanded_neighborhoods(images, similarities, ranks, min(int(np.around(k1 / 2)) + 1, size))
-    scale = np.repeat(farthest, np.diff(neighborhoods.indptr))
-    neighborhoods.data[:] = np.square(1 - neighborhoods.data) / scale
-    return neighborhood_weights(neighborhoods, ranks[:, : min(k2, size)])
+    return neighborhoods, ranks[:, : min(k2, size)]
+
+
+def _camera_neighborhoods(
+    images: torch.Tensor, cameras: np.ndarray, counts: CameraJaccard, precision: str
+) -> tuple[csr_matrix, np.ndarray]:
+    similarities, ranks = search_by_camera(
+        exact, images, cameras, counts.k1_intra, counts.k1_inter, precision=precision
+    )
+    return counts.neighborhoods(similarities, ranks)

@@ -15,7 +15,8 @@ from fastreid.utils.compute_dist import build_dist
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from ..clustering.retrieval import RankingMeter, rerank_distance
+from ..clustering import CameraJaccard
+from ..clustering.retrieval import RankingMeter, Reranking
 from ..errors import UsageError
 from ..utils import distributed
 from ..utils.parallel import blocks_of
@@ -68,7 +69,8 @@ class PortableReidEvaluator(ReidEvaluator):
     Stock fastreid builds a Cython extension inside site-packages with ``make`` at first use, and ends the process when
     that fails; its numpy path gives the same numbers and is taken here whenever the extension is not there. Its
     ``TEST.RERANK`` needs CUDA, makes N x N matrices in Python loops, and mixes two different definitions; here it is
-    ``fastreid.evaluation.rerank.re_ranking`` (Zhong et al., CVPR 2017) of cosine distances, computed sparsely.
+    ``fastreid.evaluation.rerank.re_ranking`` (Zhong et al., CVPR 2017) of cosine distances, computed sparsely and in blocks;
+    with ``ISE.CAMERAS.RERANK`` its neighbours are ranked within and across cameras (Chen et al., CVPR 2024).
 
     ``data_set`` is its name, ``paths`` are those of its images, queries first; both go into ``retrieval``, what the last
     evaluation ranked, in the first process; None before.
@@ -94,7 +96,7 @@ class PortableReidEvaluator(ReidEvaluator):
         features = torch.cat([p["feats"] for p in predictions])
         identities, cameras = (torch.cat([p[key] for p in predictions]).numpy() for key in ("pids", "camids"))
         n = self._num_query
-        distances_of = self._distances(features[:n], features[n:])
+        distances_of = self._distances(features[:n], features[n:], cameras)
         meter = RankingMeter(identities[n:], cameras[n:])
         for start, stop in blocks_of(n, max(1, _PAIRS_AT_ONCE // max(1, len(features) - n))):
             block = slice(start, stop)
@@ -112,7 +114,7 @@ class PortableReidEvaluator(ReidEvaluator):
             self._add_roc(distances_of(slice(None)).numpy(), (identities[:n], identities[n:], cameras[:n], cameras[n:]))
         return OrderedDict(self._results)
 
-    def _distances(self, query: Tensor, gallery: Tensor) -> Callable[[slice], Tensor]:
+    def _distances(self, query: Tensor, gallery: Tensor, cameras: np.ndarray) -> Callable[[slice], Tensor]:
         """Distances of some of the queries to the gallery, as fastreid's ``build_dist`` has them, computed when asked for."""
         test = self.cfg.TEST
         if test.AQE.ENABLED:
@@ -120,9 +122,11 @@ class PortableReidEvaluator(ReidEvaluator):
         if test.RERANK.ENABLED:
             if test.METRIC != "cosine":
                 raise UsageError(f"TEST.RERANK.ENABLED needs TEST.METRIC cosine, not {test.METRIC}")
-            rerank = test.RERANK
-            distances = torch.from_numpy(rerank_distance(query, gallery, rerank.K1, rerank.K2, rerank.LAMBDA))
-            return lambda block: distances[block]
+            known = {}
+            if self.cfg.ISE.CAMERAS.RERANK:
+                known = {"cameras": cameras, "by_camera": CameraJaccard(**CameraJaccard.from_config(self.cfg))}
+            reranking = Reranking(query, gallery, test.RERANK.K1, test.RERANK.K2, test.RERANK.LAMBDA, **known)
+            return lambda block: torch.from_numpy(reranking.distances(block))
         if test.METRIC == "cosine":  # normalised once, not for every block
             query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
             return lambda block: 1 - query[block] @ gallery.T

@@ -70,9 +70,9 @@ class Labelling:
         labels: (N,), int64, -1 for outliers, as the clustering found them.
         previous: (N,), the labels used before; None the first time.
         eps: distance up to which images were neighbours; None with a clusterer that knows none.
-        neighbors: similarities (N, k) float32 and indices (N, k) int64 of the nearest images; ``distances``, as the registered
-            distance made them; ``graph`` of the pairs at most ``reach`` apart; ``constraints`` of tracks, where there are any.
-            In the first process, which clusters; None in the others.
+        neighbors: similarities (N, k) float32 and indices (N, k) int64 of the nearest images, or what the distance has found in
+            their place; ``distances``, as the registered distance made them; ``graph`` of the pairs at most ``reach`` apart;
+            ``constraints`` of tracks, where there are any. In the first process, which clusters; None in the others.
         seconds: of extraction and of clustering.
     """
 
@@ -141,7 +141,6 @@ class DBSCANPseudoLabelHook(HookBase):
         self.cfg = cfg
         self.labels: Optional[np.ndarray] = None
         self._kept: dict = {}  # of a checkpoint, until it is used
-        self._vectors = SearchVectors(cfg)
         self._warned_of_small_batches = False
         settings = cfg.ISE.PSEUDO_LABEL
         self._search = registered(NEIGHBOR_SEARCH, settings.SEARCH, "ISE.PSEUDO_LABEL.SEARCH")
@@ -173,7 +172,7 @@ class DBSCANPseudoLabelHook(HookBase):
         parts: dict = {}
         try:
             if world_size() > 1 and getattr(self._search, "shared", False):
-                parts["neighbors"] = self._search(searched, self.cfg.ISE.PSEUDO_LABEL.K1, shared=True)
+                parts["neighbors"] = self._neighbors(searched, shared=True)
             labels, eps = computed_once(lambda: self._cluster(searched, parts))
         except ValueError as error:
             message = f"ISE.PSEUDO_LABEL: the {len(features)} training images cannot be clustered: {error}"
@@ -185,8 +184,8 @@ class DBSCANPseudoLabelHook(HookBase):
         """Labels, and the eps they were made with; what was computed on the way goes into ``parts``."""
         settings = self.cfg.ISE.PSEUDO_LABEL
         if "neighbors" not in parts:
-            parts["neighbors"] = self._search(features, settings.K1)
-        parts["distances"] = self._distance(features, parts["neighbors"])
+            parts["neighbors"] = self._neighbors(features)
+        parts["distances"] = self._distance(features, parts["neighbors"], **self._evidence(self._distance))
         parts["reach"] = self._clusterer.max_distance
         parts["graph"] = parts["distances"].within(parts["reach"])
         parts["constraints"] = self._constraints(features)
@@ -196,6 +195,16 @@ class DBSCANPseudoLabelHook(HookBase):
             logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {self._clusterer.reason_}")
         return labels, eps
 
+    def _neighbors(self, features: Tensor, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As the search finds them, or the distance by it."""
+        if hasattr(self._distance, "find_neighbors"):
+            return self._distance.find_neighbors(self._search, features, **self._evidence(self._distance), **options)
+        return self._search(features, self.cfg.ISE.PSEUDO_LABEL.K1, **options)
+
+    def _evidence(self, part: Any) -> dict:
+        """What a registered part wants to know of the images."""
+        return {name: getattr(self.trainer.images, name) for name in getattr(part, "wants", ())}
+
     def _constraints(self, features: Tensor) -> Optional[Constraints]:
         images, settings = self.trainer.images, self.cfg.ISE.TRACKS
         if settings.MODE == "off" or not (images.tracks >= 0).any():
@@ -203,6 +212,10 @@ class DBSCANPseudoLabelHook(HookBase):
         options = {"max_gap": settings.MAX_GAP, "max_cut_error": settings.MAX_CUT_ERROR, "names": images.track_names}
         weight = 1.0 if settings.MODE == "hard" else settings.WEIGHT
         return track_constraints(features, images.cameras, images.tracks, images.times, weight=weight, **options)
+
+    @cached_property
+    def _vectors(self) -> SearchVectors:
+        return SearchVectors(self.cfg, self.trainer.images.cameras)
 
     @cached_property
     def _loader(self) -> TrainingLoader:

@@ -56,9 +56,9 @@ def without_scenes(features: Tensor, scenes: Tensor) -> Tensor:
 
     Args:
         features: (N, D), float32, unit rows.
-        scenes: (N,), int64, 0..S-1.
+        scenes: (N,), int64, 0..S-1, cameras as well; -1 = unknown, where the mean of all images alone is taken out.
     """
-    member = F.one_hot(scenes).double()  # sums in float64 do not depend on their order
+    member = F.one_hot(scenes + 1).double()  # sums in float64 do not depend on their order
     count = member.sum(0).unsqueeze(1).clamp(min=1)
     center = features.double()
     center = center - center.mean(0)
@@ -67,6 +67,7 @@ def without_scenes(features: Tensor, scenes: Tensor) -> Tensor:
     share = (spread / center.square().sum(1).mean().clamp(min=1e-12)).clamp(0, 1) ** _SHARE_POWER
     # a mean of a few images is those images
     means = torch.where(count < _FEWEST_IMAGES, 0.0, share * means)
-    rest = (center - means[scenes]).to(features.dtype)
+    means[0] = 0  # of images that have nothing in common but that their place is unknown
+    rest = (center - means[scenes + 1]).to(features.dtype)
     # images that are all alike leave nothing
     return F.normalize(torch.where(rest.norm(dim=1, keepdim=True) > 1e-6, rest, features), dim=1)

@@ -76,7 +76,12 @@ def search_by_camera(
 
 
 def _fill_intra(
-    search: Callable, rows: torch.Tensor, groups: np.ndarray, similarities: np.ndarray, indices: np.ndarray, options: dict
+    search: Callable,
+    rows: torch.Tensor,
+    groups: np.ndarray,
+    similarities: np.ndarray,
+    indices: np.ndarray,
+    options: dict,
 ) -> None:
     similarities[:, 0] = torch.linalg.vector_norm(rows, dim=1).square().cpu().numpy()
     indices[:, 0] = np.arange(len(rows))

@@ -141,9 +141,7 @@ def _best_precision(num_rows: int) -> str:
     return "float32"
 
 
-def _search_bfloat16(
-    rows: torch.Tensor, keep: int, shared: bool, groups: Optional[np.ndarray] = None
-) -> Neighbors:
+def _search_bfloat16(rows: torch.Tensor, keep: int, shared: bool, groups: Optional[np.ndarray] = None) -> Neighbors:
     rounded = round_rows(rows)
     candidates = _decided(partial(candidates_needed, *rounded, keep, groups), shared)
     if candidates is None:

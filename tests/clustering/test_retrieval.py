@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from clustering.references import random_embeddings
+from clustering.references import random_embeddings, ranks_by_camera
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ise_plugin.clustering import rerank_distance
-from ise_plugin.clustering.retrieval import RankingMeter
+from ise_plugin.clustering.retrieval import RankingMeter, Reranking
 
 evaluate_rank = pytest.importorskip("fastreid.evaluation.rank").evaluate_rank
 re_ranking = pytest.importorskip("fastreid.evaluation.rerank").re_ranking
@@ -86,6 +86,41 @@ def test_length_and_kind_of_features_do_not_matter():
     np.testing.assert_allclose(rerank_distance(torch.from_numpy(3 * queries), lengths * gallery), expected, atol=1e-6)
 
 
+def reference_with_cameras(features, queries, cameras, lambda_value, counts=(5, 20, 2, 4)):
+    """Dense, in float64: weights from squared cosine distances over the row's largest, neighbours by camera."""
+    k1_intra, k1_inter, k2_intra, k2_inter = counts
+    lists = ranks_by_camera(features, cameras, k1_intra, k1_inter)
+    original = (1 - features.astype(np.float64) @ features.T.astype(np.float64)) ** 2
+    original /= original.max(axis=1, keepdims=True)
+    weights = np.zeros_like(original)
+    for i, row in enumerate(weights):
+        near = {j for ranks in lists for j in ranks[i] if j >= 0 and i in ranks[j]}
+        row[sorted(near)] = np.exp(-original[i, sorted(near)])
+    weights /= weights.sum(axis=1, keepdims=True)
+    averaged = np.concatenate([lists[0][:, :k2_intra], lists[1][:, :k2_inter]], axis=1)
+    weights = np.stack([weights[some[some >= 0]].mean(axis=0) for some in averaged])
+    mass = np.stack([np.minimum(row, weights[queries:]).sum(axis=1) for row in weights[:queries]])
+    return (1 - lambda_value) * (1 - mass / (2 - mass)) + lambda_value * original[:queries, queries:]
+
+
+@pytest.mark.parametrize("cameras, lambda_value", [(3, 0.3), (6, 0.0), (2, 0.9)])
+def test_with_cameras_equals_the_slow_reference_in_blocks_too(cameras, lambda_value):
+    features = random_embeddings(240, 32, seed=cameras, noise=1.0)
+    seen_by = np.random.default_rng(0).integers(-1, cameras, 240)
+    expected = reference_with_cameras(features, 50, seen_by, lambda_value)
+    made = Reranking(features[:50], features[50:], lambda_value=lambda_value, cameras=seen_by)
+    np.testing.assert_allclose(made.distances(slice(None)), expected, atol=1e-6)
+    for block in (slice(0, 7), slice(43, 50)):
+        np.testing.assert_allclose(made.distances(block), expected[block], atol=1e-6)
+
+
+@pytest.mark.parametrize("camera", [3, -1])
+def test_one_camera_is_none_to_the_bit(camera):
+    features = random_embeddings(120, 16)
+    pair = features[:30], features[30:]
+    np.testing.assert_array_equal(rerank_distance(*pair, cameras=np.full(120, camera)), rerank_distance(*pair))
+
+
 def test_bfloat16_candidates_give_the_same():
     features = random_embeddings(600, 48)
     pair = features[:100], features[100:]
@@ -121,6 +156,7 @@ def test_one_query_and_hardly_any_gallery(count):
         ({"k1": 0}, "k1.*got 0"),
         ({"k2": 0}, "k2.*got 0"),
         ({"lambda_value": 1.2}, "lambda_value.*1.2"),
+        ({"cameras": np.arange(6)}, r"cameras must be 7 integers.*\(6,\)"),
     ],
 )
 def test_bad_arguments(change, message):

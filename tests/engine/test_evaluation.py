@@ -8,6 +8,7 @@ from fastreid.evaluation.rank import evaluate_rank
 from fastreid.evaluation.rerank import re_ranking
 from fastreid.utils.compute_dist import build_dist
 
+from ise_plugin.clustering import CameraJaccard, rerank_distance
 from ise_plugin.config import get_cfg
 from ise_plugin.engine.evaluation import PortableReidEvaluator
 from ise_plugin.errors import UsageError
@@ -80,6 +81,23 @@ def test_reranking_is_fastreids_re_ranking_of_cosine_distances():
     assert [ours[f"Rank-{r}"] for r in (1, 5, 10)] == pytest.approx([100 * cmc[r - 1] for r in (1, 5, 10)], abs=1e-6)
     cfg.TEST.RERANK.ENABLED = False
     assert results_of(PortableReidEvaluator, cfg)["mAP"] != ours["mAP"]
+
+
+def test_reranking_by_cameras_ranks_what_the_function_gives():
+    cfg = get_cfg()
+    cfg.TEST.RERANK.ENABLED = cfg.ISE.CAMERAS.RERANK = True
+    cfg.ISE.CAMERAS.K1_INTER = 9
+    columns = [torch.cat(parts) for parts in zip(*([b["outputs"], b["targets"], b["camids"]] for b in predictions()))]
+    features, identities, cameras = columns[0], columns[1].numpy(), columns[2].numpy()
+    by_camera = CameraJaccard(k1_inter=9)
+    distances = rerank_distance(features[:QUERIES], features[QUERIES:], cameras=cameras, by_camera=by_camera)
+    _, ap, _ = evaluate_rank(
+        distances, identities[:QUERIES], identities[QUERIES:], cameras[:QUERIES], cameras[QUERIES:]
+    )
+    ours = results_of(PortableReidEvaluator, cfg)["mAP"]
+    assert ours == pytest.approx(100 * np.mean(ap), abs=1e-6)
+    cfg.ISE.CAMERAS.RERANK = False
+    assert results_of(PortableReidEvaluator, cfg)["mAP"] != ours
 
 
 def test_reranking_of_euclidean_distances_is_refused():

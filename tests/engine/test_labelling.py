@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 import ise_plugin.engine.labelling as module
-from ise_plugin.clustering import Jaccard, generate_pseudo_labels, jaccard_distance
+from ise_plugin.clustering import CameraJaccard, Jaccard, generate_pseudo_labels, jaccard_distance
 from ise_plugin.clustering.purity import REACH, estimate_purities
 from ise_plugin.engine.labelling import DBSCANPseudoLabelHook, Labelling, extract_embeddings
 from ise_plugin.engine.trainer import ISETrainer
 from ise_plugin.errors import UsageError
 from ise_plugin.method import cluster_centroids, number_proxies
-from ise_plugin.neighbors.exact_search import exact
+from ise_plugin.neighbors import exact, search_by_camera
 
 
 @pytest.fixture
@@ -205,6 +205,17 @@ def test_a_labelling_carries_what_was_computed_for_it(trainer, monkeypatch):
     own = (features @ labelling.centroids.T).numpy()
     assert np.allclose(labelling.similarities.own, own[np.arange(len(own)), labelling.labels], atol=1e-6)
     assert labelling.similarities is labelling.similarities
+
+
+def test_a_distance_that_wants_cameras_is_given_them_and_finds_its_neighbours(trainer, monkeypatch):
+    features = blobs(len(trainer.images), 10, 0.05)
+    give_embeddings(monkeypatch, features)
+    hook, cameras = set_up(trainer, DISTANCE="CameraJaccard"), trainer.images.cameras
+    assert len(set(cameras)) > 1
+    labelling, distance = hook.label(), CameraJaccard()
+    expected = distance(features, distance.find_neighbors(exact, features, cameras), cameras)
+    assert (labelling.distances.weights != expected.weights).nnz == 0
+    assert np.array_equal(labelling.neighbors[1], search_by_camera(exact, features, cameras, 5, 20)[1])
 
 
 def test_purities_are_estimated_from_the_distances_however_the_labels_were_made(monkeypatch):

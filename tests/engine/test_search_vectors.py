@@ -1,5 +1,6 @@
 """What neighbours are searched by: weights over the epochs, scenes taken out, and what a checkpoint brings back."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,16 +9,18 @@ from ise_plugin.config import get_cfg
 from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.engine.search_vectors import SearchVectors
 from ise_plugin.modeling.build import build_model
+from ise_plugin.modeling.scenes import without_scenes
 
 
 def unit(count, dimensions, seed):
     return F.normalize(torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def vectors(**settings):
+def vectors(cameras=None, **settings):
     cfg = get_cfg()
     cfg.ISE.APPEARANCE.update(settings)
-    return SearchVectors(cfg)
+    cfg.ISE.CAMERAS.CENTER = cameras is not None
+    return SearchVectors(cfg, cameras)
 
 
 def seen(made, appearance, scenes=None):
@@ -56,6 +59,35 @@ def test_the_mean_of_a_scene_is_taken_out_of_the_embeddings():
         share = min(1.0, spread / (sum(f.norm() ** 2 for f in center) / 40)) ** 2
         expected = feature - share * members.mean(0)
         torch.testing.assert_close(row, expected / expected.norm())
+
+
+def test_the_mean_of_a_camera_is_taken_out_and_unknown_cameras_lose_that_of_all():
+    features, cameras = unit(60, 8, 0), np.arange(60) % 4 - 1
+    made = vectors(cameras)
+    rows = made.of(features, 0)
+    assert made.complete and not made.used
+    center, spread = (features - features.mean(0)).double(), []
+    for camera in range(3):
+        own = center[cameras == camera]
+        spread.append(sum((row - own.mean(0)).norm() ** 2 for row in own) / len(own))
+    total = sum(row.norm() ** 2 for row in center) / 60
+    for row, feature, camera in zip(rows, center, cameras):
+        mean = 0 if camera < 0 else min(1.0, spread[camera] / total) ** 2 * center[cameras == camera].mean(0)
+        torch.testing.assert_close(row, F.normalize(feature - mean, dim=0).float())
+
+
+def test_where_cameras_and_scenes_are_taken_out_scenes_are_for_unknown_cameras():
+    features, scenes = unit(90, 8, 0), torch.arange(90) % 3
+    cameras = np.where(np.arange(90) < 40, np.arange(90) % 2, -1)
+    both = seen(vectors(cameras, SCENES=3), unit(90, 5, 1), scenes).of(features, 0)
+    places = torch.where(torch.from_numpy(cameras) >= 0, torch.from_numpy(cameras), 2 + scenes)
+    torch.testing.assert_close(both, without_scenes(features, places), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cameras", [np.zeros(40, np.int64), np.full(40, -1), np.arange(40) // 39 - 1])
+def test_with_fewer_than_two_known_cameras_nothing_is_taken_out(cameras):
+    features = unit(40, 8, 0)
+    assert vectors(cameras).of(features, 0) is features
 
 
 def test_somebody_who_is_a_scene_of_his_own_stays_together():

@@ -134,7 +134,9 @@ class TestOnDevice:
         features[400:, 48:] = unit(1 + 1e-5 * np.random.default_rng(0).standard_normal((30, 24)))
         seen, sort_all = [], _device._sort_all
         monkeypatch.setattr(
-            _device, "_sort_all", lambda rows, groups, some, keep: seen.extend(some) or sort_all(rows, groups, some, keep)
+            _device,
+            "_sort_all",
+            lambda rows, groups, some, keep: seen.extend(some) or sort_all(rows, groups, some, keep),
         )
         indices = self.found(features, 10)[1]
         assert sorted(map(int, seen)) == list(range(400, 430))
