@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.errors import UsageError
 from ise_plugin.method import memory
 from ise_plugin.modeling import ISE, CameraProxyLoss, ClusterMemoryHead, ISELoss
-from ise_plugin.neighbors import all_pairs
+from ise_plugin.neighbors import all_pairs, search_by_camera
 from ise_plugin.neighbors._device import search_on_device
 from ise_plugin.neighbors.exact_search import exact
 from ise_plugin.utils import distributed
@@ -217,7 +218,16 @@ def searches(rank, world):
     few = search_rows()[:3]  # more processes than blocks, and than rows
     found = [exact(search_rows(), k, precision, shared=True) for precision, k in SEARCHES]
     on_device = search_on_device(search_rows(), 5, shared=True)
-    return [*found, exact(few, 2, shared=True), on_device]
+    return [*found, exact(few, 2, shared=True), on_device, *searches_by_camera(shared=True)]
+
+
+def searches_by_camera(shared):
+    rows = search_rows()
+    cameras = np.arange(len(rows)) % 4 - 1
+    return [
+        search_by_camera(exact, rows, cameras, 5, 9, precision=precision, shared=shared)
+        for precision in ("float32", "bfloat16")
+    ]
 
 
 def reads(rank, world):

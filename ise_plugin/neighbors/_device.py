@@ -47,7 +47,8 @@ def search_on_device(
         similarities (N, keep) float32 and indices (N, keep) int32, best first, ties by index; -inf and -1 where there are
         fewer.
     """
-    groups = torch.arange(len(rows), device=rows.device) if groups is None else torch.from_numpy(groups).to(rows.device)
+    numbers = torch.arange(len(rows)) if groups is None else torch.from_numpy(groups)
+    group_of = numbers.to(rows.device)
     mine = shard(len(rows)) if shared else range(len(rows))
     candidates = min(keep + _SPARE_CANDIDATES, len(rows) - 1)
     similarities = rows.new_empty(len(mine), keep)
@@ -55,12 +56,12 @@ def search_on_device(
     proven = torch.empty(len(mine), dtype=torch.bool, device=rows.device)
     with _full_float32(rows.device):
         for start, stop in blocks_of(len(mine), max(1, _SCORES_AT_ONCE // len(rows))):
-            found = _search_block(rows, groups, mine.start + start, mine.start + stop, keep, candidates)
+            found = _search_block(rows, group_of, mine.start + start, mine.start + stop, keep, candidates)
             similarities[start:stop], indices[start:stop], proven[start:stop] = found
         unproven = torch.nonzero(~proven)[:, 0]
         for start, stop in blocks_of(len(unproven), max(1, _SORTED_AT_ONCE // len(rows))):
             some = unproven[start:stop]
-            similarities[some], indices[some] = _sort_all(rows, groups, some + mine.start, keep)
+            similarities[some], indices[some] = _sort_all(rows, group_of, some + mine.start, keep)
     if shared:
         similarities, indices = gather_rows(similarities), gather_rows(indices)
     indices[similarities.isneginf()] = -1

@@ -112,7 +112,9 @@ def test_shared_search_is_that_of_one_process_to_the_bit(outcomes, monkeypatch):
     expected = [neighbors.exact(workers.search_rows(), k, precision) for precision, k in workers.SEARCHES]
     expected.append(neighbors.exact(workers.search_rows()[:3], 2))
     expected.append(search_on_device(workers.search_rows(), 5, shared=False))
+    expected.extend(workers.searches_by_camera(shared=False))
     for found in outcomes["searches"]:
+        assert len(found) == len(expected)
         for (similarities, indices), (other_similarities, other_indices) in zip(expected, found):
             assert np.array_equal(similarities, other_similarities) and np.array_equal(indices, other_indices)
             assert indices.dtype == other_indices.dtype
