@@ -219,6 +219,16 @@ def add_ise_config(cfg: CfgNode) -> None:
 
     # Cameras of the training images as evidence.
     _C.ISE.CAMERAS = CfgNode()
+    # Neighbours of the distance "CameraJaccard" (ISE.PSEUDO_LABEL.DISTANCE) and of TEST.RERANK with ISE.CAMERAS.RERANK: in the
+    # sets within a camera (the image itself included) and across cameras, and in the averaging of both. Chen et al., CVPR 2024.
+    _C.ISE.CAMERAS.K1_INTRA = 5
+    _C.ISE.CAMERAS.K1_INTER = 20
+    _C.ISE.CAMERAS.K2_INTRA = 2
+    _C.ISE.CAMERAS.K2_INTER = 4
+    # Take the mean of each camera out of what neighbours are searched by, as ISE.APPEARANCE.SCENES does where none is known.
+    _C.ISE.CAMERAS.CENTER = False
+    # Re-rank evaluations (TEST.RERANK.ENABLED) with neighbours within and across cameras.
+    _C.ISE.CAMERAS.RERANK = False
     # Camera proxies, a centroid for each camera of each cluster, for the loss CameraProxyLoss in MODEL.LOSSES.NAME (Wang et al.,
     # "Camera-aware Proxies", AAAI 2021, called CAP).
     _C.ISE.CAMERAS.PROXY = CfgNode()
@@ -253,19 +263,6 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
     # Neighbour search: "exact", or "ivf" / "hnsw" (faiss) for sets too large for it.
     _C.ISE.PSEUDO_LABEL.SEARCH = "exact"
-
-    # Cameras as evidence, where the data tell them.
-    _C.ISE.CAMERAS = CfgNode()
-    # Neighbours of the distance "CameraJaccard" (ISE.PSEUDO_LABEL.DISTANCE) and of TEST.RERANK with ISE.CAMERAS.RERANK: in the
-    # sets within a camera (the image itself included) and across cameras, and in the averaging of both. Chen et al., CVPR 2024.
-    _C.ISE.CAMERAS.K1_INTRA = 5
-    _C.ISE.CAMERAS.K1_INTER = 20
-    _C.ISE.CAMERAS.K2_INTRA = 2
-    _C.ISE.CAMERAS.K2_INTER = 4
-    # Take the mean of each camera out of what neighbours are searched by, as ISE.APPEARANCE.SCENES does where none is known.
-    _C.ISE.CAMERAS.CENTER = False
-    # Re-rank evaluations (TEST.RERANK.ENABLED) with neighbours within and across cameras.
-    _C.ISE.CAMERAS.RERANK = False
 
     # What images look like (colours and textures in stripes, ise_plugin.modeling.appearance) as evidence beside the embeddings
     # when neighbours are searched, for networks that have not learned people yet. Unit: share of the similarity, in [0, 1].
