@@ -5,12 +5,17 @@ size, each normalised with its own statistics. A group may be smaller than a pro
 et al., "Train longer, generalize better", NIPS 2017), equal to it, or spread over several processes, which then exchange
 the statistics among themselves. Running statistics move once per step, towards the mean over the groups.
 
+On CUDA groups of equal size go through Triton kernels, six a layer whatever the number of groups, which copy nothing
+(``_normalization_kernels.py``), where these pass a check at their first use. All else, and a compiled network, goes through
+torch's own batch norm, group after group.
+
 On the CPU torch 2.13 adds up a channel of channels-last images one value after the other in float32: over the 131,072 of a
 first layer mean and variance are off by a thousandth, and differ with the number of threads. Here they are exact to 1e-6.
 """
 
 from contextlib import contextmanager
 from functools import lru_cache
+from types import ModuleType
 from typing import Iterator, NamedTuple, Optional, Sequence
 
 import torch
@@ -21,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils import distributed
 from ..utils.distributed import rank
+from ..utils.logs import log_once
 
 # Values whose deviations from the mean are held at once. Unit: numbers in float32; they stay in a core's cache.
 _BLOCK = 1 << 17
@@ -110,16 +116,29 @@ class _GroupedBatchNorm(_BatchNorm):
             return super().forward(input)
         layout = layout or Layout((Part(len(input), 1.0),))
         parts = layout.parts
+        if kernels := self._kernels_for(input, parts):
+            kept, added = self._momenta(layout)
+            running = (self.running_mean, self.running_var, kept, added * parts[0].weight)
+            return _AllGroups.apply(input, self.weight, self.bias, kernels, len(parts), self.eps, running)
         found = [self._normalize(x, part) for x, part in zip(input.split([p.images for p in parts]), parts)]
         outputs, means, variances = zip(*found)
         if self.track_running_stats:
             self._move(layout, means, variances)
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
+    def _kernels_for(self, x: Tensor, parts: Sequence[Part]) -> Optional[ModuleType]:
+        """What normalises all groups at once, where something can."""
+        alike = len(parts) > 1 and len(set(parts)) == 1 and parts[0].group is None
+        if not (alike and self.affine and self.track_running_stats) or torch.compiler.is_compiling():
+            return None
+        kernels = _kernels(x.device)
+        return kernels if kernels and kernels.takes(x) else None
+
     def _normalize(self, x: Tensor, part: Part) -> tuple[Tensor, Tensor, Tensor]:
         """Output, mean and unbiased variance."""
         if part.group is not None:
-            return _normalize_together(x, part, self.weight, self.bias, self.eps)
+            together = _normalize_on_cuda if x.is_cuda and self.affine else _normalize_together
+            return together(x, part, self.weight, self.bias, self.eps)
         if _adds_up_naively(x):
             output, mean, variance = _ExactBatchNorm.apply(x, self.weight, self.bias, self.eps)
             count = x.numel() // x.shape[1]
@@ -130,14 +149,20 @@ class _GroupedBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _move(self, layout: Layout, means: Sequence[Tensor], variances: Sequence[Tensor]) -> None:
+        kept, added = self._momenta(layout)
+        for running, values in ((self.running_mean, means), (self.running_var, variances)):
+            if layout.first:
+                running.mul_(kept)
+            for value, part in zip(values, layout.parts):
+                running.add_(value, alpha=added * part.weight)
+
+    @torch.no_grad()
+    def _momenta(self, layout: Layout) -> tuple[float, float]:
+        """The part of the running statistics that is kept, and of the groups' weighted sum that is added. Counts the step."""
         if layout.first:
             self.num_batches_tracked.add_(1)
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        for running, values in ((self.running_mean, means), (self.running_var, variances)):
-            if layout.first:
-                running.mul_(1 - momentum)
-            for value, part in zip(values, layout.parts):
-                running.add_(value, alpha=momentum * part.weight)
+        return 1 - momentum if layout.first else 1.0, momentum
 
 
 class GroupedBatchNorm1d(_GroupedBatchNorm, nn.BatchNorm1d):
@@ -164,6 +189,37 @@ def _adds_up_naively(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.ndim != 4 or x.dtype == torch.float64 or torch.compiler.is_compiling():
         return False
     return len(x) > 0 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+@lru_cache(maxsize=None)
+def _kernels(device: torch.device) -> Optional[ModuleType]:
+    """The Triton kernels, where this device can run them and gets the right numbers out of them."""
+    if device.type != "cuda":
+        return None
+    try:
+        from . import _normalization_kernels as kernels
+
+        kernels.check(device)
+    except Exception as error:  # of a compiler, a driver, a linker
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        log_once(f"Batch norm takes one group after the other; its Triton kernels cannot be used ({reason})")
+        return None
+    return kernels
+
+
+class _AllGroups(torch.autograd.Function):
+    """Batch norm of equal groups by :mod:`._normalization_kernels`, which also moves the running statistics."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, kernels, groups, eps, running):
+        output, table = kernels.forward(x, groups, weight, bias, eps, running)
+        ctx.save_for_backward(x, weight, table)
+        ctx.kernels = kernels
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return (*ctx.kernels.backward(gradient, *ctx.saved_tensors), None, None, None, None)
 
 
 class _ExactBatchNorm(torch.autograd.Function):
@@ -210,6 +266,53 @@ def _normalize_together(
     output = output if bias is None else output + bias.view(shape)
     count = sum(part.members) * (x.numel() // (x.shape[0] * x.shape[1]))
     return output.to(x.dtype), mean.detach(), variance.detach() * (count / max(1, count - 1))
+
+
+@torch.compiler.disable
+def _normalize_on_cuda(
+    x: Tensor, part: Part, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`_normalize_together` by the kernels of torch's SyncBatchNorm."""
+    mean, variance = (torch.zeros(x.shape[1], device=x.device) for _ in range(2))
+    return _Synchronised.apply(x, weight, bias, part, eps, mean, variance), mean, variance
+
+
+class _Synchronised(torch.autograd.Function):
+    """As torch's own function of SyncBatchNorm, which waits for the device to learn who has images: here it is known."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, part, eps, mean, variance):
+        x = _dense(x)
+        own = torch.stack(torch.batch_norm_stats(x, eps))
+        gathered = [torch.empty_like(own) for _ in part.members]
+        dist.all_gather(gathered, own, group=part.group)
+        means, scales = torch.stack(gathered, 1)
+        counts = _counts(part.members, x.numel() // (x.shape[0] * x.shape[1]), x.device)
+        # with a momentum of 1 the running statistics are those of the group
+        statistics = torch.batch_norm_gather_stats_with_counts(x, means, scales, mean, variance, 1.0, eps, counts)
+        ctx.save_for_backward(x, weight, *statistics, counts)
+        ctx.group = part.group
+        return torch.batch_norm_elemt(x, weight, bias, *statistics, eps)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x, weight, mean, scale, counts), gradient = ctx.saved_tensors, _dense(gradient)
+        found = torch.batch_norm_backward_reduce(gradient, x, mean, scale, weight, True, True, True)
+        sums = torch.stack(found[:2])
+        dist.all_reduce(sums, group=ctx.group)
+        of_input = torch.batch_norm_backward_elemt(gradient, x, mean, scale, weight, *sums, counts.int())
+        return (of_input, *found[2:], None, None, None, None)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """In one of the two layouts that these kernels know."""
+    return x if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+
+
+@lru_cache(maxsize=None)
+def _counts(members: tuple, pixels: int, device: torch.device) -> Tensor:
+    """(R,), float32: values of a channel that each process has of a group."""
+    return (torch.tensor(members, dtype=torch.float32) * pixels).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=None)

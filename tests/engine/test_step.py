@@ -9,14 +9,16 @@ from fastreid.engine.hooks import LRScheduler
 from fastreid.solver import build_lr_scheduler
 from fastreid.solver.build import build_optimizer as build_fastreid_optimizer
 from fastreid.utils.events import EventStorage
-from helpers import Launches, MetaAutocast, MetaReads
+from helpers import CONFIGS, Launches, MetaAutocast, MetaReads
 from torch import nn
+from triton_on_cpu import Kernel, load_kernels
 
 import ise_plugin.engine.step as step_module
-from ise_plugin.config import get_cfg
+from ise_plugin.config import get_cfg, load_cfg
 from ise_plugin.engine.step import TrainingStep, build_optimizer, merge_groups, split_batch
 from ise_plugin.errors import UsageError
-from ise_plugin.modeling import ISE, CameraProxyLoss, ClusterMemoryHead, ISELoss
+from ise_plugin.modeling import ISE, CameraProxyLoss, ClusterMemoryHead, ISELoss, normalization
+from ise_plugin.modeling.build import build_model
 
 CPU = torch.device("cpu")
 
@@ -342,6 +344,37 @@ def test_a_scaled_gradient_is_clipped_at_its_own_size(cfg, fused):
     step.run_step()
     moved = [(p - b).norm().item() for p, b in zip(model.parameters(), before) if p.grad is not None]
     assert len(moved) == 5 and moved == pytest.approx([1e-4] * 5, rel=0.01)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_groups_cost_few_launches_and_no_copy(monkeypatch, precision):
+    """Of a whole ResNet-50 step: forward, backward, guard, losses, memory, fused optimiser. On the CPU, with what is CUDA's way:
+    no exact statistics, no early end of the guard, and Triton's kernels, which are counted one by one and compute nothing. (On
+    ``meta`` convolutions lose the channels-last layout.) Views and empty tensors launch nothing and are not counted."""
+    kernels = load_kernels()
+    monkeypatch.setattr(Kernel, "computes", False)
+    monkeypatch.setattr(normalization, "_kernels", lambda device: kernels)
+    monkeypatch.setattr(normalization, "_adds_up_naively", lambda x: False)
+    monkeypatch.setattr(step_module, "_NEVER_WAITING", ())
+    cfg = load_cfg(str(CONFIGS / "ISE/market_r50.yml"), ["MODEL.BACKBONE.PRETRAIN", "False"])
+    cfg.MODEL.DEVICE, images = "cpu", 16
+    launched, copied = {}, {}
+    for groups in (1, 4):
+        cfg.ISE.BN_GROUP_SIZE = images // groups
+        model = build_model(cfg).train()
+        model.heads.set_centroids(torch.randn(50, cfg.MODEL.BACKBONE.FEAT_DIM))
+        step = TrainingStep(model, build_optimizer(cfg, model), CPU, precision)
+        pictures = torch.zeros(images, 3, 64, 32, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+        step.set_loader([{"images": pictures, "targets": torch.arange(images) // 4}] * 2)
+        step.iter = 0
+        step.run_step()  # the first one makes the optimiser's state
+        Kernel.launches.clear()
+        with Launches() as launches:
+            step.run_step()
+        launched[groups], copied[groups] = launches.count.total() + Kernel.launches.total(), launches.copied
+    assert Kernel.launches.total() == 6 * 54  # 53 layers and the neck
+    assert launched[1] < launched[4] <= 1250
+    assert copied[4] == copied[1]
 
 
 @pytest.mark.cuda

@@ -1,17 +1,27 @@
 """Batch norm in groups against the definition, with every backbone that has one. Several processes: tests/test_distributed.py."""
 
 import copy
+import sys
+import threading
 
 import pytest
 import torch
 from helpers import BACKBONES
 from helpers import backbone_cfg as make_cfg
 from torch import nn
+from triton_on_cpu import Kernel, load_kernels
 
 from ise_plugin.config import load_cfg
 from ise_plugin.errors import UsageError
+from ise_plugin.modeling import normalization
 from ise_plugin.modeling.build import build_model
-from ise_plugin.modeling.normalization import GroupedBatchNorm2d, Layout, NormalizationGroups, group_normalization
+from ise_plugin.modeling.normalization import (
+    GroupedBatchNorm2d,
+    Layout,
+    NormalizationGroups,
+    Part,
+    group_normalization,
+)
 
 
 def grouped(layer, size):
@@ -56,6 +66,186 @@ def test_each_group_has_its_own_statistics(size, sizes, shape):
     assert torch.allclose(layer.running_mean, 0.3 * means.mean(0).float(), atol=1e-5)
     assert torch.allclose(layer.running_var, 0.7 + 0.3 * variances.mean(0).float(), rtol=1e-5)
     assert layer.num_batches_tracked == 1
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The Triton kernels, interpreted, with tiles that these small images do not fill."""
+    kernels = load_kernels()
+    for name, value in {"_TILE_ROWS": 4, "_TILE_CHANNELS": 8, "_SPLITS": 4, "_TOTAL_CHANNELS": 4}.items():
+        monkeypatch.setattr(kernels, name, value)
+    monkeypatch.setattr(normalization, "_kernels", lambda device: kernels)
+    Kernel.launches.clear()
+    return kernels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(8, 11, 5, 3), (12, 3, 1, 1), (8, 5)], ids=str)
+def test_kernels_normalise_all_groups_at_once(kernels, shape, dtype):
+    torch.manual_seed(0)
+    x = torch.randn(shape) * 3 + 100 * torch.arange(shape[1]).view(-1, *[1] * (len(shape) - 2))  # means far from 0
+    x = (x + torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))).to(dtype)  # no two groups alike
+    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format).requires_grad_()
+    layer = (nn.BatchNorm2d if x.ndim == 4 else nn.BatchNorm1d)(shape[1], momentum=0.3)
+    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    layer, groups = grouped(layer, 4)
+    inputs, sizes = (x, layer.weight, layer.bias), [4] * (shape[0] // 4)
+    expected, means, variances = by_definition(x, layer, sizes)
+    probe = torch.randn(shape).to(dtype)
+    wanted = torch.autograd.grad((expected * probe.double()).sum(), inputs)
+    with groups.using(groups.layout_of(shape[0])):
+        output = layer(x)
+    found = torch.autograd.grad(output, inputs, probe)
+    assert Kernel.launches.total() == 6 and output.dtype == found[0].dtype == dtype
+    rounding = {torch.float32: 3e-5, torch.bfloat16: 2**-8}[dtype]
+    for a, b in zip((output, *found), (expected, *wanted)):
+        assert torch.allclose(a.double(), b.double(), rtol=rounding, atol=rounding * b.abs().max().item())
+    assert torch.allclose(layer.running_mean.double(), 0.3 * means.mean(0), rtol=1e-6)
+    assert torch.allclose(layer.running_var.double(), 0.7 + 0.3 * variances.mean(0), rtol=1e-5)
+    assert layer.num_batches_tracked == 1
+
+
+def test_kernels_add_pieces_of_a_step_to_the_running_statistics(kernels):
+    torch.manual_seed(0)
+    x, plain = torch.randn(8, 3, 2, 2).contiguous(memory_format=torch.channels_last), nn.BatchNorm2d(3)
+    whole, pieces = copy.deepcopy(plain), copy.deepcopy(plain)
+    for layer, cuts in ((whole, [(0, 4)]), (pieces, [(0, 2), (2, 4)])):
+        layer, groups = grouped(layer, 2)
+        for first, last in cuts:
+            with groups.using(Layout(groups.layout_of(8).parts[first:last], first == 0)):
+                layer(x[2 * first : 2 * last])
+    assert Kernel.launches["_pass"] == 3 and pieces.num_batches_tracked == 1
+    assert torch.allclose(pieces.running_mean, whole.running_mean, atol=1e-7)
+    assert torch.allclose(pieces.running_var, whole.running_var, atol=1e-6)
+
+
+@pytest.mark.parametrize("images, shape", [(7, (7, 3, 2, 2)), (8, (8, 3, 2, 4))], ids=["unequal", "planes"])
+def test_what_kernels_do_not_take_is_normalised_without_them(kernels, images, shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape)  # one channel after the other
+    x = x.contiguous(memory_format=torch.channels_last) if images % 2 else x
+    layer, groups = grouped(nn.BatchNorm2d(3), 2)
+    layout = groups.layout_of(images)
+    with groups.using(layout):
+        output = layer(x)
+    assert torch.allclose(output, by_definition(x, layer, [p.images for p in layout.parts])[0].float(), atol=1e-5)
+    assert not Kernel.launches
+
+
+def test_kernels_that_cannot_be_used_are_left_and_named_once(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    kernels, device = load_kernels(), torch.device("cuda", 0)
+    kernels.check(torch.device("cpu"))
+    monkeypatch.setattr(kernels, "_total_gradients", Kernel(lambda *a, **k: None))
+    with pytest.raises(RuntimeError, match="gradient"):
+        kernels.check(torch.device("cpu"))
+    monkeypatch.delitem(sys.modules, "ise_plugin.modeling._normalization_kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)  # as where it is not installed
+    normalization._kernels.cache_clear()
+    assert normalization._kernels(device) is None and normalization._kernels(device) is None
+    normalization._kernels.cache_clear()
+    assert caplog.text.count("one group after the other") == 1 and "triton" in caplog.text
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(64, 256, 32, 16), (12, 70, 9, 5), (8, 2048, 1, 1)], ids=str)
+def test_kernels_on_a_gpu_normalise_as_the_definition(shape, dtype):
+    assert normalization._kernels(torch.device("cuda", 0)) is not None
+    torch.manual_seed(0)
+    x = (torch.randn(shape) * 3 + 5).to("cuda", dtype, memory_format=torch.channels_last).requires_grad_()
+    layer, groups = grouped(nn.BatchNorm2d(shape[1], momentum=1.0).cuda(), 4)
+    inputs, probe = (x, layer.weight, layer.bias), torch.randn(shape, device="cuda").to(dtype)
+    expected, means, variances = by_definition(x, layer, [4] * (shape[0] // 4))
+    wanted = torch.autograd.grad((expected * probe.double()).sum(), inputs)
+    with groups.using(groups.layout_of(shape[0])):
+        output = layer(x)
+    rounding = {torch.float32: 3e-5, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtype]
+    for a, b in zip((output, *torch.autograd.grad(output, inputs, probe)), (expected, *wanted)):
+        assert torch.allclose(a.double(), b.double(), rtol=rounding, atol=rounding * b.abs().max().item())
+    assert torch.allclose(layer.running_mean.double(), means.mean(0), rtol=1e-5)
+    assert torch.allclose(layer.running_var.double(), variances.mean(0), rtol=1e-5)
+
+
+class Threads:
+    """``torch.distributed`` among threads, for what a group exchanges."""
+
+    def __init__(self, count):
+        self.barrier, self.given, self.me = threading.Barrier(count, timeout=60), {}, threading.local()
+
+    def exchanged(self, tensor):
+        self.given[self.me.rank] = tensor.clone()
+        self.barrier.wait()
+        found = [self.given[r] for r in sorted(self.given)]
+        self.barrier.wait()
+        return found
+
+    def all_gather(self, outputs, tensor, group):
+        for output, found in zip(outputs, self.exchanged(tensor)):
+            output.copy_(found)
+
+    def all_reduce(self, tensor, group):
+        tensor.copy_(sum(self.exchanged(tensor)))
+
+
+def torchs_synchronised_kernels():
+    """What torch documents its CUDA kernels of SyncBatchNorm to give, in plain words."""
+    dims, line = (0, 2, 3), (1, -1, 1, 1)
+
+    def gather(x, means, scales, running_mean, running_var, momentum, eps, counts):
+        weights = (counts / counts.sum()).unsqueeze(1)
+        mean = (weights * means).sum(0)
+        variance = (weights * (scales**-2 - eps + (means - mean) ** 2)).sum(0)
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * counts.sum() / (counts.sum() - 1), momentum)
+        return mean, (variance + eps).rsqrt()
+
+    def reduce(gradient, x, mean, scale, weight, *wanted):
+        products = (gradient * (x - mean.view(line))).sum(dims)
+        return gradient.sum(dims), products, products * scale, gradient.sum(dims)
+
+    def elemt(gradient, x, mean, scale, weight, sums, products, counts):
+        assert counts.dtype == torch.int32
+        inner = gradient - (sums / counts.sum()).view(line)
+        inner -= (x - mean.view(line)) * (scale**2 * products / counts.sum()).view(line)
+        return inner * (scale * weight).view(line)
+
+    return {
+        "batch_norm_stats": lambda x, eps: (x.mean(dims), (x.var(dims, correction=0) + eps).rsqrt()),
+        "batch_norm_gather_stats_with_counts": gather,
+        "batch_norm_elemt": lambda x, w, b, m, s, eps: (x - m.view(line)) * (s * w).view(line) + b.view(line),
+        "batch_norm_backward_reduce": reduce,
+        "batch_norm_backward_elemt": elemt,
+    }
+
+
+def test_torchs_synchronised_kernels_are_put_together_rightly(monkeypatch):
+    for name, function in torchs_synchronised_kernels().items():
+        monkeypatch.setattr(torch, name, function)
+    members = (2, 3)
+    threads = Threads(len(members))
+    monkeypatch.setattr(normalization, "dist", threads)
+    torch.manual_seed(0)
+    x, probe, layer = torch.randn(5, 3, 4, 2, requires_grad=True), torch.randn(5, 3, 4, 2), nn.BatchNorm2d(3)
+    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    expected, means, variances = by_definition(x, layer, [5])
+    wanted = torch.autograd.grad((expected * probe).sum(), (x, layer.weight, layer.bias))
+    found = {}
+
+    def one(rank):
+        threads.me.rank = rank
+        own, part = x.detach().split(members)[rank].requires_grad_(), Part(members[rank], 1.0, members, "both")
+        output, mean, variance = normalization._normalize_on_cuda(own, part, layer.weight, layer.bias, layer.eps)
+        inputs, slope = (own, layer.weight, layer.bias), probe.split(members)[rank]
+        found[rank] = output, mean, variance, torch.autograd.grad(output, inputs, slope)
+
+    workers = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
+    [worker.start() for worker in workers], [worker.join() for worker in workers]
+    (first, mean, variance, a), (second, *_, b) = found[0], found[1]
+    assert torch.allclose(torch.cat([first, second]), expected.float(), atol=1e-5)
+    assert torch.allclose(mean, means[0].float(), atol=1e-6) and torch.allclose(variance, variances[0].float())
+    gradients = torch.cat([a[0], b[0]]), a[1] + b[1], a[2] + b[2]
+    assert all(torch.allclose(g, w.float(), atol=1e-5) for g, w in zip(gradients, wanted))
 
 
 def test_one_group_is_torchs_batch_norm_to_the_bit():
