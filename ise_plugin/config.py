@@ -28,6 +28,8 @@ _FORMER_SWITCHES = {"ISE.REPORT.ENABLED": "RunReport", "ISE.IDENTITIES.ENABLED":
 # Keys of numbers that may also be the word AUTO, each with a number of its type.
 AUTO = "auto"
 _AUTOMATIC = {"ISE.PSEUDO_LABEL.EPS": 0.0, "ISE.ITERS_PER_EPOCH": 0}
+# What the data may know of an image, and the word for none of it.
+EVIDENCE, NONE = ("cameras", "tracks", "times"), "none"
 # Steps of an epoch that is made by AUTO, at least: clusterings from a few steps to the next would cost more than they tell.
 _FEWEST_STEPS = 36
 _LARGEST_INT = 2**63 - 1
@@ -216,6 +218,10 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.LABEL_PRESERVING.WEIGHT = 0.1
     # Its temperature, > 0.
     _C.ISE.LABEL_PRESERVING.TEMPERATURE = 0.6
+
+    # What of the images' cameras, tracks and times is used beside their pixels: "auto" (what the data give), "none", or some of
+    # them, as "cameras,tracks" (ise_plugin.engine.evidence). The paper uses none.
+    _C.ISE.EVIDENCE = "none"
 
     # Cameras of the training images as evidence.
     _C.ISE.CAMERAS = CfgNode()
@@ -472,6 +478,9 @@ def check_values(cfg: CfgNode) -> None:
     for key, choices in _CHOICES.items():
         if values[key] not in choices:
             raise UsageError(f"{key} must be one of {', '.join(choices)}, not {values[key]!r}")
+    asked = values["ISE.EVIDENCE"]
+    if asked not in (AUTO, NONE) and not set(asked.split(",")) <= set(EVIDENCE):
+        raise UsageError(f"ISE.EVIDENCE must be {AUTO}, {NONE}, or some of {','.join(EVIDENCE)}, not {asked!r}")
     for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
         if not (1 <= len(values[key]) <= 2 and all(type(side) is int for side in values[key])):
             raise UsageError(f"{key} must be [height, width] in pixels, not {values[key]}")

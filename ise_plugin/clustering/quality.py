@@ -160,6 +160,23 @@ def structure_quality(
     )
 
 
+def explained(values: np.ndarray, groups: np.ndarray) -> float:
+    """Share of the variance of values (N, ...) that lies between groups (N,), at most 1, adjusted for their number: about 0 for
+    groups at random. 0 where nothing varies or every group is one value."""
+    _, groups, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    freedom = len(values) - len(sizes)
+    if freedom <= 0:
+        return 0.0
+    values = values.reshape(len(values), -1)
+    total = ((values - values.mean(0)) ** 2).sum()
+    if not total:
+        return 0.0
+    means = np.zeros((len(sizes), values.shape[1]))
+    np.add.at(means, groups, values)
+    inside = ((values - (means / sizes[:, None])[groups]) ** 2).sum()
+    return float(1 - (inside / freedom) / (total / (len(values) - 1)))
+
+
 def _clustered(labels: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Identities, as numbers, and clusters of the images that have one."""
     labels, identities = np.asarray(labels), np.asarray(identities)

@@ -5,9 +5,11 @@ import io
 from functools import lru_cache
 from typing import NamedTuple, Optional, Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .reading import UnreadableImage, read_rgb
+from ..utils.parallel import num_threads
+from .reading import UnreadableImage, decode_rgb, read_many, read_rgb
 
 # (width, height) in pixels. Thumbnails are shown at half their size, so that they stay sharp on fine screens.
 TILE = (64, 128)
@@ -16,6 +18,8 @@ THUMBNAIL_SIZE = (72, 144)
 _GAP, _TEXT_WIDTH, _CAPTION_HEIGHT, _FRAME_WIDTH, _FONT_SIZE = 4, 132, 18, 3, 15
 _BACKGROUND, _TEXT, _EMPTY, _FRAME = (255, 255, 255), (40, 40, 40), (225, 225, 225), (200, 60, 40)
 _JPEG_QUALITY, _THUMBNAIL_QUALITY = 88, 72
+# Width and height of the pictures that colours are compared in, and which columns are edge and middle.
+_SMALL, _EDGE, _MIDDLE = (8, 16), [0, 7], slice(2, 6)
 # The sheets of a report show the same images again and again.
 _KEPT = 1024
 
@@ -82,3 +86,32 @@ def thumbnail(path: str) -> Optional[str]:
         return None
     small.thumbnail(THUMBNAIL_SIZE)
     return "data:image/jpeg;base64," + base64.b64encode(to_jpeg(small, _THUMBNAIL_QUALITY)).decode()
+
+
+class SmallPictures(NamedTuple):
+    """The colours of images, 8 x 16 of each.
+
+    Attributes:
+        places: (n,), int64, which of the paths could be read.
+        edges: (n, 16, 2, 3), float64, RGB, 0..255: the outermost columns.
+        middles: (n, 16, 4, 3): those where a person is.
+        tall: (n,), bool, whether the image is taller than wide.
+    """
+
+    places: np.ndarray
+    edges: np.ndarray
+    middles: np.ndarray
+    tall: np.ndarray
+
+
+def small_pictures(paths: Sequence[str]) -> SmallPictures:
+    """What can be read of the files, a thousand in about half a second."""
+    found = [(place, one.value) for place, one in enumerate(read_many(paths, _small, num_threads())) if one.value]
+    colors = np.array([picture for _, (picture, _) in found], np.float64).reshape(len(found), _SMALL[1], _SMALL[0], 3)
+    places, tall = np.array([place for place, _ in found], np.int64), np.array([tall for _, (_, tall) in found], bool)
+    return SmallPictures(places, colors[:, :, _EDGE], colors[:, :, _MIDDLE], tall)
+
+
+def _small(content: bytes) -> tuple[np.ndarray, bool]:
+    image = decode_rgb(content)
+    return np.asarray(image.resize(_SMALL, Image.Resampling.BOX)), image.height > image.width

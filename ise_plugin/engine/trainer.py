@@ -27,6 +27,7 @@ from .checkpointing import ISECheckpointer, check_space, refuse_finished, set_ra
 from .collapse import CollapseGuard
 from .console import StepWriter, TrainingProgress, WithProgress
 from .evaluation import PortableReidEvaluator, Retrieval, evaluate_sets
+from .evidence import use_evidence
 from .interruption import Interrupted, Interruption
 from .launcher import TellWarnings, restarted
 from .results import Results
@@ -66,7 +67,7 @@ class ISETrainer(DefaultTrainer):
             setup_logger()  # used from Python, without ise_plugin.engine.start
         os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
         self.start_time = time.perf_counter()
-        self.images = read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL, cfg)
+        cfg, self.images = use_evidence(cfg, read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL, cfg))
         self.cfg = cfg = with_steps(cfg, len(self.images))
         if len(self.images) <= cfg.ISE.PSEUDO_LABEL.K1:
             raise UsageError(

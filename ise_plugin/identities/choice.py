@@ -20,8 +20,8 @@ from ..registry import HOOK
 from ..utils.distributed import computed_once, unwrapped
 from ..utils.files import identical_files, write_atomically
 from ..utils.weights import DamagedWeights, load_checkpoint_file, sealed
-from .evidence import Evidence, gather_evidence
 from .groups import identities_of, table_of, write_identities
+from .signs import Signs, gather_signs
 from .verdict import State, Verdict, judge
 
 logger = logging.getLogger("fastreid.ise.choice")
@@ -52,8 +52,8 @@ class IdentityChoice(HookBase):
     def after_labelling(self, labelling: Labelling) -> None:
         """Judges the weights that this epoch starts with; says early what is wrong with the images."""
         self._judge(self.trainer.epoch, labelling)
-        if self.trainer.epoch == 0 and comm.is_main_process() and (evidence := self._evidence(labelling)):
-            for text in evidence.suspicions(self._cfg.ISE.APPEARANCE.SCENES).values():
+        if self.trainer.epoch == 0 and comm.is_main_process() and (signs := self._signs(labelling)):
+            for text in signs.suspicions(self._cfg.ISE.APPEARANCE.SCENES).values():
                 logger.warning(f"before training: {text}")
 
     def _judge(self, epochs_done: int, labelling: Labelling) -> None:
@@ -66,9 +66,9 @@ class IdentityChoice(HookBase):
                 torch.save({"model": unwrapped(self.trainer.model).state_dict(), "epoch": epochs_done - 1}, buffer)
                 write_atomically(self._path, sealed(buffer.getvalue()))
 
-    def _evidence(self, labelling: Labelling) -> Optional[Evidence]:
+    def _signs(self, labelling: Labelling) -> Optional[Signs]:
         images = self.trainer.images
-        return gather_evidence(images.paths, labelling.labels, images.cameras) if labelling.clusters else None
+        return gather_signs(images.paths, labelling.labels, images.cameras) if labelling.clusters else None
 
     def after_train(self) -> None:
         """Judges the last weights, writes the identities of the chosen ones, and says what they are worth."""
@@ -79,7 +79,7 @@ class IdentityChoice(HookBase):
         if self.chosen != last:
             labelling = self._labelling_of_chosen()
         if comm.is_main_process():
-            verdict = judge(self.states, self.chosen, self._evidence(labelling), self._cfg)
+            verdict = judge(self.states, self.chosen, self._signs(labelling), self._cfg)
             self._write(labelling, verdict)
             logger.log(RESULT, f"Verdict:\n{verdict.text}")
             self.trainer.tell("after_choice", labelling)

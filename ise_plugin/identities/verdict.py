@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 from tabulate import tabulate
 
 from ..clustering.purity import GOOD, MIXED
-from .evidence import Evidence
+from .signs import Signs
 
 # Share of the images rightly grouped that must be gained to call it an improvement, or a run not yet at its end.
 _NOTICED = 0.02
@@ -87,17 +87,17 @@ class Verdict(NamedTuple):
         return {**self._asdict(), **numbers, "lines": self.lines, "rows": self.rows}
 
 
-def judge(states: dict[int, State], chosen: int, evidence: Optional[Evidence], cfg) -> Verdict:
+def judge(states: dict[int, State], chosen: int, signs: Optional[Signs], cfg) -> Verdict:
     """The verdict on a run.
 
     Args:
         states: epoch, counted from 1 (0: before training) -> state, the last one among them.
         chosen: the epoch whose weights are kept, at least 1.
-        evidence: on the groups of these weights; None where there are none.
+        signs: on the groups of these weights; None where there are none.
         cfg: configuration of the run, which the advice fits.
     """
     state, start, last = states[chosen], states.get(0), max(states)
-    suspicions = evidence.suspicions(cfg.ISE.APPEARANCE.SCENES) if evidence else {}
+    suspicions = signs.suspicions(cfg.ISE.APPEARANCE.SCENES) if signs else {}
     estimate = f"of a group's images an estimated {state.purity:.0%} show one person"
     people = "probably" if state.purity >= GOOD else "partly" if state.purity >= MIXED else "probably not"
     if suspicions:

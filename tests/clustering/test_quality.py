@@ -152,3 +152,13 @@ def test_labellings_of_different_images_are_refused(labels, identities):
 def test_a_labelling_without_clusters_is_refused():
     with pytest.raises(ValueError, match="no image has a cluster"):
         quality.purity(np.full(3, -1), np.arange(3))
+
+
+def test_explained_variance_is_that_of_an_analysis_of_variance():
+    random = np.random.default_rng(0)
+    groups = random.integers(0, 6, 200)
+    values = random.standard_normal((200, 3)) + groups[:, None]
+    inside = sum(((values[groups == g] - values[groups == g].mean(0)) ** 2).sum() for g in range(6)) / 194
+    assert quality.explained(values, groups) == pytest.approx(1 - inside / (values.var(0, ddof=1).sum()))
+    assert abs(quality.explained(random.standard_normal((2000, 3)), random.integers(0, 500, 2000))) < 0.05
+    assert quality.explained(np.ones((4, 2)), np.array([0, 0, 1, 1])) == quality.explained(values, np.arange(200)) == 0

@@ -5,19 +5,19 @@ import json
 import pytest
 
 from ise_plugin.config import load_cfg
-from ise_plugin.identities.evidence import Evidence
+from ise_plugin.identities.signs import Signs
 from ise_plugin.identities.verdict import State, judge
 
-CLEAN = Evidence(None, None, 0.1, 0.5, 1.0)
+CLEAN = Signs(None, None, 0.1, 0.5, 1.0)
 
 
 def state(clustered, purity, groups=100):
     return State(groups, clustered, purity, 0.3)
 
 
-def verdict_of(states, chosen=None, evidence=CLEAN, **keys):
+def verdict_of(states, chosen=None, signs=CLEAN, **keys):
     opts = [text for key, value in keys.items() for text in (f"ISE.PSEUDO_LABEL.{key}", str(value))]
-    return judge(states, chosen or max(states), evidence, load_cfg(None, opts))
+    return judge(states, chosen or max(states), signs, load_cfg(None, opts))
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ def test_groups_are_people_as_far_as_they_are_pure(purity, people):
 
 
 def test_suspicions_weigh_more_than_purity():
-    evidence = Evidence(0.95, 0.4, 0.6, 0.2, 0.1)
-    verdict = verdict_of({1: state(0.9, 0.95)}, evidence=evidence)
-    assert verdict.people == "probably not" and len(evidence.suspicions(0)) == 3
-    assert all(text in verdict.lines[0] for text in evidence.suspicions(0).values())
-    assert verdict_of({1: state(0.9, 0.95)}, evidence=None).people == "probably"
+    signs = Signs(0.95, 0.4, 0.6, 0.2, 0.1)
+    verdict = verdict_of({1: state(0.9, 0.95)}, signs=signs)
+    assert verdict.people == "probably not" and len(signs.suspicions(0)) == 3
+    assert all(text in verdict.lines[0] for text in signs.suspicions(0).values())
+    assert verdict_of({1: state(0.9, 0.95)}, signs=None).people == "probably"
 
 
 @pytest.mark.parametrize(

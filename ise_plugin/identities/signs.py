@@ -3,22 +3,19 @@
 from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
-from PIL import Image
 
 from ..clustering import OUTLIER
-from ..data.reading import decode_rgb, read_many
-from ..utils.parallel import num_threads
+from ..clustering.quality import explained
+from ..data.thumbnails import small_pictures
 
 # Images that are looked at, so many at most of every group: a second of reading.
 _MOST_IMAGES, _MOST_OF_A_GROUP = 2000, 20
-# Width and height of the pictures that colours are compared in, and which columns are edge and middle.
-_SMALL, _EDGE, _MIDDLE = (8, 16), [0, 7], slice(2, 6)
 # Groups follow cameras where their largest camera's share lies so far between chance and 1. On Market-1501's training images
 # first labellings, whose groups are tracks of people, reached 0.6.
 _FOLLOW_CAMERAS = 0.8
 
 
-class Evidence(NamedTuple):
+class Signs(NamedTuple):
     """Of the images in groups.
 
     Attributes:
@@ -65,7 +62,7 @@ class Evidence(NamedTuple):
         return found
 
 
-def gather_evidence(paths: Sequence[str], labels: np.ndarray, cameras: np.ndarray) -> Evidence:
+def gather_signs(paths: Sequence[str], labels: np.ndarray, cameras: np.ndarray) -> Signs:
     """Looks at a sample of the groups; the same each time.
 
     Args:
@@ -79,43 +76,16 @@ def gather_evidence(paths: Sequence[str], labels: np.ndarray, cameras: np.ndarra
     shuffled, place = shuffled[np.argsort(place, kind="stable")], np.sort(place)
     within = np.arange(len(place)) - np.searchsorted(place, place)  # number of the image in its group
     sample = shuffled[within < _MOST_OF_A_GROUP][:_MOST_IMAGES]
-    found = list(read_many([paths[i] for i in sample], _small, num_threads()))
-    read = [(one.value, label) for one, label in zip(found, labels[sample]) if one.reason is None]
-    pictures, tall, of = [], [], np.array([label for _, label in read], np.int64)
-    for (picture, is_tall), _ in read:
-        pictures.append(picture)
-        tall.append(is_tall)
-    colors = np.array(pictures, np.float64).reshape(len(pictures), _SMALL[1], _SMALL[0], 3)
-    edge, middle = (explained(colors[:, :, part], of) for part in (_EDGE, _MIDDLE))
+    pictures = small_pictures([paths[i] for i in sample])
+    of = labels[sample][pictures.places]
+    edge, middle = explained(pictures.edges, of), explained(pictures.middles, of)
     camera = chance = None
     if len(np.unique(cameras[cameras >= 0])) > 1 and (cameras[clustered] >= 0).any():
         known = clustered[cameras[clustered] >= 0]
         of_camera, of_group = cameras[known], labels[known]
         camera = largest_share(of_group, of_camera)
         chance = largest_share(of_group, random.permutation(of_camera))
-    return Evidence(camera, chance, edge, middle, float(np.mean(tall)) if tall else 1.0)
-
-
-def _small(content: bytes) -> tuple[np.ndarray, bool]:
-    image = decode_rgb(content)
-    return np.asarray(image.resize(_SMALL, Image.Resampling.BOX)), image.height > image.width
-
-
-def explained(values: np.ndarray, groups: np.ndarray) -> float:
-    """Share of the variance of values (N, ...) that lies between groups (N,), at most 1, adjusted for their number: about 0 for
-    groups at random. 0 where nothing varies or every group is one value."""
-    _, groups, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    freedom = len(values) - len(sizes)
-    if freedom <= 0:
-        return 0.0
-    values = values.reshape(len(values), -1)
-    total = ((values - values.mean(0)) ** 2).sum()
-    if not total:
-        return 0.0
-    means = np.zeros((len(sizes), values.shape[1]))
-    np.add.at(means, groups, values)
-    inside = ((values - (means / sizes[:, None])[groups]) ** 2).sum()
-    return float(1 - (inside / freedom) / (total / (len(values) - 1)))
+    return Signs(camera, chance, edge, middle, float(pictures.tall.mean()) if len(pictures.tall) else 1.0)
 
 
 def largest_share(groups: np.ndarray, cameras: np.ndarray) -> float:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ise_plugin.identities import evidence as module
-from ise_plugin.identities.evidence import explained, gather_evidence, largest_share
+from ise_plugin.identities import signs as module
+from ise_plugin.identities.signs import gather_signs, largest_share
 
 
 def draw(folder, edges, middles, size=(40, 80)):
@@ -30,41 +30,41 @@ def crops(tmp_path):
 
 def test_groups_that_are_people_raise_no_suspicion(crops):
     paths, people, cameras = crops
-    found = gather_evidence(paths, people, cameras)
+    found = gather_signs(paths, people, cameras)
     assert found.suspicions(0) == {} and found.middle > 0.9 and found.edge < 0.1 and found.tall == 1
     assert found.camera == 0.25  # every person once by every camera
-    assert gather_evidence(paths, people, cameras) == found
+    assert gather_signs(paths, people, cameras) == found
 
 
 def test_groups_that_are_cameras_are_called_so(crops):
     paths, people, cameras = crops
-    found = gather_evidence(paths, cameras, cameras)
+    found = gather_signs(paths, cameras, cameras)
     assert found.camera == 1 and 0.25 < found.camera_chance < 0.4 and found.edge > 0.9 and abs(found.middle) < 0.1
     assert list(found.suspicions(0)) == ["cameras", "backgrounds"]
     assert all("MODEL.BACKBONE.PRETRAIN_PATH" in text for text in found.suspicions(0).values())
     assert all("ISE.APPEARANCE.SCENES 32" in text for text in found.suspicions(0).values())
     assert not any("SCENES" in text for text in found.suspicions(32).values())
     assert "100% of a group's images are by one camera" in found.suspicions(0)["cameras"]
-    unknown = gather_evidence(paths, cameras, np.zeros(120, np.int64))
+    unknown = gather_signs(paths, cameras, np.zeros(120, np.int64))
     assert unknown.camera is None and list(unknown.suspicions(0)) == ["backgrounds"]
 
 
 def test_images_of_unknown_camera_raise_no_suspicion(crops):
     paths, people, cameras = crops
     known = np.where(people < 15, cameras, -1)  # half of the people
-    assert gather_evidence(paths, people, known).camera == 0.25
+    assert gather_signs(paths, people, known).camera == 0.25
     for few in (np.full(120, -1), np.where(cameras == 0, 0, -1)):
-        assert gather_evidence(paths, cameras, few).camera is None
+        assert gather_signs(paths, cameras, few).camera is None
     outliers = np.where(people < 15, -1, people)
-    assert gather_evidence(paths, outliers, known).camera is None
+    assert gather_signs(paths, outliers, known).camera is None
 
 
 def test_wide_images_are_no_crops_of_people(tmp_path):
     paths = draw(tmp_path, [0, 9, 0, 9], [9, 0, 9, 0], size=(60, 40))
-    found = gather_evidence([*paths, "gone.jpg"], np.array([0, 0, 1, 1, 1]), np.zeros(5, np.int64)).suspicions(0)
+    found = gather_signs([*paths, "gone.jpg"], np.array([0, 0, 1, 1, 1]), np.zeros(5, np.int64)).suspicions(0)
     assert "100% of the images are not taller than wide" in found["no crops of people"]
     assert "DATASETS.FOLDER.ROOT" in found["no crops of people"]
-    nothing = gather_evidence(["gone.jpg"] * 4, np.zeros(4, np.int64), np.zeros(4, np.int64))
+    nothing = gather_signs(["gone.jpg"] * 4, np.zeros(4, np.int64), np.zeros(4, np.int64))
     assert (nothing.edge, nothing.middle, nothing.suspicions(0)) == (0, 0, {})
 
 
@@ -72,23 +72,13 @@ def test_a_part_of_every_group_is_looked_at_and_no_more_than_a_second_takes(crop
     paths, people, cameras = crops
     monkeypatch.setattr(module, "_MOST_IMAGES", 20)
     monkeypatch.setattr(module, "_MOST_OF_A_GROUP", 3)
-    seen = []
-    monkeypatch.setattr(module, "read_many", lambda paths, *_: seen.append(list(paths)) or [])
+    seen, small_pictures = [], module.small_pictures
+    monkeypatch.setattr(module, "small_pictures", lambda paths: seen.append(paths) or small_pictures(paths))
     for labels in (people, cameras):
-        gather_evidence(paths, labels, cameras)
+        gather_signs(paths, labels, cameras)
     of_people, of_cameras = ([labels[paths.index(p)] for p in one] for one, labels in zip(seen, (people, cameras)))
     assert len(set(seen[0])) == 20 and sorted(np.bincount(of_people)[np.unique(of_people)]) == [2] + [3] * 6
     assert sorted(set(of_people)) != list(range(7)) and np.bincount(of_cameras).tolist() == [3, 3, 3, 3]
-
-
-def test_explained_variance_is_that_of_an_analysis_of_variance():
-    random = np.random.default_rng(0)
-    groups = random.integers(0, 6, 200)
-    values = random.standard_normal((200, 3)) + groups[:, None]
-    inside = sum(((values[groups == g] - values[groups == g].mean(0)) ** 2).sum() for g in range(6)) / 194
-    assert explained(values, groups) == pytest.approx(1 - inside / (values.var(0, ddof=1).sum()))
-    assert abs(explained(random.standard_normal((2000, 3)), random.integers(0, 500, 2000))) < 0.05
-    assert explained(np.ones((4, 2)), np.array([0, 0, 1, 1])) == explained(values, np.arange(200)) == 0
 
 
 def test_largest_share():
