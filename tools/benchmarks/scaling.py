@@ -143,7 +143,7 @@ def traffic(cfg) -> dict:
 
 
 def command(args: argparse.Namespace) -> None:
-    launch(measure, args=(args,))
+    launch(measure, args=(args,), device=load_cfg(args.config_file, args.opts).MODEL.DEVICE)
 
 
 def main(argv=None) -> int:
