@@ -340,7 +340,8 @@ def test_every_batch_norm_of_every_backbone_is_grouped(name, depth, channels, ke
                 network.backbone.double()  # torch's sums in float32 are no reference
                 network.pixel_mean, network.pixel_std = network.pixel_mean.double(), network.pixel_std.double()
                 seen[label] = torch.cat([network.embed({k: v[i : i + 4] for k, v in batch.items()}) for i in (0, 4)])
-    assert torch.allclose(seen["grouped"], seen["plain"], atol=3e-4)
+    # rounding of a hundred layers in float32 is up to 3.5e-4; one group instead of two is a hundred times that
+    assert torch.allclose(seen["grouped"], seen["plain"], atol=7e-4)
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "GhostBN", "syncBN"])
