@@ -24,14 +24,14 @@ from ..clustering.purity import REACH, estimate_purities
 from ..config import AUTO
 from ..data import TrainingLoader
 from ..errors import UsageError
-from ..method import cluster_centroids, number_proxies
+from ..method import cluster_centroids
 from ..modeling.precision import full_float32
 from ..registry import CLUSTERER, DISTANCE, HOOK, NEIGHBOR_SEARCH, build, registered
 from ..utils.distributed import computed_once, gather_rows, unwrapped, verify_same, world_size
-from ..utils.logs import log_once
 from ..utils.memory import advice_for_extraction, named_out_of_memory
 from ..utils.seeds import epoch_seed
 from .console import WithProgress
+from .memories import Memories
 from .search_vectors import SearchVectors
 
 logger = logging.getLogger("fastreid.ise.labelling")
@@ -153,10 +153,9 @@ class DBSCANPseudoLabelHook(HookBase):
         if self.labels is None or (epoch % period == 0 and not done):
             self._relabel()
         elif self._kept:  # resumed between two labellings
-            self._restore_memories()
+            self._memories.restore(self.labels, self._kept)
         self._kept = {}
-        rows = [memory.centroids.cpu().numpy() for memory in self._memories().values()]
-        verify_same("pseudo labels or memory", self.labels, *rows)
+        verify_same("pseudo labels or memory", self.labels, *self._memories.rows())
         loader = self._loader.pseudo_labelled(self.labels, epoch_seed(self.cfg.SEED, epoch))
         self._warn_of_small_batches(loader.batch_sampler.clusters_per_batch * self.cfg.DATALOADER.NUM_INSTANCE)
         self.trainer.step.set_loader(loader, done)
@@ -229,44 +228,9 @@ class DBSCANPseudoLabelHook(HookBase):
             centroids = cluster_centroids(features, torch.from_numpy(self.labels).to(features.device))
         else:
             self.labels, centroids = labelling.labels, labelling.centroids
-        self._head().set_centroids(centroids)
-        if self._with_proxies():
-            self._set_proxies(labelling.features)
+        self._memories.fill(labelling.features, self.labels, centroids)
         self._report(labelling)
         self.trainer.tell("after_labelling", labelling)
-
-    def _with_proxies(self) -> bool:
-        return getattr(self._head(), "proxy_momentum", None) is not None
-
-    def _number_proxies(self) -> tuple[Tensor, Tensor]:
-        cameras = torch.from_numpy(self.trainer.images.cameras)
-        return number_proxies(torch.from_numpy(self.labels), cameras)
-
-    def _set_proxies(self, features: Tensor) -> None:
-        pairs, numbers = self._number_proxies()
-        if not len(pairs):
-            log_once("CameraProxyLoss: no clustered image has a known camera, so it is 0")
-        proxies = cluster_centroids(features, numbers.to(features.device)) if len(pairs) else features[:0]
-        self._head().set_proxies(proxies, pairs)
-
-    def _memories(self) -> dict:
-        """What of the head is a memory, by its name in checkpoints."""
-        memories = {"centroids": self._head().memory, "proxies": getattr(self._head(), "proxies", None)}
-        return {name: memory for name, memory in memories.items() if memory is not None}
-
-    def _restore_memories(self) -> None:
-        self._head().set_centroids(self._kept["centroids"])
-        if self._with_proxies():
-            pairs = self._number_proxies()[0]
-            if "proxies" not in self._kept or not torch.equal(pairs, self._kept["proxy_pairs"]):
-                raise UsageError(
-                    "the checkpoint's camera proxies are not those of these images and cameras; resume with the "
-                    "MODEL.LOSSES.NAME and the data set that it was made with"
-                )
-            self._head().set_proxies(self._kept["proxies"], pairs)
-        for name, memory in self._memories().items():
-            # normalising unit rows once more has changed their last bits
-            memory.centroids = self._kept[name].to(memory.centroids.device)
 
     def _warn_of_small_batches(self, size: int) -> None:
         wanted = self.cfg.SOLVER.IMS_PER_BATCH
@@ -318,17 +282,15 @@ class DBSCANPseudoLabelHook(HookBase):
                 smoothing_hint=False,
             )
 
-    def _head(self):
-        return unwrapped(self.trainer.model).heads
+    @cached_property
+    def _memories(self) -> Memories:
+        return Memories(unwrapped(self.trainer.model).heads, self.trainer.images.cameras)
 
     def state_dict(self) -> dict:
-        """Labels and memory, for a run that is resumed before the next labelling."""
-        memories = self._memories()
-        if self.labels is None or not memories:
+        """Labels and memories, for a run that is resumed before the next labelling."""
+        if self.labels is None or not (memories := self._memories.state_dict()):
             return {}
-        state = {"labels": torch.from_numpy(self.labels), **{name: m.centroids for name, m in memories.items()}}
-        if "proxies" in memories:
-            state["proxy_pairs"] = memories["proxies"].pairs
+        state = {"labels": torch.from_numpy(self.labels), **memories}
         return {**state, "search_vectors": self._vectors.state_dict()} if self._vectors.used else state
 
     def load_state_dict(self, state: dict) -> None:

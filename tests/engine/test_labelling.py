@@ -16,6 +16,7 @@ from ise_plugin.engine.trainer import ISETrainer
 from ise_plugin.errors import UsageError
 from ise_plugin.method import cluster_centroids, number_proxies
 from ise_plugin.neighbors import exact, search_by_camera
+from ise_plugin.utils.logs import log_once
 
 
 @pytest.fixture
@@ -270,7 +271,7 @@ def test_without_known_cameras_there_are_no_proxies_and_it_is_said(proxy_trainer
     unknown = np.full(len(proxy_trainer.images), -1)
     proxy_trainer.images = dataclasses.replace(proxy_trainer.images, cameras=unknown)
     give_embeddings(monkeypatch, blobs(len(unknown), 10, 0.05))
-    module.log_once.cache_clear()
+    log_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="fastreid.ise"):
         proxy_trainer.pseudo_labels.before_epoch()
     assert "no clustered image has a known camera" in caplog.text
