@@ -63,8 +63,7 @@ def serve(args) -> None:
     cfg = training.load_cfg(str(training.CONFIGS / "ISE/market_mobilenetv2.yml"), ["MODEL.DEVICE", "cpu"])
     cfg.MODEL.BACKBONE.PRETRAIN = False
     training.torch.manual_seed(0)
-    args.repeats = MOST_STEPS
-    step = training.training_step(cfg, args)
+    step = training.stepping(cfg, args, MOST_STEPS)
     step.run_step()
     print("ready", flush=True)
     for line in sys.stdin:
