@@ -10,10 +10,11 @@ the share of outliers). Where each shall count as a cluster of its own, compare 
 """
 
 import math
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 from scipy.sparse import coo_matrix
+from scipy.special import gammaln
 
 from .centroids import CentroidSimilarities
 
@@ -175,6 +176,66 @@ def explained(values: np.ndarray, groups: np.ndarray) -> float:
     np.add.at(means, groups, values)
     inside = ((values - (means / sizes[:, None])[groups]) ** 2).sum()
     return float(1 - (inside / freedom) / (total / (len(values) - 1)))
+
+
+class CameraSpread(NamedTuple):
+    """What a clustering makes of the cameras; see :func:`camera_spread`. Shares are in [0, 1], NaN of nothing."""
+
+    cameras: np.ndarray  # (C,) int64, numbers of those that are told of one by one, ascending
+    images: np.ndarray  # (C,) int64, of each
+    clustered: np.ndarray  # (C,), the share of them in a cluster
+    alone: np.ndarray  # (C,), of these, the share in clusters that no other camera has an image in
+    joined: np.ndarray  # (C, C) int64, clusters with images of both cameras; on the diagonal, of the one
+    joined_by_chance: np.ndarray  # (C, C), the number expected
+    one_camera: float  # share of all clusters with images of one camera alone
+    one_camera_by_chance: float  # the share expected
+
+
+def camera_spread(labels: np.ndarray, cameras: np.ndarray, most: int = 16) -> CameraSpread:
+    """How clusters lie across cameras, beside what chance would give: the same clusters, and the cameras of their images dealt
+    out anew in the same numbers. The means are exact (hypergeometric), nothing is drawn.
+
+    A cluster counts by its images of a known camera, from two on: a single one has no other camera to be with.
+
+    Args:
+        labels: (N,) integers, -1 for outliers; identities as numbers tell what is true.
+        cameras: (N,) integers, -1: unknown.
+        most: cameras that are told of one by one, those with the most images; the two shares of clusters are of all.
+    """
+    numbers, images = np.unique(cameras[cameras >= 0], return_counts=True)
+    shown = np.sort(np.argsort(-images, kind="stable")[:most])
+    clustered = (labels != OUTLIER) & (cameras >= 0)
+    labels, camera = np.unique(labels[clustered], return_inverse=True)[1], np.searchsorted(numbers, cameras[clustered])
+    counts_in = lambda kept: np.bincount(camera[kept], minlength=len(numbers))
+    counted = np.bincount(labels)[labels] > 1
+    pairs = np.unique(np.stack([labels, camera], 1)[counted], axis=0)  # each camera of a cluster once
+    alone = np.bincount(pairs[:, 0], minlength=len(labels))[labels] == 1
+    present = coo_matrix((np.ones(len(pairs), np.int64), pairs.T), (len(labels), len(numbers))).tocsc()[:, shown]
+
+    counts = counts_in(counted)
+    sizes, of_size = np.unique(np.unique(labels[counted], return_counts=True)[1], return_counts=True)
+    total, clusters, own = int(counts.sum()), int(of_size.sum()), counts[shown]
+    either = np.where(np.eye(len(own), dtype=bool), own, own[:, None] + own)
+    others, of_others = np.unique(total - counts, return_counts=True)
+    missing = lambda some: _chance_of_none(some, sizes, total) @ of_size
+    with np.errstate(invalid="ignore"):
+        return CameraSpread(
+            cameras=numbers[shown],
+            images=images[shown],
+            clustered=counts_in(slice(None))[shown] / images[shown],
+            alone=counts_in(alone)[shown] / own,
+            joined=(present.T @ present).toarray(),
+            joined_by_chance=clusters - missing(own)[:, None] - missing(own) + missing(either),
+            one_camera=float(np.divide(len(np.unique(labels[alone])), clusters)),
+            one_camera_by_chance=float(np.divide(missing(others) @ of_others, clusters)),
+        )
+
+
+def _chance_of_none(some: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:
+    """(..., S) how likely so many images (S,), drawn of all without return, have none of some (...)."""
+    rest = total - some[..., None]
+    ways = lambda number: gammaln(number + 1) - gammaln(np.maximum(number - sizes, -1) + 1)
+    return np.exp(ways(rest) - ways(total))  # too few left: gammaln(0) is infinite, and the chance 0
 
 
 def _clustered(labels: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ QUANTITIES = (
     ("B-cubed F", "log", "labels/bcubed_f", 1),
     ("split identities %", "log", "labels/split_identities", 100),
     ("mixed clusters %", "log", "labels/mixed_clusters", 100),
+    ("one-camera clusters %", "log", "labels/one_camera", 100),
     ("minutes", "results", "seconds", 1 / 60),
 )
 # What has curves: title, logged name, what y is, factor.
@@ -38,6 +39,7 @@ _CURVES = (
     ("Outliers", "labels/outlier_share", "percent outliers", 100),
     ("Split identities", "labels/split_identities", "percent split identities", 100),
     ("Mixed clusters", "labels/mixed_clusters", "percent mixed clusters", 100),
+    ("Clusters in one camera", "labels/one_camera", "percent one-camera clusters", 100),
 )
 
 

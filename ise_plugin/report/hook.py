@@ -7,7 +7,9 @@ the training either: no random number is drawn from its generators, and true ide
 import functools
 import json
 import logging
+import math
 import os
+import re
 import time
 from contextlib import suppress
 from typing import Callable, Optional
@@ -34,7 +36,7 @@ from .sheets import retrieval_rows, sheets_of
 logger = logging.getLogger("fastreid.ise.report")
 
 EMBEDDINGS_NAME = "embeddings_{:04d}.npz"
-# Decimals of the CMC curves that are kept.
+# Decimals of the CMC curves, and of what the labels do with cameras, that are kept.
 _DECIMALS = 5
 # Curves are drawn anew after an epoch only while reporting has taken less than this share of the run: where epochs take
 # seconds, drawing would be felt. The last page always has them.
@@ -73,6 +75,7 @@ class RunReport(HookBase):
         self.path = os.path.join(cfg.OUTPUT_DIR, run_files.REPORT_NAME)
         self._identities: Optional[np.ndarray] = None
         self._pictures = cfg.ISE.REPORT.PICTURES
+        self._true: Optional[quality.CameraSpread] = None  # of the true identities
         self._chosen: Optional[tuple] = None  # images of the map, and the group of each
         self._retrieval: dict = {}
         self._facts: dict = {}
@@ -119,6 +122,7 @@ class RunReport(HookBase):
         """Takes a labelling: measures it, and keeps what the page shows of it."""
         self._measure(labelling)
         self._keep_embeddings(labelling)
+        self._keep_evidence(labelling)
         if self._pictures:
             self._keep_labelling(labelling)
             self._keep_sheets(labelling)
@@ -167,6 +171,43 @@ class RunReport(HookBase):
                 kept["map"] = geometry.placed(points, self.cfg.ISE.REPORT.MAP_METHOD)
             self._write(run_files.LABELLING_NAME.format(epoch), kept)
         self._write(run_files.LATEST, kept)
+
+    @_harmless
+    def _keep_evidence(self, labelling: Labelling) -> None:
+        """What the labels do with cameras, where two are known, and with the constraints of tracks, where there are any."""
+        images, constraints = self.trainer.images, labelling.constraints
+        kept, logged = {}, {}
+        spread = quality.camera_spread(labelling.labels, images.cameras)
+        if len(spread.cameras) > 1:
+            logged = {"one_camera": spread.one_camera, "one_camera_by_chance": spread.one_camera_by_chance}
+            names = [images.camera_names[camera] for camera in spread.cameras]
+            of_all = re.sub(r"[0-9A-Za-z]*$", "", os.path.commonprefix(names))  # the data set, say
+            kept["names"] = [name.removeprefix(of_all) or name for name in names]
+            kept["cameras"] = _plain(spread)
+            if self._identities is not None:
+                true = self._true_spread()
+                logged["one_camera_true"] = true.one_camera
+                kept["true"] = _plain(true)
+        if constraints is not None:
+            logged["violated"] = constraints.violated(labelling.labels)
+            kept["constraints"] = {
+                "tracks": len(np.unique(images.tracks[images.tracks >= 0])),
+                "apart": len(constraints.apart),
+                "violated": logged["violated"],
+                "cut": len({cut.track for cut in constraints.cuts}),
+                "given_up": len(constraints.given_up),
+                "weight": constraints.weight,
+            }
+        found = {f"labels/{name}": value for name, value in logged.items() if not math.isnan(value)}
+        self.trainer.storage.put_scalars(**found, smoothing_hint=False)
+        if kept:
+            self._write(run_files.EVIDENCE, {"epoch": self.trainer.epoch + 1, **kept})
+
+    def _true_spread(self) -> quality.CameraSpread:
+        if self._true is None:
+            people = np.unique(self._identities, return_inverse=True)[1]
+            self._true = quality.camera_spread(people, self.trainer.images.cameras)
+        return self._true
 
     def _map_points(self, labelling: Labelling) -> Optional[dict]:
         cfg = self.cfg.ISE
@@ -253,6 +294,10 @@ class RunReport(HookBase):
         path = os.path.join(self.cfg.OUTPUT_DIR, run_files.FOLDER, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)  # an evaluation may come before everything else
         write_atomically(path, json.dumps(content, separators=(",", ":")).encode())
+
+
+def _plain(spread: quality.CameraSpread) -> dict:
+    return {name: np.round(value, _DECIMALS).tolist() for name, value in spread._asdict().items()}
 
 
 def _chosen_before(run: run_files.Run, count: int) -> Optional[tuple]:

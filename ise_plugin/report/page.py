@@ -20,6 +20,12 @@ _ERRORS = {"split identities": "labels/split_identities", "mixed clusters": "lab
 _MINORITY = {"minority images": "labels/minority_images"}
 _BLIND = {"as before (ARI)": "labels/stability", "silhouette": "labels/silhouette"}
 _COSINES = {"own centroid": "labels/similarity_inside", "nearest other": "labels/similarity_to_nearest_other"}
+_CAMERAS = {
+    "clusters": "labels/one_camera",
+    "by chance": "labels/one_camera_by_chance",
+    "identities": "labels/one_camera_true",
+}
+_ON_CAMERAS = "clusters with images of one camera alone; by chance: cameras dealt out anew in the same numbers"
 _ON_AGREEMENT = "of the images with a cluster; the V-measure equals NMI"
 _ON_ERRORS = "sub-cluster error: identities in several clusters; mixed-cluster error: clusters of several identities"
 _ON_PURITY = "of the images in a group, the share of its most frequent person; estimated without identities"
@@ -31,6 +37,7 @@ _CURVES = (
     ("Purity", "share", 0, _ON_PURITY, _PURITY),
     ("Agreement with true identities", "1 = equal", None, _ON_AGREEMENT, {**_AGREEMENT, **_BCUBED}),
     ("Errors of the labels", "share", 0, _ON_ERRORS, {**_ERRORS, **_MINORITY}),
+    ("Clusters in one camera", "share of the clusters", 0, _ON_CAMERAS, _CAMERAS),
     ("Without identities", "", None, _ON_BLIND, {**_BLIND, **_COSINES}),
 )
 _LOSS_NAMES = {

@@ -16,6 +16,7 @@ from ..errors import UsageError
 # Where the report's own data lie, inside the run's folder.
 FOLDER = "report"
 FACTS, RETRIEVAL, SHEETS, LATEST = "run.json", "retrieval.json", "sheets.json", "latest.json"
+EVIDENCE = "evidence.json"
 REPORT_NAME = "report.html"
 # One labelling, with the epoch counted from 1.
 LABELLING_NAME = "labelling_{:04d}.json"
@@ -49,6 +50,7 @@ class Run:
         results, identities: results.json, and identities.json, which the hook IdentityChoice writes.
         history: one dictionary of logged values per epoch, in order; ``epoch`` is counted from 1.
         labellings: epoch -> what was kept of its labelling.
+        evidence: what the last labelling does with cameras and with the constraints of tracks, where they are known.
         sheets: of the last labelling.
         retrieval: data set -> ``before`` and ``after`` training.
         problems: files that could not be read, one line each.
@@ -61,6 +63,7 @@ class Run:
     identities: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
     labellings: dict = field(default_factory=dict)
+    evidence: dict = field(default_factory=dict)
     sheets: list = field(default_factory=list)
     retrieval: dict = field(default_factory=dict)
     problems: list = field(default_factory=list)
@@ -123,6 +126,7 @@ def read_run(folder: str) -> Run:
     run.config = _read_config(run)
     run.history = _history(_read_metrics(run), run.config.get("ISE.ITERS_PER_EPOCH") or 1)
     run.retrieval = _read_json(run, RETRIEVAL, {})
+    run.evidence = _read_json(run, EVIDENCE, {})
     run.sheets = _read_json(run, SHEETS, [])
     chosen = sorted(path.name for path in Path(folder, FOLDER).glob(f"{_LABELLING_PREFIX}*.json"))
     for name in (*chosen, LATEST):  # those of chosen epochs first: they hold more than the latest one
@@ -134,7 +138,7 @@ def read_run(folder: str) -> Run:
 
 def is_ours(name: str) -> bool:
     """Whether a file of the report's folder has been written by the report."""
-    return name in (FACTS, RETRIEVAL, SHEETS, LATEST) or name.startswith(_LABELLING_PREFIX)
+    return name in (FACTS, RETRIEVAL, EVIDENCE, SHEETS, LATEST) or name.startswith(_LABELLING_PREFIX)
 
 
 def _read_json(run: Run, name: str, default):

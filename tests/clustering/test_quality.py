@@ -1,6 +1,7 @@
 """Measures of a clustering against values computed by hand, slow obvious code, and scikit-learn."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -162,3 +163,48 @@ def test_explained_variance_is_that_of_an_analysis_of_variance():
     assert quality.explained(values, groups) == pytest.approx(1 - inside / (values.var(0, ddof=1).sum()))
     assert abs(quality.explained(random.standard_normal((2000, 3)), random.integers(0, 500, 2000))) < 0.05
     assert quality.explained(np.ones((4, 2)), np.array([0, 0, 1, 1])) == quality.explained(values, np.arange(200)) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 2)), max_size=6))
+def test_camera_spread_equals_slow_counting_and_the_mean_over_all_ways_to_deal_out_the_cameras(images):
+    labels, cameras = np.array(images, np.int64).reshape(-1, 2).T
+    found = quality.camera_spread(labels, cameras)
+    shown = sorted({camera for _, camera in images if camera >= 0})
+    clusters = [[c for other, c in images if other == label and c >= 0] for label in range(3)]
+    clusters = [cluster for cluster in clusters if len(cluster) > 1]
+
+    def counts(clusters):
+        single = sum(len(set(cluster)) == 1 for cluster in clusters)
+        return single / len(clusters), [[sum({a, b} <= set(c) for c in clusters) for a in shown] for b in shown]
+
+    assert found.cameras.tolist() == shown and found.images.tolist() == [sum(cameras == c) for c in shown]
+    for place, c in enumerate(shown):
+        own = [cluster for cluster in clusters for camera in cluster if camera == c]
+        assert found.clustered[place] == pytest.approx(np.mean([label >= 0 for label, camera in images if camera == c]))
+        alone = [set(cluster) == {c} for cluster in own]
+        assert found.alone[place] == pytest.approx(np.mean(alone) if alone else math.nan, nan_ok=True)
+    if not clusters:
+        assert math.isnan(found.one_camera) and math.isnan(found.one_camera_by_chance) and not found.joined.any()
+        return
+    cuts = np.cumsum([len(cluster) for cluster in clusters])[:-1]
+    dealt = [counts(np.split(np.array(order), cuts)) for order in permutations(sum(clusters, []))]
+    assert (found.one_camera, found.joined.tolist()) == counts(clusters)
+    assert found.one_camera_by_chance == pytest.approx(np.mean([share for share, _ in dealt]))
+    assert found.joined_by_chance == pytest.approx(np.mean([pairs for _, pairs in dealt], axis=0), abs=1e-9)
+
+
+def test_camera_spread_tells_of_the_cameras_with_most_images_and_counts_the_clusters_of_all():
+    cameras = np.repeat([7, 3, 9, 5], [2, 5, 4, 3])
+    labels = np.where(cameras == 7, 1, 0)
+    found = quality.camera_spread(labels, cameras, most=2)
+    assert found.cameras.tolist() == [3, 9] and found.images.tolist() == [5, 4]
+    assert found.joined.tolist() == [[1, 1], [1, 1]] and found.one_camera == 0.5  # the cluster of camera 7
+
+
+def test_camera_spread_of_cameras_dealt_out_by_chance_is_that_of_chance():
+    random = np.random.default_rng(0)
+    labels, cameras = np.arange(30_000) // 3, random.permutation(np.arange(30_000) % 7 // 2)
+    found = quality.camera_spread(labels, cameras)
+    assert found.one_camera == pytest.approx(found.one_camera_by_chance, abs=0.02)
+    assert found.joined == pytest.approx(found.joined_by_chance, rel=0.05)

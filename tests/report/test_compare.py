@@ -91,6 +91,17 @@ def test_the_page_stands_alone_and_has_table_and_curves(runs, read_page):
     assert "5 runs, 2 settings" in page.text and "+8.5 ▲ exceeds the spread" in page.text
 
 
+def test_clusters_in_one_camera_are_compared(make_run):
+    made = [("none", "none", 0.45), ("auto", "auto", 0.05)]
+    folders = [
+        make_run(name, lines=metrics_lines(2, **{"labels/one_camera": share}), config={**CONFIG, "EVIDENCE": evidence})
+        for name, evidence, share in made
+    ]
+    text = comparison_text(grouped([read_run(str(folder)) for folder in folders]))
+    row = next(line for line in text.splitlines() if line.startswith("| one-camera clusters %"))
+    assert "| 45 " in row and "| 5 " in row and "-40" in row
+
+
 def test_hostile_names_and_problems_are_only_shown(make_run, read_page):
     folder = make_run("<img src=x onerror=alert(1)>", lines=metrics_lines(1), config={**CONFIG, "X": "<script>"})
     (folder / "report/run.json").write_text("<script>")

@@ -13,13 +13,15 @@ from helpers import CONFIGS
 
 import ise_plugin.report.hook as module
 from ise_plugin.clustering import quality, similarity_to_centroids
+from ise_plugin.clustering.constraints import Constraints, Cut
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
 from ise_plugin.engine.checkpointing import load_checkpoint_file
+from ise_plugin.engine.labelling import Labelling
 from ise_plugin.errors import UsageError
 from ise_plugin.report import geometry
 from ise_plugin.report.hook import RunReport
-from ise_plugin.report.page import write_report
+from ise_plugin.report.page import build_page, write_report
 from ise_plugin.report.run_files import read_run
 
 CONFIG_FILE = str(CONFIGS / "ISE/synthetic_tiny.yml")
@@ -116,6 +118,62 @@ def test_rebuilding_gives_the_same_page(finished_run):
     assert (folder / "report.html").read_text() == before
 
 
+def test_cameras_of_every_labelling_are_in_the_log_and_those_of_the_last_on_the_page(finished_run):
+    folder, trainer, labellings = finished_run
+    run, cameras = read_run(str(folder)), trainer.images.cameras
+    for entry, labelling in zip(run.history, labellings):
+        spread = quality.camera_spread(labelling.labels, cameras)
+        logged = [entry.get(f"labels/one_camera{end}") for end in ("", "_by_chance", "_true")]
+        people = [{c for p, c in zip(trainer.images.paths, cameras) if name_of(p) == n} for n in names_of(trainer)]
+        true = np.mean([len(seen) == 1 for seen in people])
+        assert logged == pytest.approx([spread.one_camera, spread.one_camera_by_chance, true])
+    assert run.evidence["epoch"] == 3 and run.evidence["names"] == list("012345")
+    assert run.evidence["cameras"]["joined"] == spread.joined.tolist() and "constraints" not in run.evidence
+    page = (folder / "report.html").read_text()
+    assert "Cameras, epoch 3" in page and "Clusters in one camera" in page and "Tracks, epoch" not in page
+
+
+def name_of(path):
+    return os.path.basename(path).split("_")[0]
+
+
+def names_of(trainer):
+    return {name_of(path) for path in trainer.images.paths}
+
+
+def report_on(folder, labels, cameras, constraints):
+    """What is kept and logged of one labelling."""
+    logged, images = {}, len(labels)
+    report = RunReport(make_cfg(folder))
+    report.trainer = SimpleNamespace(
+        epoch=1,
+        images=SimpleNamespace(cameras=cameras, camera_names=("D/a", "D/b"), tracks=np.arange(images) // 2),
+        storage=SimpleNamespace(put_scalars=lambda smoothing_hint, **found: logged.update(found)),
+    )
+    report._keep_evidence(Labelling(torch.zeros(images, 2), labels, constraints=constraints))
+    (folder / "metrics.json").touch()
+    assert not report._problems
+    return read_run(str(folder)).evidence, logged
+
+
+def test_constraints_of_tracks_are_shown_with_what_the_labels_violate(tmp_path):
+    units, apart = np.arange(6) // 2, np.array([[0, 1], [1, 2]])
+    constraints = Constraints(units, units, apart, 0.5, (Cut(1, 3.0, 0.1), Cut(1, 5.0, 0.2)), np.array([[0, 5]]))
+    evidence, logged = report_on(tmp_path, np.array([0, 0, 0, 0, 1, 1]), np.zeros(6, np.int64), constraints)
+    expected = {"tracks": 3, "apart": 2, "violated": 1, "cut": 1, "given_up": 1, "weight": 0.5}
+    assert evidence == {"epoch": 2, "constraints": expected}  # one camera: nothing to say of cameras
+    assert logged == {"labels/violated": 1}
+
+
+def test_without_a_cluster_or_a_second_camera_nothing_is_said_of_cameras(tmp_path):
+    one, unknown = np.zeros(6, np.int64), np.full(6, -1)
+    for cameras in (one, unknown, np.r_[unknown[:5], 1]):
+        assert report_on(tmp_path, one, cameras, None) == ({}, {})
+    evidence, logged = report_on(tmp_path, unknown, np.arange(6) % 2, None)
+    assert logged == {} and evidence["cameras"]["clustered"] == [0, 0]
+    assert "–" in build_page(read_run(str(tmp_path)))
+
+
 def test_embeddings_are_kept_for_the_epochs_asked_for(finished_run):
     folder, trainer, labellings = finished_run
     assert sorted(p.name for p in folder.glob("embeddings_*")) == ["embeddings_0001.npz", "embeddings_0003.npz"]
@@ -174,7 +232,7 @@ def test_a_fresh_run_clears_away_what_the_one_before_left(tiny_dataset, tmp_path
     (folder / "my notes.txt").touch()
     (folder / "labelling_0009.json").write_text('{"epoch": 9, "sizes": [1]}')
     train(make_cfg(tmp_path / "run", "SOLVER.MAX_EPOCH", 1, "DATASETS.TESTS", "()", "ISE.REPORT.PICTURES", False))
-    assert sorted(os.listdir(folder)) == ["my notes.txt", "run.json"]
+    assert sorted(os.listdir(folder)) == ["evidence.json", "my notes.txt", "run.json"]
 
 
 def fail(*arguments, **options):

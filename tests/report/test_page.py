@@ -115,6 +115,20 @@ def test_the_browser_is_told_to_fetch_and_run_nothing(whole_run, read_page):
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
+CAMERAS = {"images": [9, 1500], "clustered": [1.0, 0.5], "alone": [0.25, float("nan")]}
+CAMERAS |= {"joined": [[4, 2], [2, 3]], "joined_by_chance": [[5.0, 8.0], [8.0, 5.0]]}
+HELD = {"tracks": 1234, "apart": 50, "violated": 0, "cut": 3, "given_up": 2, "weight": 1.0}
+
+
+def test_what_labels_do_with_cameras_and_tracks_is_a_table_each(make_run, read_page):
+    evidence = {"epoch": 2, "names": ["left", HOSTILE], "cameras": CAMERAS, "true": CAMERAS, "constraints": HELD}
+    page = read_page(page_of(make_run(evidence=evidence, lines=metrics_lines(2))))
+    assert page.stays_alone() and "left 9 100% 25% 25%" in page.text
+    assert "1,500 50% – – 2 / 8.0 2" in page.text  # the pair, chance, people
+    assert [v for _, name, v in page.attributes if name == "style" and "missed" in v] == ["--missed: 16%"]  # of 22
+    assert "Tracks, epoch 2 tracks pairs apart violated tracks cut links given up 1,234 50 0 3 2 hard" in page.text
+
+
 MISSING = {
     "nothing but a config": ({}, ["nothing was logged", "No epoch has been logged", "No evaluation yet"]),
     "no test set": (
