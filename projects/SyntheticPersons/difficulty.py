@@ -28,9 +28,10 @@ from fastreid.modeling import build_model
 from fastreid.utils.events import EventStorage
 from PIL import Image
 
-from ise_plugin.clustering import generate_pseudo_labels
+from ise_plugin.clustering import generate_pseudo_labels, quality
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.errors import UsageError
+from ise_plugin.identities.signs import largest_share
 from ise_plugin.modeling.build import resolve_weights_path
 
 BATCH, INSTANCES, LEARNING_RATE, WEIGHT_DECAY = 64, 4, 3.5e-4, 5e-4
@@ -95,18 +96,26 @@ def retrieval(model, data, cfg) -> dict[str, float]:
     return {"mAP": round(100 * float(np.mean(average_precision)), 2), "rank-1": round(100 * float(cmc[0]), 2)}
 
 
-def cluster_quality(features: np.ndarray, identities: np.ndarray) -> dict[str, dict[str, float]]:
-    """For each setting: number of clusters, share of outliers, purity (share of an inlier's cluster that its majority has)."""
-    result = {}
+def cluster_quality(features: np.ndarray, identities: np.ndarray, cameras: np.ndarray) -> dict[str, dict[str, float]]:
+    """For each setting: number of clusters, share of outliers, purity (share of an inlier's cluster that its majority has),
+    the share of inliers by the largest camera of their cluster, also with the cameras dealt out by chance, and how well the
+    clusters fit people and cameras (adjusted Rand index)."""
+    result, by_chance = {}, np.random.default_rng(0)
     for k1 in K1:
         for eps in EPS:
             labels = np.asarray(generate_pseudo_labels(features, eps=eps, min_samples=MIN_SAMPLES, k1=k1))
-            inlier = labels >= 0
-            major = sum(np.bincount(identities[labels == c]).max() for c in np.unique(labels[inlier]))
+            kept = labels >= 0
+            if not kept.any():
+                continue
+            found, seen_by = labels[kept], cameras[kept]
             result[f"k1={k1} eps={eps}"] = {
-                "clusters": len(np.unique(labels[inlier])),
-                "outliers": round(1 - float(inlier.mean()), 3),
-                "purity": round(float(major / max(1, inlier.sum())), 3),
+                "clusters": len(np.unique(found)),
+                "outliers": round(1 - float(kept.mean()), 3),
+                "purity": round(quality.purity(labels, identities), 3),
+                "largest camera": round(largest_share(found, seen_by), 3),
+                "largest camera by chance": round(largest_share(found, by_chance.permutation(seen_by)), 3),
+                "ARI with people": round(quality.adjusted_rand_index(labels, identities), 3),
+                "ARI with cameras": round(quality.adjusted_rand_index(labels, cameras), 3),
             }
     return result
 
@@ -140,6 +149,7 @@ def train(model, data, classes: np.ndarray, cfg, epochs: int) -> None:
 def measure(args: argparse.Namespace) -> dict:
     data = DATASET_REGISTRY.get(args.dataset)(root=os.getenv("FASTREID_DATASETS", "datasets"))
     identities, classes = np.unique([item[1] for item in data.train], return_inverse=True)
+    cameras = np.unique([item[2] for item in data.train], return_inverse=True)[1]
     cfg = make_config(len(identities))
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
@@ -149,7 +159,8 @@ def measure(args: argparse.Namespace) -> dict:
         raise UsageError(f"{args.weights} lacks {len(missing)} of the backbone's weights, {missing[0]} first")
     result = {"dataset": args.dataset, "untrained": retrieval(model, data, cfg)}
     print(json.dumps(result))
-    result["clusters of untrained embeddings"] = cluster_quality(extract(model, data.train, cfg), classes)
+    result["clusters of untrained embeddings"] = cluster_quality(extract(model, data.train, cfg), classes, cameras)
+    result["largest camera of the true people"] = round(largest_share(classes, cameras), 3)
     if args.epochs:
         started = time.monotonic()
         with EventStorage():  # fastreid's losses write their accuracy there

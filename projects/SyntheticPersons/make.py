@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from synthetic_persons import MAX_CAMERAS, MIN_CAMERAS, SIZES, folder_name, write_dataset
+from synthetic_persons import MAX_CAMERAS, MIN_CAMERAS, SIZES, STANDARD_STRENGTH, folder_name, write_dataset
 
 USAGE_ERROR = 2  # exit code, as argparse's
 
@@ -23,6 +23,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cameras", type=int, default=MAX_CAMERAS, help=f"{MIN_CAMERAS} to {MAX_CAMERAS} (default: {MAX_CAMERAS})"
     )
     parser.add_argument(
+        "--camera-strength",
+        type=float,
+        default=STANDARD_STRENGTH,
+        help="how much the cameras' colours and backgrounds differ, 1 or more (default: 1)",
+    )
+    parser.add_argument(
         "--output",
         default=os.getenv("FASTREID_DATASETS", "datasets"),
         help="folder of data sets; synthetic_persons_<size> is made in it (default: FASTREID_DATASETS, else datasets)",
@@ -35,7 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
         written = write_dataset(
-            Path(args.output) / folder_name(args.size), args.size, args.seed, args.cameras, args.workers
+            Path(args.output) / folder_name(args.size),
+            args.size,
+            args.seed,
+            args.cameras,
+            args.workers,
+            strength=args.camera_strength,
         )
     except (ValueError, OSError) as error:
         print(f"SyntheticPersons: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ one. The project's README shows them and says how hard they are.
 """
 
 from .body import Pose
-from .cameras import MAX_CAMERAS, MIN_CAMERAS, Camera, make_cameras
+from .cameras import MAX_CAMERAS, MIN_CAMERAS, STANDARD_STRENGTH, Camera, make_cameras
 from .crops import draw_background, draw_person, sample_walk
 from .drawing import Placement, draw_figure
 from .people import Identity, sample_identity
@@ -23,6 +23,7 @@ __all__ = [
     "Placement",
     "Pose",
     "SIZES",
+    "STANDARD_STRENGTH",
     "Size",
     "Stream",
     "WrittenDataset",

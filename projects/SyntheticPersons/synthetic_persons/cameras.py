@@ -33,6 +33,7 @@ SATURATIONS = (1.05, 1.02, 1.0, 0.97, 0.94, 0.91)
 JPEG_QUALITIES = (92, 90, 88, 84, 80, 76)
 CAST_JITTER = 0.02  # drift of the white balance between walks, standard deviation per channel
 EXPOSURE_JITTER = 0.04
+STANDARD_STRENGTH = 1.0  # of the cameras; above it, gains, gamma and saturation are raised to that power
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Camera:
         pitch: how far it looks down, in degrees.
         light: direction of the light, (right, up).
         jpeg_quality: 1 to 95.
+        texture: weight of its own pattern in the scene, 0 (none) to 1 (nothing else).
     """
 
     number: int
@@ -66,20 +68,24 @@ class Camera:
     pitch: float
     light: tuple[float, float]
     jpeg_quality: int
+    texture: float = 0.0
 
 
-def make_cameras(seed: int, count: int = MAX_CAMERAS) -> tuple[Camera, ...]:
+def make_cameras(seed: int, count: int = MAX_CAMERAS, strength: float = STANDARD_STRENGTH) -> tuple[Camera, ...]:
     """The cameras of a data set: each trait is dealt out in an order of its own, so that another seed mixes them anew.
 
     Args:
         seed: the data set's seed, 0 or more.
         count: how many, 2 to 6.
+        strength: how much they differ in colours and background, 1 or more.
 
     Raises:
-        ValueError: count out of range.
+        ValueError: count or strength out of range.
     """
     if not MIN_CAMERAS <= count <= MAX_CAMERAS:
         raise ValueError(f"cameras must be {MIN_CAMERAS} to {MAX_CAMERAS}, got {count}")
+    if not STANDARD_STRENGTH <= strength < float("inf"):
+        raise ValueError(f"the strength of the cameras must be {STANDARD_STRENGTH:g} or more, got {strength}")
     rng = stream(seed, Stream.CAMERA)
     order = [rng.permutation(MAX_CAMERAS) for _ in range(9)]
     # Blur, noise and resolution have an order each: the worst of all in one camera would be hopeless. Compression
@@ -90,9 +96,9 @@ def make_cameras(seed: int, count: int = MAX_CAMERAS) -> tuple[Camera, ...]:
             Camera(
                 number=i + 1,
                 scene=SCENE_KINDS[order[0][i]],
-                gain=CASTS[order[1][i]],
-                gamma=GAMMAS[order[2][i]],
-                saturation=SATURATIONS[order[3][i]],
+                gain=tuple(gain**strength for gain in CASTS[order[1][i]]),
+                gamma=GAMMAS[order[2][i]] ** strength,
+                saturation=SATURATIONS[order[3][i]] ** strength,
                 blur=BLURS[order[4][i]],
                 noise=NOISES[order[5][i]],
                 resolution=RESOLUTIONS[order[6][i]],
@@ -100,6 +106,7 @@ def make_cameras(seed: int, count: int = MAX_CAMERAS) -> tuple[Camera, ...]:
                 pitch=4.0 + 3.0 * float(order[8][i]),
                 light=(float(rng.uniform(-0.9, 0.9)), float(rng.uniform(0.3, 1.0))),
                 jpeg_quality=JPEG_QUALITIES[order[6][i]],
+                texture=1.0 - (STANDARD_STRENGTH / strength) ** 2,
             )
         )
     return tuple(cameras[:count])

@@ -139,7 +139,9 @@ def cut_scene(seed: int, camera: Camera, place: float, zoom: float, rng: np.rand
     top = max(0.0, bottom - height)
     left = (place % 1.0) * (SCENE_SIZE[0] - width)
     box = (left, top, left + width, min(SCENE_SIZE[1], top + height))
-    return scene(seed, camera.number, camera.scene).resize(CROP_SIZE, Image.Resampling.BILINEAR, box=box)
+    return scene(seed, camera.number, camera.scene, camera.texture).resize(
+        CROP_SIZE, Image.Resampling.BILINEAR, box=box
+    )
 
 
 def _person_layer(identity: Identity, pose: Pose, camera: Camera, rng: np.random.Generator, miss: float) -> Image.Image:

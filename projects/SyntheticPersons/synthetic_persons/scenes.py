@@ -15,17 +15,19 @@ HORIZON = 96  # row where the ground begins
 SCENE_BLUR = 0.9  # pixels: what is behind a person is out of focus
 SURFACE_NOISE = 7.0  # 8-bit levels of fine texture, standard deviation
 MOTTLE_NOISE = 11.0  # 8-bit levels of stains and dapples, standard deviation
+PATTERN_PERIOD = (8.0, 24.0)  # pixels
 SCENE_KINDS = ("lawn", "brick wall", "road", "shop front", "plaza", "underpass")
 
 
 @lru_cache(maxsize=16)
-def scene(seed: int, camera: int, kind: str) -> Image.Image:
+def scene(seed: int, camera: int, kind: str, texture: float = 0.0) -> Image.Image:
     """The background of one camera.
 
     Args:
         seed: the data set's seed.
         camera: the camera's number, from 1.
         kind: one of `SCENE_KINDS`.
+        texture: weight of the camera's own pattern over the scene, 0 to 1.
 
     Returns:
         RGB `PIL.Image` of `SCENE_SIZE`; the same object for the same arguments, so do not change it.
@@ -39,7 +41,8 @@ def scene(seed: int, camera: int, kind: str) -> Image.Image:
     image = Image.new("RGB", SCENE_SIZE)
     _PAINTERS[kind](ImageDraw.Draw(image), rng)
     image = image.filter(ImageFilter.GaussianBlur(SCENE_BLUR))
-    return _textured(image, rng)
+    image = _textured(image, rng)
+    return Image.blend(image, _pattern(rng), texture) if texture else image
 
 
 def _textured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -49,6 +52,18 @@ def _textured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     mottle = np.asarray(coarse.resize(image.size, Image.Resampling.BICUBIC))
     levels = np.asarray(image, dtype=np.float32) + (fine + mottle)[..., None]
     return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+
+
+def _pattern(rng: np.random.Generator) -> Image.Image:
+    """Two gratings across one another, in two colours: another for every camera."""
+    y, x = np.mgrid[: SCENE_SIZE[1], : SCENE_SIZE[0]].astype(np.float32)
+    waves = np.zeros_like(x)
+    for across in (0.0, np.pi / 2):
+        angle, period = rng.uniform(0, np.pi) + across, rng.uniform(*PATTERN_PERIOD)
+        waves += np.sign(np.sin((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period)))
+    share = (waves / 4 + 0.5)[..., None]
+    colours = rng.uniform(0, 255, (2, 3))
+    return Image.fromarray((colours[0] + share * (colours[1] - colours[0])).astype(np.uint8))
 
 
 def _tint(rng: np.random.Generator, colour: Colour, spread: float = 10.0) -> Colour:

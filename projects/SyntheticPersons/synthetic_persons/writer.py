@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Callable
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .cameras import MAX_CAMERAS, Camera, make_cameras, to_jpeg
+from .cameras import MAX_CAMERAS, STANDARD_STRENGTH, Camera, make_cameras, to_jpeg
 from .crops import JUNK_MISS, Walk, draw_background, draw_person, sample_walk
 from .people import sample_identity
 from .plan import DISTRACTOR_PID, FOLDERS, JUNK_PID, ImagePlan, make_plan
@@ -50,18 +51,21 @@ def folder_name(size: str) -> str:
     return f"synthetic_persons_{size}"
 
 
-def draw_planned(item: ImagePlan, seed: int = 0, cameras: int = MAX_CAMERAS) -> bytes:
+def draw_planned(
+    item: ImagePlan, seed: int = 0, cameras: int = MAX_CAMERAS, strength: float = STANDARD_STRENGTH
+) -> bytes:
     """Draws one planned picture.
 
     Args:
         item: a picture of `make_plan(size, seed, cameras)`.
         seed: the data set's seed.
         cameras: the data set's number of cameras.
+        strength: of the cameras, see `make_cameras`.
 
     Returns:
         The bytes of a JPEG file, 64 wide and 128 high; they depend on the arguments only.
     """
-    camera = _cameras(seed, cameras)[item.camera - 1]
+    camera = _cameras(seed, cameras, strength)[item.camera - 1]
     rng = stream(seed, Stream.IMAGE, _kind(item), item.person, item.camera, item.index)
     if item.pid == DISTRACTOR_PID:
         image = _draw_distractor(item, camera, rng, seed)
@@ -72,8 +76,8 @@ def draw_planned(item: ImagePlan, seed: int = 0, cameras: int = MAX_CAMERAS) -> 
 
 
 @lru_cache(maxsize=8)
-def _cameras(seed: int, count: int) -> tuple[Camera, ...]:
-    return make_cameras(seed, count)
+def _cameras(seed: int, count: int, strength: float) -> tuple[Camera, ...]:
+    return make_cameras(seed, count, strength)
 
 
 def _kind(item: ImagePlan) -> int:
@@ -104,6 +108,7 @@ def write_dataset(
     cameras: int = MAX_CAMERAS,
     workers: int | None = None,
     progress: bool = True,
+    strength: float = STANDARD_STRENGTH,
 ) -> WrittenDataset:
     """Writes a data set in Market-1501's layout, or reuses the one that is there.
 
@@ -118,9 +123,10 @@ def write_dataset(
         workers: processes that draw; by default the number of usable cores, one for a small set. The files do not
             depend on it.
         progress: whether to show a progress bar when it takes more than some seconds.
+        strength: of the cameras, see `make_cameras`.
 
     Raises:
-        ValueError: unknown size, negative seed, cameras or workers out of range.
+        ValueError: unknown size, negative seed, cameras, workers or strength out of range.
         DatasetExistsError: `output` exists and was not written with these parameters.
     """
     started = time.monotonic()
@@ -128,10 +134,12 @@ def write_dataset(
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
     plan = make_plan(size, seed, cameras)
+    make_cameras(seed, cameras, strength)  # names a strength out of range before a folder is made
     stamp = {
         "size": size,
         "seed": seed,
         "cameras": cameras,
+        "camera_strength": strength,
         "generator_version": GENERATOR_VERSION,
         "counts": count_images(plan),
     }
@@ -141,7 +149,8 @@ def write_dataset(
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
-        _write_images(scratch, plan, seed, cameras, workers or _default_workers(len(plan)), progress)
+        draw = partial(draw_planned, seed=seed, cameras=cameras, strength=strength)
+        _write_images(scratch, plan, draw, workers or _default_workers(len(plan)), progress)
         (scratch / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
         scratch.chmod(0o755)  # mkdtemp makes it private
         reused = not _take_name(scratch, output, stamp)
@@ -177,11 +186,12 @@ def _check_existing(output: Path, stamp: dict) -> None:
         found = json.loads((output / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DatasetExistsError(f"{output} exists and is not a finished synthetic data set: {advice}") from None
-    differing = [key for key in stamp if not isinstance(found, dict) or found.get(key) != stamp[key]]
+    # stamps of older programs know no strength
+    found = {"camera_strength": STANDARD_STRENGTH, **(found if isinstance(found, dict) else {})}
+    differing = [key for key in stamp if found.get(key) != stamp[key]]
     if differing:
         key = differing[0]
-        was = found.get(key) if isinstance(found, dict) else None
-        raise DatasetExistsError(f"{output} was written with {key} {was}, not {stamp[key]}: {advice}")
+        raise DatasetExistsError(f"{output} was written with {key} {found.get(key)}, not {stamp[key]}: {advice}")
 
 
 def _default_workers(images: int) -> int:
@@ -190,10 +200,12 @@ def _default_workers(images: int) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_images(root: Path, plan: list[ImagePlan], seed: int, cameras: int, workers: int, progress: bool) -> None:
+def _write_images(
+    root: Path, plan: list[ImagePlan], draw: Callable[[ImagePlan], bytes], workers: int, progress: bool
+) -> None:
     for folder in FOLDERS:
         (root / folder).mkdir()
-    write = partial(_write_image, str(root), seed, cameras)
+    write = partial(_write_image, str(root), draw)
     bar = partial(tqdm, total=len(plan), unit="img", desc="drawing", delay=PROGRESS_DELAY_S, disable=not progress)
     if workers == 1:
         for item in bar(plan):
@@ -205,5 +217,5 @@ def _write_images(root: Path, plan: list[ImagePlan], seed: int, cameras: int, wo
             pass
 
 
-def _write_image(root: str, seed: int, cameras: int, item: ImagePlan) -> None:
-    Path(root, item.folder, item.name).write_bytes(draw_planned(item, seed, cameras))
+def _write_image(root: str, draw: Callable[[ImagePlan], bytes], item: ImagePlan) -> None:
+    Path(root, item.folder, item.name).write_bytes(draw(item))

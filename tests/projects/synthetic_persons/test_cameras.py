@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from synthetic_persons import draw_background, draw_person, make_cameras, sample_identity
-from synthetic_persons.cameras import photograph, sample_view
+from synthetic_persons.cameras import CASTS, GAMMAS, SATURATIONS, photograph, sample_view
 from synthetic_persons.scenes import SCENE_KINDS, scene
 
 
@@ -25,6 +25,33 @@ def test_another_seed_has_other_cameras():
 def test_camera_counts_out_of_range_are_named(count):
     with pytest.raises(ValueError, match=str(count)):
         make_cameras(0, count)
+
+
+def test_strength_multiplies_what_colours_differ_by_in_decibels():
+    standard, strong = make_cameras(3), make_cameras(3, strength=4.0)
+    for trait, dealt in (("gain", CASTS), ("gamma", GAMMAS), ("saturation", SATURATIONS)):
+        before, after = (np.array([getattr(c, trait) for c in cameras]) for cameras in (standard, strong))
+        assert sorted(before.tolist()) == sorted(np.array(dealt).tolist())  # to the bit
+        np.testing.assert_allclose(np.log(after), 4 * np.log(before), atol=1e-12)
+    assert [c.texture for c in standard] == [0.0] * 6 and [c.texture for c in strong] == [0.9375] * 6
+    same = dict(gain=0, gamma=0, saturation=0, texture=0)
+    assert [{**vars(c), **same} for c in standard] == [{**vars(c), **same} for c in strong]
+
+
+@pytest.mark.parametrize("strength", [0.5, -1.0, float("nan"), float("inf")])
+def test_strengths_out_of_range_are_named(strength):
+    with pytest.raises(ValueError, match=f"strength.*{strength}"):
+        make_cameras(0, strength=strength)
+
+
+def test_strong_cameras_have_a_pattern_of_their_own_over_the_scene():
+    plain, half, other = (
+        np.asarray(scene(0, number, "plaza", texture)).astype(int) for number, texture in ((1, 0.0), (1, 0.5), (2, 0.5))
+    )
+    pattern = np.asarray(scene(0, 1, "plaza", 1.0)).astype(int)
+    assert len(np.unique(pattern.reshape(-1, 3), axis=0)) == 3  # neither grating, one, both
+    assert np.abs(half - (plain + pattern) / 2).max() <= 1
+    assert np.abs(half - other).mean() > 10
 
 
 def test_unknown_scene_is_named():

@@ -2,8 +2,10 @@
 
 import runpy
 
+import numpy as np
 import pytest
 from helpers import REPOSITORY
+from PIL import Image
 
 
 @pytest.fixture
@@ -23,7 +25,25 @@ def test_it_writes_where_the_variable_says(tmp_path, monkeypatch, make):
     assert {name.split("_")[1][:2] for name in names} == {"c1", "c2", "c3", "c4"}
 
 
-@pytest.mark.parametrize("options", [["--seed", "3"], ["--cameras", "8"], ["--workers", "0"]])
+def test_strong_cameras_make_pictures_of_one_camera_alike(tmp_path, datasets_folder, make):
+    """By pixels alone: the share of training pictures whose nearest one is by the same camera."""
+    assert make(["--size", "tiny", "--camera-strength", "6", "--output", str(tmp_path)]) == 0
+
+    def by_the_same_camera(root):
+        paths = sorted((root / "synthetic_persons_tiny/bounding_box_train").iterdir())
+        pixels = np.array([np.asarray(Image.open(path).resize((8, 16)), dtype=float).ravel() for path in paths])
+        away = ((pixels[:, None] - pixels) ** 2).sum(axis=2)
+        np.fill_diagonal(away, np.inf)
+        cameras = np.array([path.name[6] for path in paths])
+        return (cameras[away.argmin(axis=1)] == cameras).mean()
+
+    assert by_the_same_camera(tmp_path) > 0.95 > by_the_same_camera(datasets_folder)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--seed", "3"], ["--cameras", "8"], ["--camera-strength", "0"], ["--camera-strength", "2"], ["--workers", "0"]],
+)
 def test_user_errors_are_one_line_and_exit_code_2(datasets_folder, make, capsys, options):
     assert make(["--size", "tiny", "--output", str(datasets_folder), *options]) == 2
     error = capsys.readouterr().err

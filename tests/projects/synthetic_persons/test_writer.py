@@ -92,13 +92,28 @@ def test_a_finished_data_set_is_reused(written, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in written.path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("parameters, named", [({"seed": 1}, "seed 0, not 1"), ({"cameras": 3}, "cameras 6, not 3")])
+@pytest.mark.parametrize(
+    "parameters, named",
+    [
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"cameras": 3}, "cameras 6, not 3"),
+        ({"strength": 2.0}, "strength 1.0, not 2.0"),
+    ],
+)
 def test_other_parameters_are_refused_in_one_line(written, parameters, named):
     before = contents(written.path)
     with pytest.raises(DatasetExistsError, match=named) as caught:
         write_dataset(written.path, "tiny", workers=1, **parameters)
     assert "\n" not in str(caught.value) and "--output" in str(caught.value)
     assert contents(written.path) == before
+
+
+def test_stamps_without_a_strength_are_of_standard_cameras(written, tmp_path):
+    shutil.copytree(written.path, tmp_path / "tiny")
+    stamp = json.loads((tmp_path / "tiny/synthetic_persons.json").read_text())
+    del stamp["camera_strength"]
+    (tmp_path / "tiny/synthetic_persons.json").write_text(json.dumps(stamp))
+    assert write_dataset(tmp_path / "tiny", "tiny", workers=1).reused
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
@@ -119,7 +134,7 @@ def test_a_damaged_stamp_is_refused(tmp_path, stamp):
 def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch, interruption):
     drawn = []
 
-    def fail_late(*arguments):
+    def fail_late(*arguments, **_options):
         drawn.append(arguments)
         if len(drawn) > 5:
             raise interruption
@@ -134,7 +149,13 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch, interruption)
 
 @pytest.mark.parametrize(
     "parameters, named",
-    [({"size": "huge"}, "huge"), ({"cameras": 9}, "9"), ({"workers": 0}, "0"), ({"seed": -4}, "-4")],
+    [
+        ({"size": "huge"}, "huge"),
+        ({"cameras": 9}, "9"),
+        ({"workers": 0}, "0"),
+        ({"seed": -4}, "-4"),
+        ({"strength": 0.5}, "0.5"),
+    ],
 )
 def test_unusable_arguments_write_nothing(tmp_path, parameters, named):
     with pytest.raises(ValueError, match=named):
