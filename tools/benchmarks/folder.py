@@ -49,11 +49,11 @@ def train(config: str, output: Path, data: Path, *opts: str) -> None:
         raise UsageError(f"a training ended with exit code {code}; see {log.name}")
 
 
-def dataset(work: Path, seed: int, cameras: int) -> Path:
-    """Folder of data sets that holds the drawn one."""
+def dataset(work: Path, seed: int, cameras: int, *options: str) -> Path:
+    """Folder of data sets that holds the one drawn with these options of make.py."""
     root = work / f"data_{seed}_{cameras}"
     command = [sys.executable, str(REPOSITORY / "projects/SyntheticPersons/make.py"), "--size", "demo"]
-    command += ["--seed", str(seed), "--cameras", str(cameras), "--output", str(root)]
+    command += ["--seed", str(seed), "--cameras", str(cameras), "--output", str(root), *options]
     if subprocess.call(command):
         raise UsageError(f"the data set {root / DATASET} could not be drawn")
     return root
