@@ -563,7 +563,8 @@ def test_accumulation_with_camera_proxies_equals_the_large_batch(monkeypatch):
     monkeypatch.setitem(globals(), "make_batches", lambda n: [{**b, "camids": cameras} for b in batches(n)])
     expected, actual = gradients_and_memory(1), gradients_and_memory(3)
     assert {"loss_intra", "loss_inter"} < set(expected[0]) and actual[0] == pytest.approx(expected[0], rel=1e-6)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(actual[1], expected[1]))
+    pairs = zip(actual[1], expected[1])
+    assert all(torch.allclose(a, b, rtol=0, atol=3e-6 * b.abs().max().item()) for a, b in pairs)  # rounding of sums
     assert torch.allclose(actual[2].heads.proxies.centroids, expected[2].heads.proxies.centroids, atol=1e-6)
 
 
