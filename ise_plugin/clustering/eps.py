@@ -33,8 +33,9 @@ class Candidate(NamedTuple):
         """sqrt(stability) x (clustered - largest): a cluster that swallows the others is stable as well, but explains nothing.
 
         The square root, because an eps that leaves most images alone is stable too, and clusters are lost by it.
+        Labellings that agree less than by chance score 0.
         """
-        return self.stability**0.5 * (self.clustered - self.largest)
+        return max(0.0, self.stability) ** 0.5 * (self.clustered - self.largest)
 
 
 class EpsChoice(NamedTuple):

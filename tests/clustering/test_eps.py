@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from ise_plugin.clustering import DBSCAN, jaccard_distance, jaccard_graph, kth_neighbor_distances
 from ise_plugin.clustering import eps as choice_of_eps
-from ise_plugin.clustering.eps import LARGEST_EPS, STEP
+from ise_plugin.clustering.eps import LARGEST_EPS, STEP, Candidate
 
 
 def people(count, images, spread, seed, dim=32):
@@ -62,6 +62,10 @@ def test_scores_are_those_of_the_definition():
         expected = candidate.stability**0.5 * ((labels >= 0).mean() - counts.max() / len(labels))
         assert candidate.score == pytest.approx(expected)
     assert choice.eps == max(choice.candidates, key=lambda c: c.score).eps
+
+
+def test_labellings_that_agree_less_than_by_chance_score_nothing():
+    assert Candidate(0.5, 2, clustered=0.8, largest=0.4, stability=-0.1).score == 0
 
 
 def test_one_cluster_of_everything_is_not_chosen():
