@@ -115,9 +115,8 @@ class Labelling:
         if not isinstance(self.distances, JaccardDistances):  # labelled otherwise; the estimate needs this distance
             graph = jaccard_graph(self.features, min(_K1, len(self.labels) - 1), max_distance=REACH)
         elif self.reach == REACH or len(self.labels) > _MOST_FOR_ALL_PAIRS:
-            graph = (
-                self.graph
-            )  # of many images pairs beyond eps would not fit into memory, and count as sharing nothing
+            # of many images pairs beyond eps would not fit into memory, and count as sharing nothing
+            graph = self.graph
         else:
             graph = self.distances.within(REACH)
         return estimate_purities(self.labels, graph)

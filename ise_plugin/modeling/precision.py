@@ -1,14 +1,14 @@
 """What the network computes in."""
 
 import logging
-from contextlib import contextmanager
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, ContextManager, NamedTuple, Sequence
 
 import torch
 from torch import nn
 
 from ..errors import UsageError
 from ..utils.memory import precision_name
+from ..utils.precision import without_tf32
 
 logger = logging.getLogger("fastreid.ise.precision")
 
@@ -220,19 +220,10 @@ def _mean_ratio(norm: nn.Module) -> float:
     return ((weights * ratios).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)).sqrt().item()
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """No TF32 inside, which cuDNN's float32 convolutions are rounded to by default on GPUs that have it (10 bits of 23)."""
-    convolutions = getattr(
-        torch.backends.cudnn, "conv", torch.backends.cudnn
-    )  # torch >= 2.9 has a setting for them alone
-    name, off = ("fp32_precision", "ieee") if hasattr(convolutions, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(convolutions, name)
-    setattr(convolutions, name, off)
-    try:
-        yield
-    finally:
-        setattr(convolutions, name, before)
+def full_float32() -> ContextManager:
+    """No TF32 inside, which cuDNN's float32 convolutions are rounded to by default on GPUs that have it."""
+    cudnn = torch.backends.cudnn
+    return without_tf32(getattr(cudnn, "conv", cudnn))  # torch >= 2.9 has a setting for convolutions alone
 
 
 def _has_slow_gradient(layer: nn.Conv2d) -> bool:

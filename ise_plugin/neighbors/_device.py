@@ -11,8 +11,7 @@ where it is not (crowded embeddings, many equal similarities) are compared with 
 of all rows leaves the device, and nothing of size N x N is ever made.
 """
 
-from contextlib import contextmanager
-from typing import Iterator, Optional
+from typing import Optional
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ..utils.distributed import gather_rows, shard
 from ..utils.parallel import blocks_of
+from ..utils.precision import without_tf32
 
 # Scores held at once, in elements (512 MiB of float32).
 _SCORES_AT_ONCE = 1 << 27
@@ -54,7 +54,8 @@ def search_on_device(
     similarities = rows.new_empty(len(mine), keep)
     indices = torch.empty(len(mine), keep, dtype=torch.int32, device=rows.device)
     proven = torch.empty(len(mine), dtype=torch.bool, device=rows.device)
-    with _full_float32(rows.device):
+    # neither TF32 nor mixed precision: the bound is float32's
+    with without_tf32(torch.backends.cuda.matmul), torch.autocast(rows.device.type, enabled=False):
         for start, stop in blocks_of(len(mine), max(1, _SCORES_AT_ONCE // len(rows))):
             found = _search_block(rows, group_of, mine.start + start, mine.start + stop, keep, candidates)
             similarities[start:stop], indices[start:stop], proven[start:stop] = found
@@ -113,18 +114,3 @@ def _best(similarities: Tensor, columns: Tensor, keep: int) -> tuple[Tensor, Ten
 
 def _wide(rows: Tensor) -> torch.dtype:
     return torch.float32 if rows.device.type == "mps" else torch.float64  # Apple's GPU has no float64
-
-
-@contextmanager
-def _full_float32(device: torch.device) -> Iterator[None]:
-    """Neither TF32 nor mixed precision inside: the bound above is float32's."""
-    matmul = torch.backends.cuda.matmul
-    # reading the older switch raises an error where a program has set the newer one (PyTorch 2.9)
-    name, off = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(matmul, name)
-    setattr(matmul, name, off)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        setattr(matmul, name, before)
