@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from functools import partial
 from typing import Optional
 
 import numpy as np
@@ -28,22 +29,19 @@ def use_evidence(cfg: CfgNode, images: TrainingImages) -> tuple[CfgNode, Trainin
     Cameras turn on the camera-aware distance where ``ISE.PSEUDO_LABEL.DISTANCE`` is the plain one, and camera proxies in memory
     and loss. Tracks and times that are not used become unknown.
     """
-    asked = cfg.ISE.EVIDENCE
-    used, said = set(), []
-    for name, missing in zip(EVIDENCE, (_no_cameras, _no_tracks, _no_times)):
-        if asked != AUTO and name not in asked.split(","):
-            continue
-        reason = computed_once(lambda missing=missing: missing(images, asked == AUTO))
-        used |= set() if reason else {name}
-        said.append(f"no {name} ({reason})" if reason else name)
-    if said:
+    asked, reasons = cfg.ISE.EVIDENCE, {}
+    for name, why_not in zip(EVIDENCE, (_no_cameras, _no_tracks, _no_times)):
+        if asked == AUTO or name in asked.split(","):
+            reasons[name] = computed_once(partial(why_not, images, asked == AUTO))
+    used = [name for name, reason in reasons.items() if reason is None]
+    if reasons:
+        said = (name if name in used else f"no {name} ({reason})" for name, reason in reasons.items())
         logger.info(f"ISE.EVIDENCE {asked}: this run uses {', '.join(said)}")
-    count, unknown = len(images), {}
     if "tracks" not in used:
-        unknown = {"tracks": np.full(count, -1), "track_names": ()}
+        images = dataclasses.replace(images, tracks=np.full(len(images), -1), track_names=())
     if "times" not in used:
-        unknown["times"] = np.full(count, np.nan)
-    return _with_cameras(cfg) if "cameras" in used else cfg, dataclasses.replace(images, **unknown)
+        images = dataclasses.replace(images, times=np.full(len(images), np.nan))
+    return _with_cameras(cfg) if "cameras" in used else cfg, images
 
 
 def _with_cameras(cfg: CfgNode) -> CfgNode:

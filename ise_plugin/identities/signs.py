@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 
 from ..clustering import OUTLIER
-from ..clustering.quality import explained
+from ..clustering.quality import explained, purity
 from ..data.thumbnails import small_pictures
 
 # Images that are looked at, so many at most of every group: a second of reading.
@@ -83,14 +83,5 @@ def gather_signs(paths: Sequence[str], labels: np.ndarray, cameras: np.ndarray) 
     if len(np.unique(cameras[cameras >= 0])) > 1 and (cameras[clustered] >= 0).any():
         known = clustered[cameras[clustered] >= 0]
         of_camera, of_group = cameras[known], labels[known]
-        camera = largest_share(of_group, of_camera)
-        chance = largest_share(of_group, random.permutation(of_camera))
+        camera, chance = purity(of_group, of_camera), purity(of_group, random.permutation(of_camera))
     return Signs(camera, chance, edge, middle, float(pictures.tall.mean()) if len(pictures.tall) else 1.0)
-
-
-def largest_share(groups: np.ndarray, cameras: np.ndarray) -> float:
-    """Share of images (N,) that are by the most frequent camera of their group."""
-    pairs, counts = np.unique(np.stack([groups, cameras]), axis=1, return_counts=True)
-    most = np.zeros(groups.max() + 1, np.int64)
-    np.maximum.at(most, pairs[0], counts)
-    return float(most.sum() / len(groups))

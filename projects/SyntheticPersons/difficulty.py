@@ -31,7 +31,6 @@ from PIL import Image
 from ise_plugin.clustering import generate_pseudo_labels, quality
 from ise_plugin.engine.checkpointing import load_checkpoint_file
 from ise_plugin.errors import UsageError
-from ise_plugin.identities.signs import largest_share
 from ise_plugin.modeling.build import resolve_weights_path
 
 BATCH, INSTANCES, LEARNING_RATE, WEIGHT_DECAY = 64, 4, 3.5e-4, 5e-4
@@ -112,8 +111,8 @@ def cluster_quality(features: np.ndarray, identities: np.ndarray, cameras: np.nd
                 "clusters": len(np.unique(found)),
                 "outliers": round(1 - float(kept.mean()), 3),
                 "purity": round(quality.purity(labels, identities), 3),
-                "largest camera": round(largest_share(found, seen_by), 3),
-                "largest camera by chance": round(largest_share(found, by_chance.permutation(seen_by)), 3),
+                "largest camera": round(quality.purity(found, seen_by), 3),
+                "largest camera by chance": round(quality.purity(found, by_chance.permutation(seen_by)), 3),
                 "ARI with people": round(quality.adjusted_rand_index(labels, identities), 3),
                 "ARI with cameras": round(quality.adjusted_rand_index(labels, cameras), 3),
             }
@@ -160,7 +159,7 @@ def measure(args: argparse.Namespace) -> dict:
     result = {"dataset": args.dataset, "untrained": retrieval(model, data, cfg)}
     print(json.dumps(result))
     result["clusters of untrained embeddings"] = cluster_quality(extract(model, data.train, cfg), classes, cameras)
-    result["largest camera of the true people"] = round(largest_share(classes, cameras), 3)
+    result["largest camera of the true people"] = round(quality.purity(classes, cameras), 3)
     if args.epochs:
         started = time.monotonic()
         with EventStorage():  # fastreid's losses write their accuracy there

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ise_plugin.clustering.quality import purity
 from ise_plugin.identities import signs as module
-from ise_plugin.identities.signs import gather_signs, largest_share
+from ise_plugin.identities.signs import gather_signs
 
 
 def draw(folder, edges, middles, size=(40, 80)):
@@ -83,5 +84,5 @@ def test_a_part_of_every_group_is_looked_at_and_no_more_than_a_second_takes(crop
 
 def test_largest_share():
     groups, cameras = np.array([0, 0, 0, 2, 2]), np.array([1, 1, 5, 3, 4])
-    assert largest_share(groups, cameras) == 3 / 5
-    assert largest_share(groups, groups) == 1
+    assert purity(groups, cameras) == 3 / 5
+    assert purity(groups, groups) == 1

@@ -27,7 +27,6 @@ from tabulate import tabulate
 
 from ise_plugin.clustering import quality
 from ise_plugin.errors import UsageError
-from ise_plugin.identities.signs import largest_share
 from ise_plugin.utils.command_line import run_command
 
 CAMERA = re.compile(r"_c(\d+)")
@@ -60,12 +59,10 @@ def shuffled(data: Path, work: Path) -> Path:
 def seen(labels: np.ndarray, paths: list) -> list[float]:
     """Percent of clusters in one camera, of images by the largest camera of their cluster; purity; adjusted Rand index."""
     names = [Path(path).resolve() for path in paths]  # links to images: their names are true
-    people, cameras = (
-        np.array([person(name) for name in names]),
-        np.array([int(CAMERA.search(n.name)[1]) for n in names]),
-    )
-    kept, one_camera = labels >= 0, quality.camera_spread(labels, cameras).one_camera
-    scores = [one_camera, largest_share(labels[kept], cameras[kept]), quality.purity(labels, people)]
+    people = np.array([person(name) for name in names])
+    cameras = np.array([int(CAMERA.search(name.name)[1]) for name in names])
+    one_camera = quality.camera_spread(labels, cameras).one_camera
+    scores = [one_camera, quality.purity(labels, cameras), quality.purity(labels, people)]
     return [100.0 * score for score in scores] + [quality.adjusted_rand_index(labels, people)]
 
 
