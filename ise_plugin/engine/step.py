@@ -119,9 +119,8 @@ class TrainingStep(SimpleTrainer):
 
     def _change_weights(self, usable: Tensor) -> None:
         if self._scaler.is_enabled():
-            self._scaler.unscale_(
-                self.optimizer
-            )  # a fused kernel would do it itself, after the gradient has been clipped
+            # a fused kernel would do it itself, after the gradient has been clipped
+            self._scaler.unscale_(self.optimizer)
             self._scaler.step(self.optimizer)
             self._scaler.update()
         elif self.optimizer.defaults.get("fused"):
