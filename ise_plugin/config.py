@@ -18,6 +18,7 @@ from fastreid.config import get_cfg as get_fastreid_cfg
 from fastreid.config.config import BASE_KEY
 
 from .errors import UsageError
+from .method import DEGREE_SCHEDULES
 
 logger = logging.getLogger("fastreid.ise.config")
 
@@ -76,6 +77,7 @@ _CHOICES = {
     "ISE.PRECISION": ("auto", "float32", "bfloat16", "float16"),
     "ISE.ERASING": ("released", "fastreid"),
     "ISE.MEMORY.UPDATE": ("hard", "mean"),
+    "ISE.SUPPORT.SCHEDULE": tuple(DEGREE_SCHEDULES),
     "ISE.TRACKS.MODE": ("hard", "soft", "off"),
     "ISE.REPORT.MAP_METHOD": ("tsne", "opentsne", "umap"),
 }
@@ -202,6 +204,8 @@ def add_ise_config(cfg: CfgNode) -> None:
     # The degree of extension at the end of training, as a factor on the difference of two centroids. The
     # paper's lambda of 1.0 is 0.25 here, because the released program halves it twice.
     _C.ISE.SUPPORT.BASE_DEGREE = 0.25
+    # How it gets there: "progressive", from 0 by a logarithm (paper, section 3.2), or "constant", the same in every step.
+    _C.ISE.SUPPORT.SCHEDULE = "progressive"
 
     # Cluster memory (Dai et al., "Cluster Contrast", arXiv 2103.11568).
     _C.ISE.MEMORY = CfgNode()

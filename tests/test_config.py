@@ -158,6 +158,7 @@ def test_empty_file_is_the_defaults(tmp_path):
         ("ISE.ITERS_PER_EPOCH", [0, -1]),
         ("ISE.SUPPORT.NUM_NEIGHBORS", [0, -2]),
         ("ISE.SUPPORT.BASE_DEGREE", [-0.1, float("nan")]),
+        ("ISE.SUPPORT.SCHEDULE", ["linear"]),
         ("ISE.MEMORY.MOMENTUM", [-0.1, 1.0, float("nan")]),
         ("ISE.MEMORY.UPDATE", ["ori"]),
         ("MODEL.HEADS.NORM", ["bn"]),

@@ -15,7 +15,7 @@ from fastreid.evaluation.testing import flatten_results_dict
 from fastreid.utils import comm
 from fastreid.utils.env import seed_all_rng
 
-from ..method import progressive_degree
+from ..method import DEGREE_SCHEDULES
 from ..utils.distributed import average_statistics, computed_once, unwrapped
 from ..utils.seeds import epoch_seed
 from .checkpointing import checkpoint_name, run_state
@@ -106,13 +106,13 @@ class EpochLog(HookBase):
 
 
 class ExtensionDegree(HookBase):
-    """Sets the degree of extension before every step, from (steps done) / (all steps)."""
+    """Sets the degree of extension before every step, from (steps done) / (all steps), by a schedule's name."""
 
-    def __init__(self, base: float):
-        self._base = base
+    def __init__(self, base: float, schedule: str = "progressive"):
+        self._base, self._degree_at = base, DEGREE_SCHEDULES[schedule]
 
     def before_step(self) -> None:
-        degree = progressive_degree(self.trainer.iter / self.trainer.max_iter, self._base)
+        degree = self._degree_at(self.trainer.iter / self.trainer.max_iter, self._base)
         unwrapped(self.trainer.model).heads.degree = degree
         self.trainer.storage.put_scalar("degree", degree, smoothing_hint=False)
 

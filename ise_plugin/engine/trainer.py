@@ -136,7 +136,7 @@ class ISETrainer(DefaultTrainer):
             "IterationTimer": fastreid_hooks.IterationTimer(warmup_iter=1),
             "LRScheduler": fastreid_hooks.LRScheduler(self.optimizer, self.scheduler),
             "Labelling": self.pseudo_labels,
-            "ExtensionDegree": hooks.ExtensionDegree(cfg.ISE.SUPPORT.BASE_DEGREE),
+            "ExtensionDegree": hooks.ExtensionDegree(cfg.ISE.SUPPORT.BASE_DEGREE, cfg.ISE.SUPPORT.SCHEDULE),
             "WriteLosses": hooks.WriteLosses(_WRITER_PERIOD),
             "TrainingProgress": TrainingProgress(),
             "PreciseBN": precise_bn.ENABLED and fastreid_hooks.PreciseBN(model, batches, precise_bn.NUM_ITER),

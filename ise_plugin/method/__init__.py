@@ -3,12 +3,14 @@
 from .camera_proxies import CameraProxyMemory, inter_camera_loss, intra_camera_loss, number_proxies
 from .losses import label_preserving_loss, sample_extension_loss
 from .memory import ClusterMemory, cluster_centroids
-from .support_samples import generate_support_samples, progressive_degree
+from .support_samples import DEGREE_SCHEDULES, constant_degree, generate_support_samples, progressive_degree
 
 __all__ = [
     "CameraProxyMemory",
     "ClusterMemory",
+    "DEGREE_SCHEDULES",
     "cluster_centroids",
+    "constant_degree",
     "generate_support_samples",
     "inter_camera_loss",
     "intra_camera_loss",

@@ -1,7 +1,7 @@
 """Progressive linear interpolation: synthetic embeddings between a sample and its neighbouring clusters."""
 
 import math
-from typing import Union
+from typing import Callable, Union
 
 import numpy as np
 import torch
@@ -33,6 +33,15 @@ def progressive_degree(
         return base * torch.log((math.e - 1) * progress + 1)
     degree = base * np.log((math.e - 1) * progress + 1)
     return float(degree) if isinstance(progress, (int, float)) else degree
+
+
+def constant_degree(progress: float, base: float = 0.25) -> float:
+    """``base`` at every point of training: what :func:`progressive_degree` is compared with. Arguments as there."""
+    return float(base)
+
+
+# The values of ``ISE.SUPPORT.SCHEDULE``: (steps done / all steps, base) -> degree.
+DEGREE_SCHEDULES: dict[str, Callable] = {"progressive": progressive_degree, "constant": constant_degree}
 
 
 def generate_support_samples(

@@ -24,7 +24,7 @@ from ..clustering.purity import mean_purity
 from ..engine.console import RESULT
 from ..engine.evaluation import Evaluation, Retrieval
 from ..engine.labelling import Labelling
-from ..method import progressive_degree
+from ..method import DEGREE_SCHEDULES
 from ..registry import HOOK
 from ..utils.files import write_atomically, written_whole
 from . import figures, geometry, run_files
@@ -218,7 +218,8 @@ class RunReport(HookBase):
             self._chosen = None  # no clusters yet
             return None
         # the degree that this epoch ends with: at its start the first epoch extends nothing
-        degree = progressive_degree((self.trainer.epoch + 1) / self.trainer.max_epoch, cfg.SUPPORT.BASE_DEGREE)
+        done = (self.trainer.epoch + 1) / self.trainer.max_epoch
+        degree = DEGREE_SCHEDULES[cfg.SUPPORT.SCHEDULE](done, cfg.SUPPORT.BASE_DEGREE)
         neighbors = cfg.SUPPORT.NUM_NEIGHBORS if cfg.SUPPORT.ENABLED else 0
         points = geometry.map_of(labelling, images, group_of, neighbors, degree)
         return {**points, "images": images.tolist()}

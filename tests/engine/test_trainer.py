@@ -186,6 +186,14 @@ def test_degree_follows_the_steps_done(finished_run, tmp_path, resume):
     assert record.degrees == pytest.approx(expected[steps // 2 :] if resume else expected, abs=1e-12)
 
 
+def test_a_constant_degree_is_the_base_from_the_first_step(datasets_variable, tmp_path):
+    options = ["DATASETS.TESTS", "()", "SOLVER.MAX_EPOCH", "1", "ISE.SUPPORT.BASE_DEGREE", "0.1"]
+    trainer = ISETrainer(make_cfg(tmp_path / "run", *options, "ISE.SUPPORT.SCHEDULE", "constant"))
+    trainer.register_hooks([record := RecordDegree()])
+    trainer.train()
+    assert record.degrees == [0.1] * trainer.iters_per_epoch
+
+
 def test_learning_rate_drops_after_the_epochs_in_the_config(finished_run):
     rates = [json.loads(line).get("lr") for line in (finished_run / "metrics.json").read_text().splitlines()]
     assert [rate for rate in rates if rate is not None][0] == pytest.approx(3.5e-4)

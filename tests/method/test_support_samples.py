@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ise_plugin.method import generate_support_samples, progressive_degree
+from ise_plugin.method import DEGREE_SCHEDULES, generate_support_samples, progressive_degree
 
 
 def unit_rows(*shape, seed=0, dtype=torch.float32):
@@ -70,6 +70,12 @@ def test_degree_runs_from_zero_to_base(base):
     assert progressive_degree(0.0, base) == 0.0
     assert progressive_degree(1.0, base) == pytest.approx(base, abs=1e-12)
     assert progressive_degree(0.3, base) == pytest.approx(base * math.log((math.e - 1) * 0.3 + 1), abs=1e-12)
+
+
+def test_schedules_meet_at_the_end_of_training():
+    by_name = lambda progress: {name: degree(progress, 0.4) for name, degree in DEGREE_SCHEDULES.items()}
+    assert by_name(0.0) == {"progressive": 0.0, "constant": 0.4}
+    assert by_name(1.0) == pytest.approx({"progressive": 0.4, "constant": 0.4}, abs=1e-12)
 
 
 def test_degree_keeps_the_type_and_shape_it_was_given():
