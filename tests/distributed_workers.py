@@ -56,7 +56,7 @@ def on_host(found):
     return tree_map_only(torch.Tensor, torch.Tensor.cpu, found)
 
 
-def start(rank, world, store, results, backend):
+def start(rank, world, store, results, backend, names):
     waiting = datetime.timedelta(seconds=HANG)
     if backend == "nccl":
         torch.cuda.set_device(rank)
@@ -65,7 +65,8 @@ def start(rank, world, store, results, backend):
     if backend == "nccl":
         distributed.host_group = dist.new_group(backend="gloo", timeout=waiting)
     torch.set_num_threads(1)
-    results[rank] = on_host({function.__name__: function(rank, world) for function in FUNCTIONS})
+    chosen = [function for function in FUNCTIONS if not names or function.__name__ in names]
+    results[rank] = on_host({function.__name__: function(rank, world) for function in chosen})
     dist.barrier()
     dist.destroy_process_group()
 

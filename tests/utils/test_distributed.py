@@ -30,11 +30,11 @@ def outcomes(request, tmp_path_factory):
     workers.compute_on("cpu")
 
 
-def _outcomes(backend, world, store):
+def _outcomes(backend, world, store, *names):
     with forkserver().Manager() as manager:
         results = manager.dict()
         context = mp.start_processes(
-            workers.start, (world, store, results, backend), nprocs=world, join=False, start_method="forkserver"
+            workers.start, (world, store, results, backend, names), nprocs=world, join=False, start_method="forkserver"
         )
         deadline = time.monotonic() + HANG
         while not context.join(timeout=5):  # true once all have ended; raises what any of them raised
@@ -134,8 +134,16 @@ def test_evaluation_and_extraction_with_a_process_that_has_nothing(outcomes):
 
 
 def test_camera_proxies_do_not_depend_on_the_number_of_processes(outcomes):
+    _compare_camera_proxies(outcomes["camera_proxies"])
+
+
+def test_four_processes_have_the_camera_proxies_of_one(tmp_path):
+    _compare_camera_proxies(_outcomes("gloo", 4, tmp_path / "store", "camera_proxies")["camera_proxies"])
+
+
+def _compare_camera_proxies(results):
     losses, *memories, _ = workers.on_host(workers.camera_proxies(0, 1))
-    for other_losses, *others, seen in outcomes["camera_proxies"]:
+    for other_losses, *others, seen in results:
         assert other_losses == pytest.approx(losses, abs=1e-4) and seen == set()
         assert all(torch.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(others, memories))
-        assert all(torch.equal(a, b) for a, b in zip(others, outcomes["camera_proxies"][0][1:3]))
+        assert all(torch.equal(a, b) for a, b in zip(others, results[0][1:3]))

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """From a folder to identities, measured on persons whose file names say nothing.
 
-    python tools/benchmarks/folder.py identities --seeds 0 1 2
+    python tools/benchmarks/folder.py identities --seeds 0 1 2 --sets 0:6 1:4 2:3 --told nothing cameras tracks
     python tools/benchmarks/folder.py eps --sets 0:6 1:4 2:3 --eps auto 0.4 0.5 0.6
     python tools/benchmarks/folder.py photographs --images Market-1501-v15.09.15/bounding_box_train --people 60 200 750
     python tools/benchmarks/folder.py photographs_eps --images Market-1501-v15.09.15/bounding_box_train
 
-identities: the training images of the data set `demo` in one folder, under random names; trained on with configs/ISE/folder.yml,
-once without cameras and once with a CSV of them. Adjusted Rand index against the truth over the images that are no outliers.
+identities: the training images of data sets SEED:CAMERAS of the size `demo`, each in one folder, under random names; trained
+on with configs/ISE/folder.yml, told nothing, or by a CSV cameras, or cameras, tracks and frames. Adjusted Rand index against the
+truth over the images that are no outliers, and over all.
 eps: the demonstration on data sets SEED:CAMERAS with each eps; final mAP, and how far auto is from the best.
 photographs: random parts of a labelled data set, so many people each, in one folder without cameras, with --config; adjusted Rand
 index over all images, every outlier being a group of its own. Names start with the identity, as Market-1501's do.
@@ -59,21 +60,23 @@ def dataset(work: Path, seed: int, cameras: int, *options: str) -> Path:
     return root
 
 
-def nameless_folder(work: Path) -> tuple[Path, Path, dict]:
-    """Training images under random names: their folder, the CSV of their cameras, and name -> identity."""
-    source = dataset(work, 0, 6) / DATASET / "bounding_box_train"
-    folder, cameras = work / "crops", work / "cameras.csv"
+def nameless_folder(work: Path, seed: int, cameras: int) -> tuple[Path, dict, dict]:
+    """Training images of a data set under random names: their folder, CSVs of what is told of them, and name -> identity."""
+    source = dataset(work, seed, cameras) / DATASET / "bounding_box_train"
+    folder = work / f"crops_{seed}_{cameras}"
     folder.mkdir(exist_ok=True)
-    names, truth = random.Random(0), {}
-    with open(cameras, "w") as file:
-        print("path,camera", file=file)
-        for path in sorted(source.iterdir()):
-            name = f"{names.getrandbits(64):016x}{path.suffix}"
-            shutil.copy(path, folder / name)
-            identity, rest = path.name.split("_c")
-            truth[name] = identity
-            print(f"{name},{rest[0]}", file=file)
-    return folder, cameras, truth
+    names, truth, known = random.Random(0), {}, []
+    for path in sorted(source.iterdir()):
+        name = f"{names.getrandbits(64):016x}{path.suffix}"
+        shutil.copy(path, folder / name)
+        walk, frame, _ = path.stem.rsplit("_", 2)
+        truth[name], camera = walk.split("_c")
+        known.append((name, camera[0], walk, int(frame)))
+    tables = {"cameras": ("path,camera", 2), "tracks": ("path,camera,track,frame", 4)}
+    for told, (header, columns) in tables.items():
+        rows = (",".join(map(str, row[:columns])) for row in known)
+        (work / f"{folder.name}_{told}.csv").write_text("\n".join([header, *rows, ""]))
+    return folder, {told: work / f"{folder.name}_{told}.csv" for told in tables}, truth
 
 
 def person(path: Path) -> str:
@@ -139,14 +142,18 @@ def photographs_eps(args: argparse.Namespace) -> dict:
 
 
 def identities(args: argparse.Namespace) -> dict:
-    folder, cameras, truth = nameless_folder(args.work)
     found = {}
-    for name, opts in {"alone": [], "cameras": ["DATASETS.FOLDER.CAMERA_CSV", str(cameras)]}.items():
-        for seed in args.seeds:
-            run = args.work / f"{name}_{seed}"
-            train("folder.yml", run, args.work, "DATASETS.FOLDER.ROOT", str(folder), *opts, "SEED", str(seed))
-            found[f"{name}, seed {seed}"] = score_of(read_csv(str(run / "identities.csv")), truth)
-            print(f"{name}, seed {seed}: {found[f'{name}, seed {seed}']}", flush=True)
+    for which in args.sets:
+        folder, tables, truth = nameless_folder(args.work, *map(int, which.split(":")))
+        for told in args.told:
+            opts = ["DATASETS.FOLDER.CAMERA_CSV", str(tables[told])] if told in tables else []
+            for seed in args.seeds:
+                run = args.work / f"{folder.name}_{told}_{seed}"
+                own = ["DATASETS.FOLDER.ROOT", str(folder), "SEED", str(seed)]
+                train("folder.yml", run, args.work, *own, *opts, *args.opts)
+                name = f"data {which}, told {told}, seed {seed}"
+                found[name] = score_of(read_csv(str(run / "identities.csv")), truth)
+                print(f"{name}: {found[name]}", flush=True)
     return found
 
 
@@ -182,6 +189,7 @@ def main(argv=None) -> int:
     parser.add_argument("part", choices=("identities", "eps", "photographs", "photographs_eps"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the training")
     parser.add_argument("--sets", nargs="+", default=["0:6", "1:4", "2:3"], metavar="SEED:CAMERAS")
+    parser.add_argument("--told", nargs="+", default=["nothing", "cameras"], choices=["nothing", "cameras", "tracks"])
     parser.add_argument("--eps", nargs="+", default=[AUTO, "0.4", "0.5", "0.6"])
     parser.add_argument("--images", default="", help="folder of a labelled data set's training images")
     parser.add_argument("--people", type=int, nargs="+", default=[60, 200, 750])
