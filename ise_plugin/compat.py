@@ -13,6 +13,8 @@ import importlib
 import importlib.util
 import inspect
 import os
+import random
+import re
 import sys
 import types
 import warnings
@@ -28,6 +30,8 @@ _TORCHVISION_SCHEMAS = {
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
 _torchvision_fragments = []  # a library that is garbage-collected takes its schemas along
+# Of the draw of VehicleID's galleries; the same in every run, so that runs can be compared.
+_VEHICLEID_SEED = 0
 
 
 def prepare_import() -> None:
@@ -47,6 +51,8 @@ def prepare() -> None:
     translate_random_affine()
     subsample_before_pointwise_convolutions()
     read_backbone_weights_safely()
+    read_labels_from_file_names_alone()
+    draw_vehicleid_galleries_by_a_seed()
 
 
 def supply_collections_names() -> None:
@@ -225,3 +231,31 @@ def _fetching(module: types.ModuleType, stock):
         return own
 
     return init_pretrained_weights
+
+
+def read_labels_from_file_names_alone() -> None:
+    """Readers search the whole path for identity and camera, so a folder above that looks like a name (``run_1_c2/``) gives
+    all images one identity and one camera, silently. They search the name of the file."""
+    for name in ("market1501", "dukemtmcreid", "veri"):
+        module = importlib.import_module(f"fastreid.data.datasets.{name}")
+        module.re = types.SimpleNamespace(compile=_OfFileName)
+
+
+class _OfFileName:
+    """A regular expression searched in the last part of a path."""
+
+    def __init__(self, text: str):
+        self._pattern = re.compile(text)
+
+    def search(self, path: str):
+        return self._pattern.search(os.path.basename(path))
+
+
+def draw_vehicleid_galleries_by_a_seed() -> None:
+    """VehicleID's reader draws the gallery, one image of each identity, from the global generator whenever it is read.
+
+    Two evaluations of a run then rank different galleries, and reading training images moves all later random numbers. The
+    draw gets a generator of its own, with the same seed every time.
+    """
+    module = importlib.import_module("fastreid.data.datasets.vehicleid")
+    module.random = types.SimpleNamespace(shuffle=lambda items: random.Random(_VEHICLEID_SEED).shuffle(items))

@@ -10,6 +10,7 @@ import sys
 import types
 
 import fastreid
+import miniatures
 import pytest
 import torch
 import torchvision
@@ -324,3 +325,39 @@ def test_downloads_by_torch_hub_are_checked(monkeypatch, tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
     for load in (mobilenetv3.load_state_dict_from_url, resnest.torch.hub.load_state_dict_from_url):
         assert load("w.pth", progress=True)["a"] == 1
+
+
+STOCK_READER = """
+import os
+from ise_plugin import compat
+for name in ("supply_collections_names", "supply_torch_six", "declare_torchvision_operators"):
+    getattr(compat, name)()
+from fastreid.data.datasets import DATASET_REGISTRY
+if {patched}:
+    for _ in range(2):  # a second time changes nothing
+        compat.read_labels_from_file_names_alone()
+        compat.draw_vehicleid_galleries_by_a_seed()
+readings = [DATASET_REGISTRY.get({name!r})(root={root!r}) for _ in range(8)]
+print(len({{tuple(sorted(data.gallery)) for data in readings}}), len({{camera for _, _, camera in readings[0].train}}))
+"""
+
+
+def stock_readings(name, root, patched):
+    """How many different galleries eight readings give, and how many training cameras."""
+    result = run_python(STOCK_READER.format(name=name, root=str(root), patched=patched))
+    assert result.returncode == 0, result.stderr
+    return [int(number) for number in result.stdout.split()[-2:]]
+
+
+def test_galleries_of_vehicleid_differ_unless_drawn_by_a_seed(tmp_path):
+    miniatures.vehicleid(tmp_path)
+    assert stock_readings("LargeVehicleID", tmp_path, patched=False)[0] > 1
+    assert stock_readings("LargeVehicleID", tmp_path, patched=True)[0] == 1
+
+
+@pytest.mark.parametrize("name, layout", [("DukeMTMC", miniatures.duke), ("VeRi", miniatures.veri)])
+def test_folders_tell_cameras_unless_file_names_are_read_alone(tmp_path, name, layout):
+    root = tmp_path / "run_1_c002"
+    layout(root)
+    assert stock_readings(name, root, patched=False) == [1, 1]
+    assert stock_readings(name, root, patched=True) == [1, 2]

@@ -19,6 +19,11 @@ from .sightings import UNKNOWN, Sighting, arrays_of, sighting_reader
 
 logger = logging.getLogger("fastreid.ise.data")
 
+# What stock readers raise for a missing folder, and for a list or a name of a file that they do not expect. From readers of
+# somebody's own the latter are faults of the program.
+_MISSING, _UNEXPECTED = (RuntimeError, AssertionError, OSError), (ValueError, LookupError, TypeError, AttributeError)
+_PUBLISHED = ("fastreid.", "ise_plugin.")
+
 ROOT_VARIABLE = "FASTREID_DATASETS"
 # What a reader may give as the camera of an image where it does not know it.
 _UNKNOWN_CAMERAS = ("None", "", "-1", UNKNOWN)
@@ -141,8 +146,12 @@ def _read(name: str, cfg, parts: dict[str, str], **options):
     try:
         data = reader(root=datasets_root(), **options)
         empty = [part for attribute, part in parts.items() if not getattr(data, attribute)]  # which lists the folder
-    except (RuntimeError, AssertionError, OSError) as error:  # stock readers raise each of these for a missing folder
+    except (*_MISSING, *_UNEXPECTED) as error:
         reason = " ".join(str(error).split())
+        if not isinstance(error, _MISSING):
+            if not reader.__module__.startswith(_PUBLISHED):
+                raise
+            reason = f"a line of a list or the name of a file is not as expected ({type(error).__name__}: {reason})"
         raise UsageError(f"data set {name} cannot be read: {reason}; {_where_to_put()}") from error
     if empty and hasattr(data, "advice"):  # its reader has folders other than its data_dir
         raise UsageError(f"data set {name} has no {empty[0]} images; {data.advice}")

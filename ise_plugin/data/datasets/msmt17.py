@@ -8,12 +8,12 @@ import re
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 
-Item = tuple  # (path, identity, camera)
+from .market_layout import FOLDERS, Item, for_training, named_items
+
 # Official layout: file names inside the lists are 0000/0000_000_01_0303morning_0015_0.jpg, the third number is the camera.
 _LISTED = re.compile(r"(?:.*/)?\d+_\d+_(\d+)_.*")
 # Market-1501's layout, as the converted copies have it: 0000_c1_0002.jpg.
 _NAMED = re.compile(r"(\d+)_c(\d+)[_s].*\.jpg")
-_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
 
 @DATASET_REGISTRY.register()
@@ -41,10 +41,9 @@ class MSMT17V1(ImageDataset):
             train = self._listed(self.train_dir, "list_train.txt") + self._listed(self.train_dir, "list_val.txt")
             query, gallery = (self._listed(self.test_dir, f"list_{part}.txt") for part in ("query", "gallery"))
         else:
-            train, query, gallery = (self._named(_FOLDERS[part]) for part in ("train", "query", "gallery"))
-        name = self.dataset_name
-        train = [(path, f"{name}_{identity}", f"{name}_{camera}") for path, identity, camera in train]
-        super().__init__(sorted(train), sorted(query), sorted(gallery), **kwargs)
+            train, query, gallery = (named_items(self._there(folder), _NAMED) for folder in FOLDERS)
+        train = for_training(sorted(train), self.dataset_name)
+        super().__init__(train, sorted(query), sorted(gallery), **kwargs)
 
     def _listed(self, folder: str, file_name: str) -> list[Item]:
         with open(self._there(file_name), encoding="utf-8") as file:
@@ -52,17 +51,12 @@ class MSMT17V1(ImageDataset):
         folder = self._there(folder)
         return [(os.path.join(folder, path), int(who), int(_LISTED.fullmatch(path)[1]) - 1) for path, who in lines]
 
-    def _named(self, folder: str) -> list[Item]:
-        folder = self._there(folder)
-        found = [(name, _NAMED.fullmatch(name)) for name in os.listdir(folder)]
-        return [(os.path.join(folder, name), int(match[1]), int(match[2]) - 1) for name, match in found if match]
-
     def _there(self, name: str) -> str:
         path = os.path.join(self.dataset_dir, name)
         if not os.path.exists(path):
             raise FileNotFoundError(
                 f"{path} not found: {type(self).__name__} wants {self.folder} with list_train.txt, list_val.txt, "
-                f"list_query.txt, list_gallery.txt, {self.train_dir}/ and {self.test_dir}/, or {', '.join(_FOLDERS.values())}"
+                f"list_query.txt, list_gallery.txt, {self.train_dir}/ and {self.test_dir}/, or {', '.join(FOLDERS)}"
             )
         return path
 

@@ -8,9 +8,8 @@ import re
 from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 
-Item = tuple  # (path, identity, camera)
+from .market_layout import FOLDERS, Item, for_training, named_items
 
-FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 # junk, whose names begin with -1, does not match
 FILE_NAME = re.compile(r"(\d{4})_c([1-6])s\d+_\d{6}_\d{2}\.jpg")
 
@@ -53,12 +52,8 @@ class SyntheticPersons(ImageDataset):
 
     def process_dir(self, dir_path: str, is_train: bool = True) -> list[Item]:
         """The items (path, identity, camera) of one folder, sorted by file name, without junk."""
-        found = [(os.path.join(dir_path, name), FILE_NAME.fullmatch(name)) for name in sorted(os.listdir(dir_path))]
-        items = [(path, int(match[1]), int(match[2]) - 1) for path, match in found if match]
-        if is_train:
-            prefix = self.dataset_name
-            items = [(path, f"{prefix}_{identity}", f"{prefix}_{camera}") for path, identity, camera in items]
-        return items
+        items = named_items(dir_path, FILE_NAME)
+        return for_training(items, self.dataset_name) if is_train else items
 
 
 @DATASET_REGISTRY.register()
