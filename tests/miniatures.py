@@ -25,6 +25,13 @@ def draw_all(folder: Path, *names: str) -> None:
         draw(folder / name)
 
 
+def market(root):
+    home = root / "Market-1501-v15.09.15"
+    draw_all(home / "bounding_box_train", "0002_c1s1_000451_03.jpg", "0002_c6s1_000500_01.jpg")
+    draw_all(home / "query", "0001_c1s1_001051_00.jpg")
+    draw_all(home / "bounding_box_test", "0001_c2s1_000301_00.jpg", "-1_c1s1_000401_03.jpg", "0000_c2s1_000301_00.jpg")
+
+
 def duke(root):
     home = root / "DukeMTMC-reID"
     draw_all(home / "bounding_box_train", "0001_c1_f0000100.jpg", "0001_c8_f0000200.jpg", "0003_c1_f0000300.jpg")

@@ -73,9 +73,14 @@ class WithTracks(OneOfOnesOwn):
         return Sighting(track=7 if path < "c" else None, sequence=1, time=ord(path[0]))
 
 
+class WithAFault(OneOfOnesOwn):
+    def __init__(self, root="", **kwargs):
+        raise TypeError("'NoneType' object is not subscriptable")
+
+
 @pytest.fixture
 def own_readers(monkeypatch):
-    for reader in (OneOfOnesOwn, WithTracks):
+    for reader in (OneOfOnesOwn, WithTracks, WithAFault):
         monkeypatch.setitem(DATASET_REGISTRY._obj_map, reader.__name__, reader)
 
 
@@ -86,6 +91,11 @@ def test_a_reader_of_ones_own_tells_what_it_knows(own_readers):
     images = read_training_images(("WithTracks",))
     assert images.cameras.tolist() == [-1, 0, -1] and images.tracks.tolist() == [0, 0, -1]
     assert images.times.tolist() == [97, 98, 99] and images.track_names == ("WithTracks/7 of 1",)
+
+
+def test_a_fault_of_such_a_readers_program_is_shown_as_one(own_readers):
+    with pytest.raises(TypeError, match="not subscriptable"):
+        read_training_images(("WithAFault",))
 
 
 def test_tracks_of_different_sets_are_different_tracks(own_readers, monkeypatch):

@@ -93,14 +93,6 @@ def test_queries_of_veriwild_are_by_other_cameras_than_its_gallery(root):
         assert {c for _, who, c in items[num_query:] if who == v} == {v + 1, v + 2}
 
 
-@pytest.mark.parametrize("name, layout", [("DukeMTMC", miniatures.duke), ("VeRi", miniatures.veri)])
-def test_a_folder_that_looks_like_a_name_tells_nothing(tmp_path, monkeypatch, name, layout):
-    root = tmp_path / "run_1_c002"
-    layout(root)
-    monkeypatch.setenv("FASTREID_DATASETS", str(root))
-    assert len(set(read_training_images((name,)).cameras)) == 2
-
-
 UNEXPECTED = {
     "DukeMTMC": (miniatures.duke, lambda root: draw(root / "DukeMTMC-reID/query/cover.jpg")),
     "VehicleID": (
