@@ -19,9 +19,12 @@ from fastreid.config.config import BASE_KEY
 
 from .errors import UsageError
 from .method import DEGREE_SCHEDULES
+from .utils.imports import import_file, import_module
 
 logger = logging.getLogger("fastreid.ise.config")
 
+# Key of what is imported before names are looked up.
+_IMPORT = "ISE.IMPORT"
 # Below it any key may be set: components of the user's own read them.
 _OWN = "ISE.OWN"
 # Keys of an earlier release that switched a hook on or off, and that hook.
@@ -63,6 +66,7 @@ _BOUNDED = (
     ("at least 0", "ISE.CAMERAS.PROXY.INTRA_WEIGHT", "ISE.CAMERAS.PROXY.INTER_WEIGHT"),
     ("at least 1", "ISE.CAMERAS.PROXY.NEGATIVES"),
     ("at least 0 and less than 1", "ISE.MEMORY.MOMENTUM", "ISE.CAMERAS.PROXY.MOMENTUM"),
+    ("at least 0 and less than 1", "ISE.MEMORY.INSTANCE_MOMENTUM"),
     ("at least 0", "ISE.TRACKS.MAX_GAP"),
     ("at least 0 and at most 1", "ISE.TRACKS.WEIGHT", "ISE.TRACKS.MAX_CUT_ERROR"),
     ("greater than 0 and at most 1", "ISE.COLLAPSE.MAX_CLUSTER_SHARE", "ISE.COLLAPSE.MAX_OUTLIER_SHARE"),
@@ -91,6 +95,9 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.SEED = 0
 
     _C.ISE = CfgNode()
+    # Python files, relative to the config file that names them, or dotted names of modules, imported before names are looked up:
+    # they register distances, clusterers, losses, memories, samplers and hooks of your own.
+    _C.ISE.IMPORT = ()
     # Training steps in an epoch; "auto": as many as show each image once on average. Unit: steps. Paper: 400.
     _C.ISE.ITERS_PER_EPOCH = 400
     # Evaluate once before the first step, so that a run shows what it added ("initial" in results.json).
@@ -215,6 +222,9 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.MEMORY.UPDATE = "hard"
     # Temperature of the sample-extension loss, > 0.
     _C.ISE.MEMORY.TEMPERATURE = 0.05
+    # Share of an image's old row that the InstanceMemory keeps at an update, in [0, 1), for losses that want it. Ge et al.,
+    # "Self-paced Contrastive Learning", NeurIPS 2020: 0.2.
+    _C.ISE.MEMORY.INSTANCE_MOMENTUM = 0.2
 
     # Label-preserving loss (paper, section 3.3).
     _C.ISE.LABEL_PRESERVING = CfgNode()
@@ -222,6 +232,10 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.LABEL_PRESERVING.WEIGHT = 0.1
     # Its temperature, > 0.
     _C.ISE.LABEL_PRESERVING.TEMPERATURE = 0.6
+
+    # Which images make a batch: "CrossCameraBatchSampler" (groups of clusters; outliers are not drawn), "RandomBatchSampler"
+    # (all images, with outliers as label -1), or a sampler of your own by its registered name or as "module.Class".
+    _C.ISE.SAMPLER = "CrossCameraBatchSampler"
 
     # What of the images' cameras, tracks and times is used beside their pixels: "auto" (what the data give), "none", or some of
     # them, as "cameras,tracks" (ise_plugin.engine.evidence). The paper uses none.
@@ -319,17 +333,35 @@ def load_cfg(config_file: Optional[str] = None, opts: Sequence[str] = ()) -> Cfg
 
     Raises:
         UsageError: a file is missing or no YAML, a key is unknown (the message names the nearest valid one), a value
-            has the wrong type or an impossible value.
+            has the wrong type or an impossible value, what ``ISE.IMPORT`` names cannot be imported.
     """
     if len(opts) % 2:
         raise UsageError(f"command line: expected KEY VALUE pairs, but {opts[-1]!r} has no partner")
     cfg = get_cfg()
     for name, values in _read_chain(config_file) if config_file else ():
         _merge(cfg, values, name)
+        if _IMPORT in flat(values):
+            cfg.ISE.IMPORT = _absolute(cfg.ISE.IMPORT, os.path.dirname(resolve_config_file(name)))
     for key, value in zip(opts[0::2], opts[1::2]):
         _set_value(cfg, key, value, "command line")
+    cfg.ISE.IMPORT = _absolute(cfg.ISE.IMPORT, os.getcwd())
+    _import_parts(cfg)
     check_values(cfg)
     return cfg
+
+
+def _import_parts(cfg: CfgNode) -> None:
+    """Imports what ``ISE.IMPORT`` names."""
+    for name in cfg.ISE.IMPORT:
+        import_file(name, _IMPORT) if name.endswith(".py") else import_module(name, _IMPORT)
+
+
+def _absolute(names, folder: str) -> tuple:
+    """``ISE.IMPORT`` with the files relative to a folder as absolute paths."""
+    given = [name for name in names if isinstance(name, str)]
+    if len(given) < len(names):
+        raise UsageError(f"{_IMPORT} must be Python files or names of modules, not {tuple(names)!r}")
+    return tuple(os.path.abspath(os.path.join(folder, name)) if name.endswith(".py") else name for name in given)
 
 
 def resolve_config_file(path: str, folder: str = "") -> str:

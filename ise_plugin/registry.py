@@ -11,11 +11,24 @@ from typing import Any
 from fvcore.common.registry import Registry
 
 from .errors import UsageError
+from .utils.imports import cannot_be_imported
 
 LOSS = Registry("LOSS")
 LOSS.__doc__ = """Losses named in ``MODEL.LOSSES.NAME``. Called with ``(cfg)``; return a module whose ``forward`` takes
 the dictionary that :class:`ise_plugin.modeling.ClusterMemoryHead` returns and gives a dictionary of scalar losses.
-The attribute ``wants = ("proxies",)`` makes that head keep camera proxies."""
+The attribute ``wants``, a tuple of names of memories below, makes that head keep these; ``with_supports = True`` makes it
+make support samples, where ``ISE.SUPPORT`` says so."""
+
+MEMORY = Registry("MEMORY")
+MEMORY.__doc__ = (
+    """Memories beside the cluster centroids, which losses want by name: :class:`ise_plugin.modeling.Memory` s."""
+)
+
+SAMPLER = Registry("SAMPLER")
+SAMPLER.__doc__ = """Batch samplers named in ``ISE.SAMPLER``: :class:`ise_plugin.data.BatchSampler` s.
+
+Called at every epoch with what ``from_config(cfg)`` returns, or with ``(cfg)``, and as keyword arguments ``labels`` (N,)
+int64, -1 for outliers, and ``seed``; with what its attribute ``wants`` names, as for distances, also."""
 
 CLUSTERER = Registry("CLUSTERER")
 CLUSTERER.__doc__ = """Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTERER``; see :func:`build`.
@@ -76,18 +89,17 @@ def _imported(name: str, key: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except Exception as error:  # a module of the user's own may fail in any way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"{key}: {name} cannot be imported ({reason}); check the name, and PYTHONPATH") from error
+        raise cannot_be_imported(name, key, error, "; check the name, and PYTHONPATH") from error
 
 
-def build(registry: Any, name: str, key: str, cfg: Any) -> Any:
-    """The registered component of that name, built from the configuration.
+def build(registry: Any, name: str, key: str, cfg: Any, **given: Any) -> Any:
+    """The registered component of that name, built from the configuration and from what is ``given`` as keyword arguments.
 
     A class with ``from_config(cfg)`` is called with the keyword arguments that this returns; None means that there is nothing
     to build (in this process, say). One without is called with ``(cfg)``.
     """
     component = registered(registry, name, key)
     if not hasattr(component, "from_config"):
-        return component(cfg)
+        return component(cfg, **given)
     arguments = component.from_config(cfg)
-    return None if arguments is None else component(**arguments)
+    return None if arguments is None else component(**arguments, **given)

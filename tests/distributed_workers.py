@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from ise_plugin.engine.evaluation import PortableReidEvaluator
 from ise_plugin.engine.labelling import extract_embeddings
 from ise_plugin.errors import UsageError
 from ise_plugin.method import memory
-from ise_plugin.modeling import ISE, CameraProxyLoss, ClusterMemoryHead, ISELoss
+from ise_plugin.modeling import ISE, CameraProxyLoss, CameraProxyMemory, ClusterMemoryHead, InstanceMemory, ISELoss
 from ise_plugin.neighbors import all_pairs, search_by_camera
 from ise_plugin.neighbors._device import search_on_device
 from ise_plugin.neighbors.exact_search import exact
@@ -255,28 +256,32 @@ def reads(rank, world):
     return seen.seen, would_be_noticed.seen
 
 
-def camera_proxies(rank, world):
-    """(losses of the steps, memory, proxies) with cameras of which some are unknown or have no proxy; what was read back."""
-    model = make_ise(16)
+def memories_of_images(rank, world):
+    """(losses of the steps, memories) with cameras of which some are unknown, outliers and images twice in a batch; what was
+    read back."""
+    model, generator = make_ise(16), torch.Generator().manual_seed(3)
     model.loss_modules.append(CameraProxyLoss(num_negatives=4))
-    pairs = torch.cartesian_prod(torch.arange(CLUSTERS), torch.arange(3))
-    model.heads.proxy_momentum = 0.3
-    model.heads.set_proxies(torch.randn(len(pairs), DIM, generator=torch.Generator().manual_seed(3)), pairs)
+    of_images = torch.arange(60) % (CLUSTERS + 1) - 1
+    images = SimpleNamespace(cameras=np.arange(60) * 7 % 5 - 1)  # -1 to 3
+    for memory_of in CameraProxyMemory(0.3), InstanceMemory(0.3):
+        model.heads.memories[type(memory_of).__name__] = memory_of.to(DEVICE)
+        memory_of.fill(F.normalize(torch.randn(60, DIM, generator=generator)).to(DEVICE), of_images, images)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
     counts, losses, groups = counts_of("groups", world), [], memory._groups
     mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-    cameras = torch.arange(16) * 7 % 5 - 1  # -1 to 3
 
     def on_the_host(labels):  # from labels that the loader left there
         with _disable_current_modes():
             return groups(labels)
 
     memory._groups = on_the_host
-    for images, labels in image_batches(6):
-        batch = {"images": images[mine], "targets": labels[mine], "camids": cameras[mine]}
+    for pixels, _ in image_batches(6):
+        indices = torch.randint(60, (16,), generator=generator)
+        labels = of_images[indices]
+        batch = {"images": pixels[mine], "targets": labels[mine], "indices": indices[mine]}
         if world > 1:
-            batch["whole"] = WholeBatch(labels, counts, cameras)
+            batch["whole"] = WholeBatch(labels, counts, indices)
         optimizer.zero_grad()
         with Reads() as seen:
             loss = sum(wrapped(batch).values())
@@ -284,7 +289,8 @@ def camera_proxies(rank, world):
         optimizer.step()
         losses.append(loss.item())
     memory._groups = groups
-    return losses, model.heads.memory.centroids, model.heads.proxies.centroids, seen.seen
+    others = [tensor for each in model.heads.memories.values() for tensor in each.kept().values()]
+    return losses, [model.heads.memory.centroids, *others], seen.seen
 
 
 class Twice(nn.Module):
@@ -369,7 +375,7 @@ FUNCTIONS = (
     searches,
     digests,
     normalised,
-    camera_proxies,
+    memories_of_images,
     twenty_steps_hard,
     twenty_steps_mean,
 )

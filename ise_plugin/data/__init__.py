@@ -3,7 +3,9 @@
 from .._imports import lazy
 
 _EXPORTS = {
+    "BatchSampler": "samplers",
     "CrossCameraBatchSampler": "samplers",
+    "RandomBatchSampler": "samplers",
     "TrainingImages": "image_sets",
     "TrainingLoader": "loaders",
     "build_test_loader": "loaders",

@@ -33,13 +33,13 @@ class ImageDataset(Dataset):
         stand_ins: gives the image that stands in for one that is lost during the run; without it the run ends.
         on_device: draws what the device shall do in place of the rest of ``transform``.
 
-    A key is an index, or ``(index, label, seed)`` as :class:`CrossCameraBatchSampler` gives it: then the label is the
+    A key is an index, or ``(index, label, seed)`` as a :class:`BatchSampler` gives it: then the label is the
     target, and the seed makes the random transform the same in any worker.
 
     A batch (``__getitems__``, which torch's DataLoader prefers) is a dictionary: ``images`` (B, 3, H, W), uint8 in
-    channels-last layout, or float32 where the transform ends in steps of its own; ``targets`` and ``camids`` (B,),
-    int64; ``img_paths``, a list; and where the transform erases or the device augments ``erased`` (B, 4), ``flipped``
-    (B,) and ``offsets`` (B, 2), see :class:`BatchAugmentation`.
+    channels-last layout, or float32 where the transform ends in steps of its own; ``targets``, ``camids`` and ``indices``
+    (positions in ``paths``), (B,), int64; ``img_paths``, a list; and where the transform erases or the device augments
+    ``erased`` (B, 4), ``flipped`` (B,) and ``offsets`` (B, 2), see :class:`BatchAugmentation`.
 
     Raises:
         UsageError: an image cannot be read.
@@ -76,6 +76,7 @@ class ImageDataset(Dataset):
         batch = self._images(keys)
         batch["targets"] = torch.tensor([int(self.targets[i]) if label is None else label for i, label, _ in keys])
         batch["camids"] = torch.tensor([int(self.cameras[i]) for i, _, _ in keys])
+        batch["indices"] = torch.tensor([i for i, _, _ in keys])
         batch["img_paths"] = [self.paths[i] for i, _, _ in keys]
         return batch
 

@@ -12,6 +12,7 @@ from fastreid.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UsageError
+from ..registry import SAMPLER, build, registered
 from ..utils.distributed import WholeBatch, shard, world_size
 from ..utils.files import free_space
 from ..utils.parallel import available_cores
@@ -19,7 +20,7 @@ from .augmentation import batch_augmentation, training_transform
 from .image_cache import ImageCache, open_image_cache
 from .image_dataset import ImageDataset
 from .image_sets import TrainingImages, read_evaluation_images
-from .samplers import CrossCameraBatchSampler, Share
+from .samplers import Share
 from .workers import UserErrorLoader
 
 # where workers leave batches for their process; torch gives it up with a bus error once it is full
@@ -68,18 +69,11 @@ class TrainingLoader:
             seed: of this epoch's draws and augmentations.
 
         Returns:
-            An iterable that gives the same batches every time, with its :class:`CrossCameraBatchSampler` as ``batch_sampler``.
+            An iterable that gives the same batches every time, with its :class:`BatchSampler` as ``batch_sampler``.
         """
-        cfg = self._cfg
-        sampler = CrossCameraBatchSampler(
-            labels,
-            self._images.cameras,
-            num_instances=cfg.DATALOADER.NUM_INSTANCE,
-            batch_size=cfg.SOLVER.IMS_PER_BATCH,
-            num_batches=cfg.ISE.ITERS_PER_EPOCH,
-            seed=seed,
-            by_proxy=cfg.ISE.CAMERAS.PROXY.BALANCE,
-        )
+        name, key = self._cfg.ISE.SAMPLER, "ISE.SAMPLER"
+        known = {each: getattr(self._images, each) for each in getattr(registered(SAMPLER, name, key), "wants", ())}
+        sampler = build(SAMPLER, name, key, self._cfg, labels=labels, seed=seed, **known)
         return _Pass(self._loader, self._batches, sampler)
 
 
@@ -142,7 +136,7 @@ class _TrainingDataset(Dataset):
         batch = {name: values[: len(keys)] for name, values in batch.items()}
         return {
             **batch,
-            "whole": WholeBatch(torch.from_numpy(keys.labels), keys.counts, torch.from_numpy(keys.cameras)),
+            "whole": WholeBatch(torch.from_numpy(keys.labels), keys.counts, torch.from_numpy(keys.indices)),
         }
 
 

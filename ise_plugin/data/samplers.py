@@ -1,11 +1,12 @@
-"""Batches of whole groups: images of one pseudo identity, taken by several cameras."""
+"""Which images make a batch: whole groups of a pseudo identity, taken by several cameras, or all images at random."""
 
 from itertools import islice
-from typing import Iterator
+from typing import Any, Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..registry import SAMPLER
 from ..utils.distributed import rank, shards, world_size
 
 # the largest seed that numpy's legacy generator, which some augmentations use, accepts
@@ -16,16 +17,97 @@ class Share(list):
     """This process's keys of a batch, and what it has to know of the others'.
 
     Attributes:
-        labels, cameras: (B,), int64, of the global batch, in the order of the processes.
+        labels, indices: (B,), int64, of the global batch, in the order of the processes.
         counts: images of every process.
     """
 
     labels: np.ndarray
-    cameras: np.ndarray
+    indices: np.ndarray
     counts: tuple
 
 
-class CrossCameraBatchSampler(Sampler):
+class BatchSampler(Sampler):
+    """Draws the batches of an epoch. A subclass says which images a batch has; it is registered in
+    ``ise_plugin.registry.SAMPLER`` and has ``from_config(cfg)`` for what no labelling decides.
+
+    Iterating gives lists of ``(index, label, seed)``: the image, its pseudo label, and the seed of its augmentation, so
+    that what an image looks like does not depend on which worker prepares it. With several processes all draw the same
+    batches, and the lists are :class:`Share` s of them.
+
+    Args:
+        labels: (N,), int64 pseudo labels, -1 for outliers.
+        num_batches: batches per epoch.
+        seed: of this epoch's draws.
+
+    Attributes:
+        images_per_batch: images in every batch.
+        drawn: what batches are made of, for messages.
+        unit: images that follow one another in a batch and stay together, in one process, where there are enough of them.
+    """
+
+    images_per_batch: int
+    drawn = "images"
+    unit = 1
+
+    def __init__(self, labels: np.ndarray, num_batches: int, seed: int):
+        self.labels, self.num_batches, self.seed = np.asarray(labels), num_batches, seed
+
+    def batches(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Without end the images of one batch after the other, (B,) int64 positions in the list of training images."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list]:
+        rng = np.random.default_rng(self.seed)
+        return (self._keys(indices, rng) for indices in islice(self.batches(rng), self.num_batches))
+
+    def _keys(self, indices: np.ndarray, rng: np.random.Generator) -> list:
+        seeds = rng.integers(_SEED_LIMIT, size=len(indices))
+        keys = [(int(i), int(self.labels[i]), int(s)) for i, s in zip(indices, seeds)]
+        if world_size() == 1:
+            return keys
+        unit = self.unit if len(keys) >= self.unit * world_size() else 1
+        shares = shards(len(keys) // unit)
+        mine = shares[rank()]
+        share = Share(keys[mine.start * unit : mine.stop * unit])
+        share.labels, share.indices = self.labels[indices], indices
+        share.counts = tuple(len(s) * unit for s in shares)
+        return share
+
+
+@SAMPLER.register()
+class RandomBatchSampler(BatchSampler):
+    """Draws batches of all images, outliers included, for methods whose memory has a row for each image.
+
+    A pass visits the images in random order, each once; passes follow one another until the epoch has its batches, and the
+    images left over at the end of a pass are dropped.
+
+    Args:
+        labels, num_batches, seed: of :class:`BatchSampler`.
+        batch_size: images per batch; with fewer images the batch has all.
+    """
+
+    def __init__(self, labels: np.ndarray, batch_size: int, num_batches: int, seed: int):
+        super().__init__(labels, num_batches, seed)
+        self.images_per_batch = min(batch_size, len(self.labels))
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict:
+        """fastreid's batch, and ``ISE.ITERS_PER_EPOCH``."""
+        return {"batch_size": cfg.SOLVER.IMS_PER_BATCH, "num_batches": cfg.ISE.ITERS_PER_EPOCH}
+
+    def batches(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """See :meth:`BatchSampler.batches`."""
+        count, size = len(self.labels), self.images_per_batch
+        while True:
+            order = rng.permutation(count)
+            yield from (order[start : start + size] for start in range(0, count - size + 1, size))
+
+
+@SAMPLER.register()
+class CrossCameraBatchSampler(BatchSampler):
     """Draws batches of clusters x instances from pseudo-labelled images, the instances across cameras where it can.
 
     A pass visits the clusters in random order. From each it takes one random image and ``num_instances - 1`` others of
@@ -49,16 +131,12 @@ class CrossCameraBatchSampler(Sampler):
             its group is repeated. Images of unknown camera are a group of their cluster. Source: proxy-balanced sampling
             of Wang et al., AAAI 2021.
 
-    Attributes:
-        clusters_per_batch: groups in every batch.
-
-    Iterating gives lists of ``(index, label, seed)``: the image, its pseudo label, and the seed of its augmentation, so
-    that what an image looks like does not depend on which worker prepares it. With several processes the lists are
-    :class:`Share` s.
-
     Raises:
         ValueError: no cluster has two images, or ``batch_size`` is not a multiple of ``num_instances``.
     """
+
+    wants = ("cameras",)
+    drawn = "clusters of two or more images"
 
     def __init__(
         self,
@@ -72,7 +150,8 @@ class CrossCameraBatchSampler(Sampler):
     ):
         if num_instances < 1 or batch_size < num_instances or batch_size % num_instances:
             raise ValueError(f"batch_size must be a multiple of num_instances ({num_instances}), not {batch_size}")
-        labels, cameras = np.asarray(labels), np.asarray(cameras)
+        super().__init__(labels, num_batches, seed)
+        labels, cameras = self.labels, np.asarray(cameras)
         clusters, counts = np.unique(labels, return_counts=True)
         drawn = np.isin(labels, clusters[(clusters >= 0) & (counts > 1)])
         units = np.unique(np.stack([labels, cameras]), axis=1, return_inverse=True)[1].ravel() if by_proxy else labels
@@ -82,37 +161,29 @@ class CrossCameraBatchSampler(Sampler):
         self.members = {int(v): g for v, g in zip(values, groups) if drawn[g[0]]}
         if not self.members:
             raise ValueError("labels has no cluster of two or more images: there is nothing to draw")
-        self.labels, self.cameras = labels, cameras
-        self.num_instances, self.num_batches, self.seed = num_instances, num_batches, seed
-        self.clusters_per_batch = min(batch_size // num_instances, len(self.members))
+        self.cameras = cameras
+        self.num_instances = self.unit = num_instances
+        self._groups = min(batch_size // num_instances, len(self.members))
+        self.images_per_batch = self._groups * num_instances
 
-    def __len__(self) -> int:
-        return self.num_batches
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict:
+        """fastreid's batch and instances, ``ISE.ITERS_PER_EPOCH`` and ``ISE.CAMERAS.PROXY.BALANCE``."""
+        return {
+            "num_instances": cfg.DATALOADER.NUM_INSTANCE,
+            "batch_size": cfg.SOLVER.IMS_PER_BATCH,
+            "num_batches": cfg.ISE.ITERS_PER_EPOCH,
+            "by_proxy": cfg.ISE.CAMERAS.PROXY.BALANCE,
+        }
 
-    def __iter__(self) -> Iterator[list]:
-        return islice(self._passes(), self.num_batches)
-
-    def _passes(self) -> Iterator[list]:
-        rng = np.random.default_rng(self.seed)
+    def batches(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """See :meth:`BatchSampler.batches`."""
         clusters = np.array(sorted(self.members))
         while True:
             order = rng.permutation(clusters)
-            for start in range(0, len(order) - self.clusters_per_batch + 1, self.clusters_per_batch):
-                yield self._batch(order[start : start + self.clusters_per_batch], rng)
-
-    def _batch(self, clusters: np.ndarray, rng: np.random.Generator) -> list:
-        indices = np.concatenate([self._group(self.members[int(c)], rng) for c in clusters])
-        seeds = rng.integers(_SEED_LIMIT, size=len(indices))
-        keys = [(int(i), int(self.labels[i]), int(s)) for i, s in zip(indices, seeds)]
-        if world_size() == 1:
-            return keys
-        unit = self.num_instances if len(clusters) >= world_size() else 1
-        shares = shards(len(keys) // unit)
-        mine = shares[rank()]
-        share = Share(keys[mine.start * unit : mine.stop * unit])
-        share.labels, share.cameras = self.labels[indices], self.cameras[indices]
-        share.counts = tuple(len(s) * unit for s in shares)
-        return share
+            for start in range(0, len(order) - self._groups + 1, self._groups):
+                chosen = order[start : start + self._groups]
+                yield np.concatenate([self._group(self.members[int(c)], rng) for c in chosen])
 
     def _group(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         first = rng.choice(members)

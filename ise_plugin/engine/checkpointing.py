@@ -254,7 +254,9 @@ def run_state(trainer, epoch: int, step: int) -> dict:
     """
     own = {"random": random_state()}
     if world_size() > 1:  # each has normalised other images
-        own["buffers"] = {name: b.cpu() for name, b in unwrapped(trainer.model).named_buffers() if "memory" not in name}
+        network = unwrapped(trainer.model)
+        kept = network.state_dict().keys()  # memories are the labelling's
+        own["buffers"] = {name: buffer.cpu() for name, buffer in network.named_buffers() if name in kept}
     state = {"epoch": epoch, "step": step, "config": trainer.cfg.dump(), "processes": comm.gather(own)}
     if trainer.images.stand_ins:
         state["lost"] = trainer.images.stand_ins.lost.clone()

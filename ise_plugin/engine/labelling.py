@@ -22,7 +22,7 @@ from ..clustering.constraints import Constraints, fit_constrained, track_constra
 from ..clustering.jaccard import JaccardDistances, jaccard_graph
 from ..clustering.purity import REACH, estimate_purities
 from ..config import AUTO
-from ..data import TrainingLoader
+from ..data import BatchSampler, TrainingLoader
 from ..errors import UsageError
 from ..method import cluster_centroids
 from ..modeling.precision import full_float32
@@ -156,7 +156,7 @@ class DBSCANPseudoLabelHook(HookBase):
         self._kept = {}
         verify_same("pseudo labels or memory", self.labels, *self._memories.rows())
         loader = self._loader.pseudo_labelled(self.labels, epoch_seed(self.cfg.SEED, epoch))
-        self._warn_of_small_batches(loader.batch_sampler.clusters_per_batch * self.cfg.DATALOADER.NUM_INSTANCE)
+        self._warn_of_small_batches(loader.batch_sampler)
         self.trainer.step.set_loader(loader, done)
 
     def label(self) -> Labelling:
@@ -231,12 +231,12 @@ class DBSCANPseudoLabelHook(HookBase):
         self._report(labelling)
         self.trainer.tell("after_labelling", labelling)
 
-    def _warn_of_small_batches(self, size: int) -> None:
+    def _warn_of_small_batches(self, sampler: BatchSampler) -> None:
         wanted = self.cfg.SOLVER.IMS_PER_BATCH
-        if size < wanted and not self._warned_of_small_batches:
+        if sampler.images_per_batch < wanted and not self._warned_of_small_batches:
             self._warned_of_small_batches = True
             logger.warning(
-                f"too few clusters of two or more images for SOLVER.IMS_PER_BATCH {wanted}: batches have {size} images"
+                f"too few {sampler.drawn} for SOLVER.IMS_PER_BATCH {wanted}: batches have {sampler.images_per_batch} images"
             )
 
     def _extract(self, loader: Iterable[dict]) -> Tensor:
@@ -283,7 +283,7 @@ class DBSCANPseudoLabelHook(HookBase):
 
     @cached_property
     def _memories(self) -> Memories:
-        return Memories(unwrapped(self.trainer.model).heads, self.trainer.images.cameras)
+        return Memories(unwrapped(self.trainer.model).heads, self.trainer.images)
 
     def state_dict(self) -> dict:
         """Labels and memories, for a run that is resumed before the next labelling."""

@@ -1,71 +1,57 @@
-"""What the head compares embeddings with, made anew at every labelling: cluster centroids and, if asked for, camera proxies."""
+"""What the head compares embeddings with, made anew at every labelling: cluster centroids, and the memories that losses want."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data import TrainingImages
 from ..errors import UsageError
-from ..method import cluster_centroids, number_proxies
-from ..utils.logs import log_once
 
 
 class Memories:
     """The memories of a head, filled from a labelling or from a checkpoint.
 
     Args:
-        head: has ``set_centroids`` and ``memory``; with ``proxy_momentum``, ``set_proxies`` and ``proxies`` as well, as
-            :class:`ise_plugin.modeling.ClusterMemoryHead`.
-        cameras: (N,), int64, of all images, -1: unknown.
+        head: has ``set_centroids`` and ``memory``, and may have ``memories``, as :class:`ise_plugin.modeling.ClusterMemoryHead`.
+        images: the training images.
     """
 
-    def __init__(self, head: nn.Module, cameras: np.ndarray):
+    def __init__(self, head: nn.Module, images: TrainingImages):
         self._head = head
-        self._cameras = torch.from_numpy(cameras)
-        self._with_proxies = getattr(head, "proxy_momentum", None) is not None
+        self._images = images
+        self._others = dict(getattr(head, "memories", {}))
 
     def fill(self, features: Tensor, labels: np.ndarray, centroids: Tensor) -> None:
         """From embeddings (N, D), labels (N,) int64, -1 for outliers, and centroids (M, D)."""
         self._head.set_centroids(centroids)
-        if not self._with_proxies:
-            return
-        pairs, numbers = self._number_proxies(labels)
-        if not len(pairs):
-            log_once("CameraProxyLoss: no clustered image has a known camera, so it is 0")
-        proxies = cluster_centroids(features, numbers.to(features.device)) if len(pairs) else features[:0]
-        self._head.set_proxies(proxies, pairs)
+        for memory in self._others.values():
+            memory.fill(features, torch.from_numpy(labels), self._images)
 
     def restore(self, labels: np.ndarray, state: dict) -> None:
         """From what :meth:`state_dict` gave, for these labels (N,).
 
         Raises:
-            UsageError: the proxies there are of other images or cameras, or there are none.
+            UsageError: a memory there is of other images, or is not there.
         """
         self._head.set_centroids(state["centroids"])
-        if self._with_proxies:
-            pairs = self._number_proxies(labels)[0]
-            if "proxies" not in state or not torch.equal(pairs, state["proxy_pairs"]):
+        # normalising unit rows once more has changed their last bits
+        self._head.memory.centroids = state["centroids"].to(self._head.memory.centroids.device)
+        for name, memory in self._others.items():
+            if name not in state.get("memories", {}):
                 raise UsageError(
-                    "the checkpoint's camera proxies are not those of these images and cameras; resume with the "
-                    "MODEL.LOSSES.NAME and the data set that it was made with"
+                    f"the checkpoint has no {name}; resume with the MODEL.LOSSES.NAME that it was made with"
                 )
-            self._head.set_proxies(state["proxies"], pairs)
-        for name, memory in self._named().items():
-            # normalising unit rows once more has changed their last bits
-            memory.centroids = state[name].to(memory.centroids.device)
+            memory.restore(state["memories"][name], torch.from_numpy(labels), self._images)
 
     def rows(self) -> list[np.ndarray]:
-        """The rows (M, D) of each memory, on the host."""
-        return [memory.centroids.cpu().numpy() for memory in self._named().values()]
+        """What each memory holds, on the host."""
+        others = (tensor for memory in self._others.values() for tensor in memory.kept().values())
+        return [tensor.cpu().numpy() for tensor in (self._head.memory.centroids, *others)]
 
     def state_dict(self) -> dict:
         """For checkpoints; empty before the first labelling."""
-        named = self._named()
-        state = {name: memory.centroids for name, memory in named.items()}
-        return {**state, "proxy_pairs": named["proxies"].pairs} if "proxies" in named else state
-
-    def _named(self) -> dict:
-        named = {"centroids": self._head.memory, "proxies": getattr(self._head, "proxies", None)}
-        return {name: memory for name, memory in named.items() if memory is not None}
-
-    def _number_proxies(self, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        return number_proxies(torch.from_numpy(labels), self._cameras)
+        if self._head.memory is None:
+            return {}
+        state = {"centroids": self._head.memory.centroids}
+        others = {name: memory.kept() for name, memory in self._others.items()}
+        return {**state, "memories": others} if others else state

@@ -163,9 +163,7 @@ class TrainingStep(SimpleTrainer):
         pieces = self._cut(data)
         features, states = self._embed_without_graph(pieces)
         _restore_buffers(kept, torch.zeros((), dtype=torch.bool, device=self._device))  # each piece counts once
-        whole = data.get("whole")
-        network, cameras = unwrapped(self.model), data.get("camids")
-        losses = network.compute_losses(features.requires_grad_(), data["targets"], whole, cameras)
+        losses = unwrapped(self.model).compute_losses(features.requires_grad_(), data)
         (gradients,) = torch.autograd.grad(self._scaler.scale(sum(losses.values())), features)
         for piece, state, gradient in zip(pieces, states, gradients.split([len(p["targets"]) for p in pieces])):
             distributed = self.model is not unwrapped(self.model)

@@ -4,11 +4,8 @@ Wang et al., "Camera-aware Proxies for Unsupervised Person Re-Identification", A
 unknown cameras have no proxy; they take no part in anything here.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from .memory import ClusterMemory
 
 NO_PROXY = -1
 
@@ -28,48 +25,6 @@ def number_proxies(labels: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
     numbers = torch.full_like(labels, NO_PROXY)
     pairs, numbers[known] = torch.unique(torch.stack([labels, cameras], 1)[known], dim=0, return_inverse=True)
     return pairs, numbers
-
-
-class CameraProxyMemory(ClusterMemory):
-    """A :class:`ClusterMemory` whose centroids are camera proxies; every member of the batch moves its own.
-
-    Args:
-        proxies: (P, D), float; normalised to unit rows here. P may be 0.
-        pairs: (P, 2), int64, label and camera of each, see :func:`number_proxies`.
-        momentum: share of the old proxy kept at an update, in [0, 1).
-        persistent: whether ``state_dict`` holds the proxies.
-
-    Attributes:
-        centroids: (P, D), the proxies; unit rows, a buffer.
-        pairs: (P, 2), a buffer.
-    """
-
-    fewest = 0
-    pairs: Tensor
-
-    def __init__(self, proxies: Tensor, pairs: Tensor, momentum: float = 0.2, persistent: bool = True):
-        super().__init__(proxies, momentum, "mean", persistent)
-        self.register_buffer("pairs", pairs, persistent=persistent)
-        self._numbers = {pair: number for number, pair in enumerate(map(tuple, pairs.tolist()))}
-
-    def numbers_of(self, labels: Tensor, cameras: Tensor) -> Tensor:
-        """The proxies (B,) of images with these labels and cameras (B,), -1 without one; all on the CPU, where nothing waits."""
-        pairs = zip(labels.tolist(), cameras.tolist())
-        return torch.tensor([self._numbers.get(pair, NO_PROXY) for pair in pairs], dtype=torch.int64)
-
-    @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        """Moves the proxies of the batch, ``K <- normalize(m K + (1 - m) f)`` with one member after the other.
-
-        Args:
-            features: (B, D), float, unit rows.
-            labels: (B,), int64, on the CPU, the proxies' numbers; -1 moves none.
-        """
-        (known,) = np.nonzero(labels.numpy() != NO_PROXY)  # on the host, so that their number is known without waiting
-        if len(known) < len(labels):
-            rows = torch.from_numpy(known)
-            features, labels = features[rows.to(features.device, non_blocking=True)], labels[rows]
-        super().update(features, labels)
 
 
 def intra_camera_loss(logits: Tensor, own: Tensor, proxy_cameras: Tensor) -> Tensor:

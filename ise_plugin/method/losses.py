@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+OUTLIER = -1  # the pseudo label of an image in no cluster
 EPSILON = 1e-6  # the released program adds it to the denominator and to the logarithm of the label-preserving loss
 
 
@@ -14,18 +15,20 @@ def sample_extension_loss(features: Tensor, labels: Tensor, centroids: Tensor, t
 
     Args:
         features: (B, D), float, unit rows.
-        labels: (B,), int64, in 0..M-1.
+        labels: (B,), int64, in 0..M-1; -1 marks outliers, which do not count.
         centroids: (M, D), float, unit rows; no gradient flows into them.
         temperature: > 0.
 
     Returns:
-        Scalar, >= 0.
+        Scalar, >= 0; 0 where all are outliers.
 
     Raises:
         ValueError: ``temperature`` is not positive.
     """
     _check_temperature(temperature)
-    return F.cross_entropy(features @ centroids.detach().t() / temperature, labels)
+    logits = features @ centroids.detach().t() / temperature
+    total = F.cross_entropy(logits, labels, ignore_index=OUTLIER, reduction="sum")
+    return total / (labels != OUTLIER).sum().clamp(min=1)
 
 
 def label_preserving_loss(
@@ -41,7 +44,7 @@ def label_preserving_loss(
     Args:
         features: (B, D), float, unit rows.
         supports: (S, D), float, unit rows.
-        labels: (B,), int64; each must occur in ``support_labels``.
+        labels: (B,), int64; each must occur in ``support_labels``, but -1, which marks outliers, that do not count.
         support_labels: (S,), int64.
         temperature: > 0.
 
@@ -55,14 +58,16 @@ def label_preserving_loss(
     if len(supports) == 0:
         raise ValueError("supports is empty: the loss compares each sample with the batch's support samples")
     similarity = torch.exp(features @ supports.t() / temperature)  # (B, S)
-    own = labels.unsqueeze(1) == support_labels.unsqueeze(0)
-    positive = similarity.masked_fill(~own, torch.inf).amin(1)
+    own, counted = labels.unsqueeze(1) == support_labels.unsqueeze(0), labels != OUTLIER
+    # an outlier has no positive; its row must stay finite
+    positive = similarity.masked_fill(~own, torch.inf).amin(1).where(counted, 1)
     # A cluster is named by the position of its first support sample: S slots, of which only those in use hold anything.
     slot = (support_labels.unsqueeze(1) == support_labels.unsqueeze(0)).to(torch.uint8).argmax(1)
     hardest = torch.zeros_like(similarity).scatter_reduce(
         1, slot.expand_as(similarity), similarity.masked_fill(own, 0), "amax"
     )
-    return -torch.log(positive / (positive + hardest.sum(1) + EPSILON) + EPSILON).mean()
+    losses = -torch.log(positive / (positive + hardest.sum(1) + EPSILON) + EPSILON)
+    return losses.where(counted, 0).sum() / counted.sum().clamp(min=1)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -1,5 +1,6 @@
 """One centroid per cluster, moved after every training step by the embeddings of the step."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,12 +61,11 @@ class ClusterMemory(nn.Module):
     """
 
     centroids: Tensor
-    fewest = 1  # rows
 
     def __init__(self, centroids: Tensor, momentum: float = 0.2, update: str = "hard", persistent: bool = True):
         super().__init__()
-        if centroids.ndim != 2 or len(centroids) < self.fewest:
-            raise ValueError(f"centroids must have shape (M, D) with M >= {self.fewest}, not {tuple(centroids.shape)}")
+        if centroids.ndim != 2 or len(centroids) < 1:
+            raise ValueError(f"centroids must have shape (M, D) with M >= 1, not {tuple(centroids.shape)}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), not {momentum}")
         if update not in UPDATES:
@@ -85,16 +85,17 @@ class ClusterMemory(nn.Module):
 
         Args:
             features: (B, D), float, unit rows.
-            labels: (B,), int64, in 0..M-1, on any device. The order of "mean" updates is worked out on the CPU: with labels
-                that are there already nothing waits for the device.
+            labels: (B,), int64, in 0..M-1, on any device. Those of "mean" updates are needed on the CPU: where they are there
+                already nothing waits for the device.
         """
-        features = features.detach().to(self.centroids.dtype)
         if len(features) == 0:
             return
-        on_device = labels.to(features.device, non_blocking=True)
-        rows = self._hard(features, on_device) if self.update_rule == "hard" else self._mean(features, labels)
+        if self.update_rule == "mean":
+            self.centroids = moved_in_turn(self.centroids, features, labels, self.momentum)
+            return
+        features, labels = features.detach().to(self.centroids.dtype), labels.to(features.device, non_blocking=True)
         # samples of one cluster carry the same row, so it does not matter which of them is written last
-        self.centroids = self.centroids.index_copy(0, on_device, rows)
+        self.centroids = self.centroids.index_copy(0, labels, self._hard(features, labels))
 
     def _hard(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B, D): the updated centroid of each sample's cluster. No loop, no device-to-host synchronisation."""
@@ -106,19 +107,41 @@ class ClusterMemory(nn.Module):
         position = torch.arange(len(labels), device=labels.device)
         candidate = torch.where(similarity == least[labels], position, last)
         hardest = labels.new_full((clusters,), last).scatter_reduce(0, labels, candidate, "amin")
-        return self._moved(own, features[hardest[labels]])
+        return _moved(own, features[hardest[labels]], self.momentum)
 
-    def _mean(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, D): the updated centroid of each sample's cluster. Loops over the members of the largest, not over clusters."""
-        clusters, slot, members, present = (index.to(features.device, non_blocking=True) for index in _groups(labels))
-        rows = self.centroids[clusters]
-        for r in range(members.shape[1]):
-            moved = self._moved(rows, features[members[:, r]])
-            rows = torch.where(present[:, r : r + 1], moved, rows)
-        return rows[slot]
 
-    def _moved(self, centroids: Tensor, features: Tensor) -> Tensor:
-        return F.normalize(self.momentum * centroids + (1 - self.momentum) * features, dim=1)
+@torch.no_grad()
+def moved_in_turn(memory: Tensor, features: Tensor, numbers: Tensor, momentum: float) -> Tensor:
+    """The rows of a memory after a batch, ``v <- normalize(m v + (1 - m) f)`` with one sample after the other.
+
+    Args:
+        memory: (M, D), float, unit rows; stays as it is, because autograd may still need it.
+        features: (B, D), float, unit rows.
+        numbers: (B,), int64, the row in 0..M-1 that each sample moves, -1: none. The order is worked out on the CPU: with
+            numbers that are there already nothing waits for the device.
+        momentum: share m of the old row that is kept, in [0, 1).
+
+    Returns:
+        (M, D). Loops over the samples of the row that has most, not over rows.
+    """
+    known = np.flatnonzero(numbers.cpu().numpy() >= 0)
+    features = features.detach().to(memory.dtype)
+    if len(known) < len(numbers):
+        place = torch.from_numpy(known)
+        features, numbers = features[place.to(features.device, non_blocking=True)], numbers.cpu()[place]
+    if not len(known):
+        return memory
+    moved, slot, members, present = (index.to(memory.device, non_blocking=True) for index in _groups(numbers))
+    rows = memory[moved]
+    for r in range(members.shape[1]):
+        rows = torch.where(present[:, r : r + 1], _moved(rows, features[members[:, r]], momentum), rows)
+    numbers = numbers.to(memory.device, non_blocking=True)
+    # samples of one row carry the same result, so it does not matter which of them is written last
+    return memory.index_copy(0, numbers, rows[slot])
+
+
+def _moved(rows: Tensor, features: Tensor, momentum: float) -> Tensor:
+    return F.normalize(momentum * rows + (1 - momentum) * features, dim=1)
 
 
 def _groups(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,5 +3,14 @@
 from .heads import ClusterMemoryHead
 from .ise import ISE
 from .losses import CameraProxyLoss, ISELoss
+from .memories import CameraProxyMemory, InstanceMemory, Memory
 
-__all__ = ["ISE", "CameraProxyLoss", "ClusterMemoryHead", "ISELoss"]
+__all__ = [
+    "ISE",
+    "CameraProxyLoss",
+    "CameraProxyMemory",
+    "ClusterMemoryHead",
+    "ISELoss",
+    "InstanceMemory",
+    "Memory",
+]

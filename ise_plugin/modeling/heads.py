@@ -1,8 +1,9 @@
 """The head: embeddings, cluster memory and support samples."""
 
 import logging
-from typing import Optional, Union
+from typing import Mapping, Optional, Union
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastreid.config import configurable
@@ -12,9 +13,10 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..method import CameraProxyMemory, ClusterMemory, generate_support_samples
-from ..registry import LOSS, registered
+from ..method import ClusterMemory, generate_support_samples
+from ..registry import LOSS, MEMORY, build, registered
 from ..utils.distributed import WholeBatch, gather_rows, gather_with_gradient
+from .memories import Memory
 
 logger = logging.getLogger("fastreid.ise.head")
 
@@ -32,14 +34,13 @@ class ClusterMemoryHead(nn.Module):
         pool_type: name of a layer in ``fastreid.layers.pooling``, such as GlobalAvgPool or GeneralizedMeanPooling.
         with_bnneck: whether the neck has a batch norm (its bias is frozen, as in fastreid).
         norm_type: fastreid's name of that norm.
-        num_neighbors: support samples per embedding; 0 makes none.
+        num_neighbors: support samples per embedding of a cluster; 0 makes none.
         momentum, update: of :class:`ise_plugin.method.ClusterMemory`.
-        proxy_momentum: of :class:`ise_plugin.method.CameraProxyMemory`; None keeps no camera proxies.
+        memories: those that losses want beside it, by their names.
 
     Attributes:
         memory: the :class:`ClusterMemory`, None until :meth:`set_centroids`. Not part of ``state_dict``: its size changes
-            from epoch to epoch, and it is rebuilt from the embeddings.
-        proxies: the :class:`CameraProxyMemory`, likewise from :meth:`set_proxies`.
+            from epoch to epoch, and it is rebuilt from the embeddings. So are ``memories``.
         degree: degree of extension of the next step; the trainer sets it before every step.
     """
 
@@ -55,7 +56,7 @@ class ClusterMemoryHead(nn.Module):
         num_neighbors: int = 1,
         momentum: float = 0.2,
         update: str = "hard",
-        proxy_momentum: Optional[float] = None,
+        memories: Mapping[str, Memory] = {},
     ):
         super().__init__()
         if pool_type not in pooling.__all__:
@@ -71,30 +72,30 @@ class ClusterMemoryHead(nn.Module):
         self.num_neighbors = num_neighbors
         self.momentum = momentum
         self.update_rule = update
-        self.proxy_momentum = proxy_momentum
         self.memory: Optional[ClusterMemory] = None
-        self.proxies: Optional[CameraProxyMemory] = None
+        # a module's name has no dot, that of somebody's own class may have some
+        self.memories = nn.ModuleDict({name.replace(".", "/"): memory for name, memory in memories.items()})
         self.degree = 0.0
         self._warned_about_neighbors = False
 
     @classmethod
     def from_config(cls, cfg):
         heads, ise = cfg.MODEL.HEADS, cfg.ISE
-        known = [
-            name for name in cfg.MODEL.LOSSES.NAME if name in LOSS or "." in name
-        ]  # others are the model's to refuse
-        losses = [registered(LOSS, name, "MODEL.LOSSES.NAME") for name in known]
-        with_proxies = any("proxies" in getattr(loss, "wants", ()) for loss in losses)
+        # names that are not registered are the model's to refuse
+        named = [name for name in cfg.MODEL.LOSSES.NAME if name in LOSS or "." in name]
+        losses = [registered(LOSS, name, "MODEL.LOSSES.NAME") for name in named]
+        wanted = {memory: name for name, loss in zip(named, losses) for memory in getattr(loss, "wants", ())}
+        with_supports = any(getattr(loss, "with_supports", False) for loss in losses)
         return {
             "feat_dim": cfg.MODEL.BACKBONE.FEAT_DIM,
             "embedding_dim": heads.EMBEDDING_DIM,
             "pool_type": heads.POOL_LAYER,
             "with_bnneck": heads.WITH_BNNECK,
             "norm_type": heads.NORM,
-            "num_neighbors": ise.SUPPORT.NUM_NEIGHBORS if ise.SUPPORT.ENABLED else 0,
+            "num_neighbors": ise.SUPPORT.NUM_NEIGHBORS if with_supports and ise.SUPPORT.ENABLED else 0,
             "momentum": ise.MEMORY.MOMENTUM,
             "update": ise.MEMORY.UPDATE,
-            "proxy_momentum": ise.CAMERAS.PROXY.MOMENTUM if with_proxies else None,
+            "memories": {memory: build(MEMORY, memory, f"{name}.wants", cfg) for memory, name in wanted.items()},
         }
 
     def set_centroids(self, centroids: Tensor) -> None:
@@ -102,81 +103,66 @@ class ClusterMemoryHead(nn.Module):
         device = next(self.parameters(), centroids).device
         self.memory = ClusterMemory(centroids, self.momentum, self.update_rule, persistent=False).to(device)
 
-    def set_proxies(self, proxies: Tensor, pairs: Tensor) -> None:
-        """Starts new camera proxies (P, D), ``pairs`` (P, 2), int64, being the label and the camera of each."""
-        device = next(self.parameters(), proxies).device
-        self.proxies = CameraProxyMemory(proxies, pairs, self.proxy_momentum, persistent=False).to(device)
-
     def forward(
-        self,
-        features: Tensor,
-        targets: Optional[Tensor] = None,
-        whole: Optional[WholeBatch] = None,
-        cameras: Optional[Tensor] = None,
+        self, features: Tensor, targets: Optional[Tensor] = None, whole: Optional[WholeBatch] = None
     ) -> Union[Tensor, dict]:
         """
         Args:
             features: (B, C, H, W), the backbone's feature map.
-            targets, whole, cameras: see :meth:`extend`; needed in training only.
+            targets, whole: see :meth:`extend`; needed in training only.
 
         Returns:
             In evaluation the embeddings (B, D) before L2 normalisation, as fastreid's ``EmbeddingHead`` returns them.
-            In training what the losses take, with B the global batch: ``features`` (B, D) with unit rows, ``labels``
-            (B,), ``centroids`` (M, D) of before this step's update, ``supports`` (B*K, D) and ``support_labels``
-            (B*K,), both empty without support samples. With camera proxies also ``proxies`` (P, D) of before the update,
-            ``proxy_pairs`` (P, 2), their labels and cameras, and ``own_proxies`` (B,), -1 without one.
+            In training what the losses take, with B the global batch, of which C images are in a cluster: ``features`` (B, D)
+            with unit rows, ``labels`` (B,), -1 for outliers, ``centroids`` (M, D) of before this step's update, ``supports``
+            (C*K, D) and ``support_labels`` (C*K,), both empty without support samples; and what the memories give.
 
         Raises:
             UsageError: the feature map has other channels than the config says.
         """
-        return self.extend(self.embed(features), targets, whole, cameras) if self.training else self._neck(features)
+        return self.extend(self.embed(features), targets, whole) if self.training else self._neck(features)
 
     def embed(self, features: Tensor) -> Tensor:
         """Unit embeddings (B, D), float32, of a feature map (B, C, H, W), in training as in evaluation."""
         return F.normalize(self._neck(features).float(), dim=1)
 
-    def extend(
-        self,
-        embeddings: Tensor,
-        targets: Tensor,
-        whole: Optional[WholeBatch] = None,
-        cameras: Optional[Tensor] = None,
-    ) -> dict:
-        """What the losses take, from this process's share of a batch; updates the memory.
+    def extend(self, embeddings: Tensor, targets: Tensor, whole: Optional[WholeBatch] = None) -> dict:
+        """What the losses take, from this process's share of a batch; updates the memories.
 
         Args:
             embeddings: (b, D), float32, unit rows.
-            targets: (b,), int64 pseudo labels, on any device.
+            targets: (b,), int64 pseudo labels, -1 for outliers. Where they are on the CPU, as a loader gives them, nothing
+                waits for the device.
             whole: the batch of all processes. Several processes without it ask one another, and wait for the device.
-            cameras: (b,), int64, on the CPU, -1 where unknown; needed with camera proxies only.
         """
         if self.memory is None:
             raise RuntimeError("the cluster memory is empty: call set_centroids, or train with ISETrainer")
-        known = gather_rows(targets) if whole is None else whole.targets  # on the CPU, as a loader gives them
-        features = gather_with_gradient(embeddings, None if whole is None else whole.counts)
-        labels, centroids = known.to(embeddings.device, non_blocking=True), self.memory.centroids
-        supports, support_labels = features[:0], labels[:0]
+        whole = whole or WholeBatch(gather_rows(targets), None)
+        features = gather_with_gradient(embeddings, whole.counts)
+        labels = whole.targets.to(embeddings.device, non_blocking=True)
+        outputs = {"features": features, "labels": labels, "centroids": self.memory.centroids}
+        outputs.update(self._supported(features, labels, whole.targets))
+        for memory in self.memories.values():
+            outputs.update(memory(features, whole))
+        return outputs
+
+    def _supported(self, features: Tensor, labels: Tensor, known: Tensor) -> dict:
+        """The support samples; updates the cluster memory with them and the samples. Outliers have no part in either.
+
+        Args:
+            known: the labels, where the loader has them.
+        """
+        rows = np.flatnonzero(known.cpu().numpy() >= 0)  # on the host, so that their number is known without waiting
+        if len(rows) < len(known):
+            place = torch.from_numpy(rows)
+            known, place = known.cpu()[place], place.to(features.device, non_blocking=True)
+            features, labels = features[place], labels[place]
+        centroids, supports, support_labels = self.memory.centroids, features[:0], labels[:0]
         count = self._usable_neighbors(len(centroids))
         if count:
             supports, support_labels = generate_support_samples(features, labels, centroids, count, self.degree)
         self.memory.update(torch.cat([features, supports]), torch.cat([known, known.repeat_interleave(count)]))
-        outputs = {"features": features, "labels": labels, "centroids": centroids}
-        outputs = {**outputs, "supports": supports, "support_labels": support_labels}
-        if self.proxy_momentum is None:
-            return outputs
-        return {**outputs, **self._with_proxies(features, known, cameras, whole)}
-
-    def _with_proxies(
-        self, features: Tensor, labels: Tensor, cameras: Optional[Tensor], whole: Optional[WholeBatch]
-    ) -> dict:
-        """What the losses take of camera proxies, from features and labels of the global batch; updates the proxies."""
-        if self.proxies is None or cameras is None:
-            raise RuntimeError("no camera proxies, or no cameras in the batch: call set_proxies, and give camids")
-        cameras = gather_rows(cameras) if whole is None else whole.cameras
-        proxies, numbers = self.proxies.centroids, self.proxies.numbers_of(labels, cameras)
-        self.proxies.update(features, numbers)
-        own = numbers.to(features.device, non_blocking=True)
-        return {"proxies": proxies, "proxy_pairs": self.proxies.pairs, "own_proxies": own}
+        return {"supports": supports, "support_labels": support_labels}
 
     def _neck(self, features: Tensor) -> Tensor:
         if features.shape[1] != self.feat_dim:

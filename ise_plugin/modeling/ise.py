@@ -11,8 +11,8 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch.baseline import Baseline
 from torch import Tensor, nn
 
-from ..registry import LOSS, registered
-from ..utils.distributed import WholeBatch
+from ..registry import LOSS, build
+from ..utils.distributed import WholeBatch, gather_rows
 from ..utils.memory import Halving
 from .normalization import Layout, NormalizationGroups, group_normalization
 from .preprocessing import prepare_images
@@ -59,7 +59,7 @@ class ISE(Baseline):
         return {
             "backbone": build_backbone(cfg),
             "heads": build_heads(cfg),
-            "losses": [registered(LOSS, name, "MODEL.LOSSES.NAME")(cfg) for name in cfg.MODEL.LOSSES.NAME],
+            "losses": [build(LOSS, name, "MODEL.LOSSES.NAME", cfg) for name in cfg.MODEL.LOSSES.NAME],
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "erase_value": cfg.INPUT.REA.VALUE,
@@ -72,10 +72,11 @@ class ISE(Baseline):
             batched_inputs: dictionary with ``images`` (B, 3, H, W), values 0..255, any dtype, and in training ``targets`` (B,),
                 int64 pseudo labels; in evaluation the images alone will do. With ``gradients`` (B, D) in place of
                 the targets, see below. Several processes add ``whole``, the :class:`WholeBatch` that this is a share of;
-                a piece of a batch its ``layout``. Camera proxies need ``camids`` (B,), int64, on the CPU, -1 where unknown.
+                a piece of a batch its ``layout``. Memories of images need ``indices`` (B,), int64, on the CPU.
 
         Returns:
-            In training a dictionary of scalar losses, in evaluation embeddings (B, D) before L2 normalisation.
+            In training a dictionary of scalar losses, in evaluation embeddings (B, D) before L2 normalisation. Training without
+            gradients, as precise batch norm does it, moves statistics and no memory, and gives no losses.
             Too many images for the memory are embedded in pieces.
             With ``gradients`` the scalar whose gradient is that of a loss with these gradients at the unit embeddings: the
             backward half of a step whose losses were computed before (:class:`ise_plugin.engine.step.TrainingStep`).
@@ -85,10 +86,10 @@ class ISE(Baseline):
         with self._feature_map(batched_inputs) as feature_map:
             if "gradients" in batched_inputs:
                 return (self.heads.embed(feature_map) * batched_inputs["gradients"]).sum()
-            # precise batch norm marks its batches with negative labels; it wants the statistics, not the losses
-            targets = batched_inputs["targets"].clamp(min=0)
-            known = self._known(batched_inputs.get("whole"), batched_inputs.get("camids"))
-            return self._losses(self.heads(feature_map, targets, **known))
+            if not torch.is_grad_enabled():
+                self.heads.embed(feature_map)
+                return {}
+            return self._losses(self.heads(feature_map, batched_inputs["targets"], **self._known(batched_inputs)))
 
     def _infer(self, images: Tensor) -> Tensor:
         with self._feature_map({"images": images}) as feature_map:
@@ -99,20 +100,17 @@ class ISE(Baseline):
         with self._feature_map(batched_inputs) as feature_map:
             return self.heads.embed(feature_map)
 
-    def compute_losses(
-        self,
-        features: Tensor,
-        targets: Tensor,
-        whole: Optional[WholeBatch] = None,
-        cameras: Optional[Tensor] = None,
-    ) -> dict[str, Tensor]:
-        """The losses of this process's share of a batch, and the memory's update; see ``ClusterMemoryHead.extend``."""
-        return self._losses(self.heads.extend(features, targets, **self._known(whole, cameras)))
+    def compute_losses(self, features: Tensor, batched_inputs: dict) -> dict[str, Tensor]:
+        """The losses of this process's share of a batch, whose embeddings (b, D) are there already, and the memories' update."""
+        return self._losses(self.heads.extend(features, batched_inputs["targets"], **self._known(batched_inputs)))
 
-    def _known(self, whole: Optional[WholeBatch], cameras: Optional[Tensor]) -> dict:
-        """For heads; one that knows nothing of several processes or of camera proxies is not asked to."""
-        known = {} if whole is None else {"whole": whole}
-        return known if getattr(self.heads, "proxy_momentum", None) is None else {**known, "cameras": cameras}
+    def _known(self, batched_inputs: dict) -> dict:
+        """For heads; one without memories of its own is told of the labels alone where there is one process."""
+        whole = batched_inputs.get("whole")
+        if whole is None and "indices" in batched_inputs and getattr(self.heads, "memories", None):
+            targets, indices = (gather_rows(batched_inputs[name]) for name in ("targets", "indices"))
+            whole = WholeBatch(targets, None, indices)
+        return {} if whole is None else {"whole": whole}
 
     def _losses(self, outputs: dict) -> dict[str, Tensor]:
         return {name: value for module in self.loss_modules for name, value in module(outputs).items()}

@@ -21,6 +21,8 @@ class ISELoss(nn.Module):
         lp_temperature: of the label-preserving loss, > 0.
     """
 
+    with_supports = True  # tells the head to make them
+
     @configurable
     def __init__(self, *, temperature: float = 0.05, lp_weight: float = 0.1, lp_temperature: float = 0.6):
         super().__init__()
@@ -43,7 +45,7 @@ class ISELoss(nn.Module):
 
         Returns:
             ``{"loss_se": scalar, "loss_lp": scalar}``, the second weighted, and absent without support samples or weight;
-            their sum is the loss to minimise.
+            their sum is the loss to minimise. Outliers do not count.
         """
         features, labels = outputs["features"], outputs["labels"]
         supports, support_labels = outputs["supports"], outputs["support_labels"]
@@ -68,7 +70,7 @@ class CameraProxyLoss(nn.Module):
         num_negatives: proxies of other clusters that an image is compared with across cameras, the nearest, >= 1.
     """
 
-    wants = ("proxies",)  # tells the head to keep them
+    wants = ("CameraProxyMemory",)  # tells the head to keep it
 
     @configurable
     def __init__(

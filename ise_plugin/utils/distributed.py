@@ -20,11 +20,11 @@ host_group: Optional[dist.ProcessGroup] = None
 
 
 class WholeBatch(NamedTuple):
-    """What every process knows of a step's batch without asking: all draw it, each takes its share."""
+    """What is known of a step's batch on the host. All processes draw it and each takes its share, so none has to ask."""
 
     targets: Tensor  # (B,), int64, on the CPU: pseudo labels of the global batch, in the order of the processes
-    counts: tuple  # images of every process; their sum is B
-    cameras: Optional[Tensor] = None  # (B,), int64, on the CPU, -1 where unknown; for heads with camera proxies
+    counts: Optional[tuple]  # images of every process, their sum is B; None: not known, so they are asked for
+    indices: Optional[Tensor] = None  # (B,), int64, on the CPU: positions in the list of training images
 
 
 def world_size() -> int:

@@ -31,6 +31,7 @@ def test_item_by_index(paths):
     dataset = ImageDataset(paths, TEST_TRANSFORM, targets=[5, 6, 7, 8], cameras=[0, 1, 0, 1])
     item = dataset[3]
     assert (item["targets"], item["camids"], item["img_paths"]) == (8, 1, paths[3]) and len(dataset) == 4
+    assert dataset.__getitems__([2, 0])["indices"].tolist() == [2, 0]
     expected = torch.from_numpy(np.asarray(Image.open(paths[3]).resize((8, 16), Image.BILINEAR))).permute(2, 0, 1)
     assert item["images"].shape == (3, 16, 8) and torch.equal(item["images"], expected)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ise_plugin.data import CrossCameraBatchSampler, samplers
+from ise_plugin.data import CrossCameraBatchSampler, RandomBatchSampler, samplers
 from ise_plugin.utils import distributed
 
 
@@ -95,7 +95,7 @@ def test_single_images_and_outliers_are_never_drawn():
 
 def test_fewer_clusters_than_a_batch_wants_make_smaller_batches():
     sampler = make([0, 0, 1, 1], [0, 1, 0, 1], num_instances=2, batch_size=16, num_batches=3)
-    assert [len(batch) for batch in sampler] == [4, 4, 4] and sampler.clusters_per_batch == 2
+    assert [len(batch) for batch in sampler] == [4, 4, 4] and sampler.images_per_batch == 4
 
 
 def test_same_seed_same_batches_other_seed_other_batches():
@@ -122,30 +122,32 @@ def test_batch_must_be_whole_groups(num_instances, batch_size):
         make(**MANY, num_instances=num_instances, batch_size=batch_size)
 
 
-def shares(monkeypatch, world, **options):
+def shares(monkeypatch, world, draw):
     """The lists of every process: [of process 0, of process 1, ...]."""
     for module in (distributed, samplers):
         monkeypatch.setattr(module, "world_size", lambda: world)
     found = []
     for process in range(world):
         monkeypatch.setattr(samplers, "rank", lambda: process)
-        found.append(list(make(**MANY, **options)))
+        found.append(list(draw()))
     return found
 
 
 @pytest.mark.parametrize(
     "world, batch_size, counts",
-    [(2, 12, (8, 4)), (3, 12, (4, 4, 4)), (4, 12, (3, 3, 3, 3)), (5, 4, (1, 1, 1, 1, 0))],
+    [(2, 12, (8, 4)), (3, 12, (4, 4, 4)), (4, 12, (3, 3, 3, 3)), (5, 4, (1, 1, 1, 1, 0)), (3, None, (2, 2, 1))],
 )
 def test_processes_share_the_batches_of_one(monkeypatch, world, batch_size, counts):
-    expected = list(make(**MANY, batch_size=batch_size, num_batches=5))
-    found = shares(monkeypatch, world, batch_size=batch_size, num_batches=5)
+    groups = lambda: make(**MANY, batch_size=batch_size, num_batches=5)
+    images = lambda: RandomBatchSampler(MANY["labels"] - 1, 5, 5, seed=0)
+    draw = groups if batch_size else images
+    expected, found = list(draw()), shares(monkeypatch, world, draw)
     for number, whole in enumerate(expected):
         parts = [batches[number] for batches in found]
         assert sum(map(list, parts), []) == whole and tuple(map(len, parts)) == counts
         for part in parts:
             assert part.labels.tolist() == [label for _, label, _ in whole] and part.counts == counts
-            assert part.cameras.tolist() == [MANY["cameras"][index] for index, _, _ in whole]
+            assert part.indices.tolist() == [index for index, _, _ in whole]
 
 
 def test_images_of_unknown_camera_have_no_preference():
@@ -167,7 +169,7 @@ def test_groups_by_proxy_are_of_one_camera_each_as_often_as_any_other():
     cameras = np.array([0] * 9 + [1] * 2 + [-1] + [1] * 2 + [2] * 2 + [0] * 4)
     proxies = [(0, -1), (0, 0), (0, 1), (1, 1), (1, 2)]
     sampler = make(labels, cameras, num_instances=2, batch_size=10, num_batches=30, by_proxy=True)
-    assert sampler.clusters_per_batch == 5
+    assert sampler.images_per_batch == 10
     for batch in sampler:
         drawn = [{(labels[i], cameras[i]) for i, _, _ in batch[start : start + 2]} for start in range(0, 10, 2)]
         assert sorted(pair for group in drawn for pair in group) == proxies
@@ -175,3 +177,20 @@ def test_groups_by_proxy_are_of_one_camera_each_as_often_as_any_other():
         for start in range(0, 10, 2):
             images = {i for i, _, _ in batch[start : start + 2]}
             assert images == {11} or len(images) == 2  # an image alone in its group is repeated
+
+
+def test_random_batches_have_every_image_once_in_a_pass_outliers_as_well():
+    labels = np.array([0, 0, -1, 1, 1, -1, 2, -1, 0, 1])
+    sampler = RandomBatchSampler(labels, batch_size=3, num_batches=7, seed=0)
+    batches = list(sampler)
+    assert [len(batch) for batch in batches] == [3] * 7 == [sampler.images_per_batch] * len(sampler)
+    assert all(label == labels[index] for batch in batches for index, label, _ in batch)
+    passes = [[index for batch in batches[start : start + 3] for index, _, _ in batch] for start in (0, 3)]
+    assert all(len(set(drawn)) == 9 for drawn in passes) and passes[0] != passes[1]
+    assert batches == list(sampler) != list(RandomBatchSampler(labels, 3, 7, seed=1))
+
+
+def test_fewer_images_than_a_batch_wants_are_all_in_it():
+    sampler = RandomBatchSampler(np.full(5, -1), batch_size=8, num_batches=2, seed=0)
+    assert [sorted(index for index, _, _ in batch) for batch in sampler] == [list(range(5))] * 2
+    assert sampler.images_per_batch == 5

@@ -259,10 +259,10 @@ def test_camera_proxies_are_the_means_of_clusters_and_cameras(proxy_trainer, mon
     features = blobs(len(proxy_trainer.images), 10, 0.05)
     give_embeddings(monkeypatch, features)
     proxy_trainer.pseudo_labels.before_epoch()
-    labels, proxies = proxy_trainer.pseudo_labels.labels, proxy_trainer.model.heads.proxies
+    labels, memory = proxy_trainer.pseudo_labels.labels, proxy_trainer.model.heads.memories["CameraProxyMemory"]
     seen = {(y, c) for y, c in zip(labels.tolist(), proxy_trainer.images.cameras.tolist()) if y >= 0}
-    assert [tuple(pair) for pair in proxies.pairs.tolist()] == sorted(seen)
-    for (label, camera), proxy in zip(sorted(seen), proxies.centroids):
+    assert [tuple(pair) for pair in memory.pairs.tolist()] == sorted(seen)
+    for (label, camera), proxy in zip(sorted(seen), memory.proxies):
         members = torch.from_numpy((labels == label) & (proxy_trainer.images.cameras == camera))
         assert torch.allclose(proxy, F.normalize(features[members].mean(0), dim=0), atol=1e-6)
 
@@ -275,7 +275,7 @@ def test_without_known_cameras_there_are_no_proxies_and_it_is_said(proxy_trainer
     with caplog.at_level(logging.INFO, logger="fastreid.ise"):
         proxy_trainer.pseudo_labels.before_epoch()
     assert "no clustered image has a known camera" in caplog.text
-    assert proxy_trainer.model.heads.proxies.centroids.shape == (0, 32)
+    assert proxy_trainer.model.heads.memories["CameraProxyMemory"].proxies.shape == (0, 32)
 
 
 def test_camera_proxies_of_other_cameras_are_not_taken_from_a_checkpoint(proxy_trainer, monkeypatch):
@@ -283,9 +283,8 @@ def test_camera_proxies_of_other_cameras_are_not_taken_from_a_checkpoint(proxy_t
     give_embeddings(monkeypatch, blobs(count, 10, 0.05))
     hook.before_epoch()
     state = hook.state_dict()
-    assert torch.equal(
-        state["proxy_pairs"], number_proxies(state["labels"], torch.from_numpy(proxy_trainer.images.cameras))[0]
-    )
+    pairs, _ = number_proxies(state["labels"], torch.from_numpy(proxy_trainer.images.cameras))
+    assert torch.equal(state["memories"]["CameraProxyMemory"]["pairs"], pairs)
     proxy_trainer.images = dataclasses.replace(proxy_trainer.images, cameras=np.zeros(count, np.int64))
     resumed = set_up(proxy_trainer, PERIOD=2)
     proxy_trainer.epoch = 1

@@ -2,7 +2,9 @@
 
 import contextlib
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from fastreid.engine.hooks import LRScheduler
@@ -17,7 +19,15 @@ import ise_plugin.engine.step as step_module
 from ise_plugin.config import get_cfg, load_cfg
 from ise_plugin.engine.step import TrainingStep, build_optimizer, merge_groups, split_batch
 from ise_plugin.errors import UsageError
-from ise_plugin.modeling import ISE, CameraProxyLoss, ClusterMemoryHead, ISELoss, normalization
+from ise_plugin.modeling import (
+    ISE,
+    CameraProxyLoss,
+    CameraProxyMemory,
+    ClusterMemoryHead,
+    InstanceMemory,
+    ISELoss,
+    normalization,
+)
 from ise_plugin.modeling.build import build_model
 
 CPU = torch.device("cpu")
@@ -251,6 +261,7 @@ def loader_batch():
     return {
         "images": torch.randint(256, (8, 3, 12, 6), dtype=torch.uint8).contiguous(memory_format=layout),
         "targets": torch.arange(8) // 2,
+        "indices": torch.arange(8),
         "flipped": torch.arange(8) % 2 == 0,
         "offsets": torch.zeros(8, 2, dtype=torch.int64),
         "erased": torch.tensor([[2, 1, 4, 3]]).repeat(8, 1),
@@ -280,7 +291,7 @@ class Loop:
 def device_step(cfg, update, pieces, precision):
     """A step on ``meta`` of everything that a configuration brings: groups, clipping, the rate's warm-up, the loader's batch."""
     cfg.MODEL.DEVICE, cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.WARMUP_ITERS = "meta", True, 10
-    model = make_model(update, bn_group_size=4).to("meta", memory_format=torch.channels_last)
+    model = with_memories(make_model(update, bn_group_size=4)).to("meta", memory_format=torch.channels_last)
     optimizer = build_optimizer(cfg, model)
     step = TrainingStep(model, optimizer, torch.device("meta"), precision, pieces)
     step.set_loader([loader_batch()])
@@ -469,7 +480,7 @@ def test_dropout_leaves_out_the_same_in_both_passes():
     torch.manual_seed(5)
     pieces = split_batch(make_batches(1)[0], 2)
     features = torch.cat([expected.embed(piece) for piece in pieces])  # one pass, with its graph
-    sum(expected.compute_losses(features, make_batches(1)[0]["targets"]).values()).backward()
+    sum(expected.compute_losses(features, make_batches(1)[0]).values()).backward()
     assert torch.allclose(model.backbone[0].weight.grad, expected.backbone[0].weight.grad, atol=1e-6)
 
 
@@ -547,35 +558,41 @@ def test_groups_with_equal_settings_are_joined_in_order():
     assert merge_groups([]) == [] and len(groups[0]["params"]) == 1
 
 
-def test_accumulation_with_camera_proxies_equals_the_large_batch(monkeypatch):
-    plain, batches = make_model, make_batches
+IMAGES = SimpleNamespace(cameras=np.array([0, 1, 1, -1, 0, 0, 1, 0]))  # of the batch, the images 0 to 7
 
-    def with_proxies(*args):
-        model = frozen(plain(*args))
-        model.loss_modules.append(CameraProxyLoss())
-        model.heads.proxy_momentum = 0.2
-        pairs = torch.cartesian_prod(torch.arange(4), torch.arange(2))
-        model.heads.set_proxies(torch.randn(8, 8, generator=torch.Generator().manual_seed(2)), pairs)
-        return model
 
-    monkeypatch.setitem(globals(), "make_model", with_proxies)
-    cameras = torch.tensor([0, 1, 1, -1, 0, 0, 1, 0])
-    monkeypatch.setitem(globals(), "make_batches", lambda n: [{**b, "camids": cameras} for b in batches(n)])
+def with_memories(model):
+    """The model with memories that know each image of the batch."""
+    model.loss_modules.append(CameraProxyLoss())
+    model.heads.memories.update({kind.__name__: kind() for kind in (CameraProxyMemory, InstanceMemory)})
+    rows = nn.functional.normalize(torch.randn(8, 8, generator=torch.Generator().manual_seed(2)))
+    for memory in model.heads.memories.values():
+        memory.fill(rows, torch.arange(8) // 2, IMAGES)
+    return model
+
+
+def rows_of(model):
+    return [tensor for memory in model.heads.memories.values() for tensor in memory.kept().values()]
+
+
+def test_accumulation_with_memories_of_images_equals_the_large_batch(monkeypatch):
+    plain, batches, indices = make_model, make_batches, torch.tensor([3, 1, 2, 0, 7, 7, 5, 6])
+    monkeypatch.setitem(globals(), "make_model", lambda *args: frozen(with_memories(plain(*args))))
+    monkeypatch.setitem(globals(), "make_batches", lambda n: [{**b, "indices": indices} for b in batches(n)])
     expected, actual = gradients_and_memory(1), gradients_and_memory(3)
     assert {"loss_intra", "loss_inter"} < set(expected[0]) and actual[0] == pytest.approx(expected[0], rel=1e-6)
     pairs = zip(actual[1], expected[1])
     assert all(torch.allclose(a, b, rtol=0, atol=3e-6 * b.abs().max().item()) for a, b in pairs)  # rounding of sums
-    assert torch.allclose(actual[2].heads.proxies.centroids, expected[2].heads.proxies.centroids, atol=1e-6)
+    before = rows_of(make_model())
+    for moved, wanted, kept in zip(rows_of(actual[2]), rows_of(expected[2]), before, strict=True):
+        assert torch.allclose(moved, wanted, atol=1e-6) and not (kept.is_floating_point() and torch.equal(moved, kept))
 
 
-def test_step_that_is_not_finite_leaves_the_camera_proxies_alone(monkeypatch):
-    model = make_model()
-    model.heads.proxy_momentum = 0.2
-    model.loss_modules.append(CameraProxyLoss())
-    model.heads.set_proxies(torch.randn(4, 8), torch.tensor([[0, 0], [1, 0], [2, 0], [3, 0]]))
-    before = model.heads.proxies.centroids.clone()
+def test_step_that_is_not_finite_leaves_memories_of_images_alone():
+    model = with_memories(make_model())
+    before = [tensor.clone() for tensor in rows_of(model)]
     step = TrainingStep(model, torch.optim.SGD(model.parameters(), lr=0.05), CPU, max_skipped=1)
-    step.set_loader([{**spoil(make_batches(1)[0]), "camids": torch.zeros(8, dtype=torch.int64)}])
+    step.set_loader([{**spoil(make_batches(1)[0]), "indices": torch.arange(8)}])
     step.iter = 0
     step.run_step()
-    assert torch.equal(model.heads.proxies.centroids, before)
+    assert all(torch.equal(a, b) for a, b in zip(rows_of(model), before, strict=True))

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from ise_plugin.method import (
-    CameraProxyMemory,
     cluster_centroids,
     inter_camera_loss,
     intra_camera_loss,
@@ -132,30 +131,3 @@ def test_names_of_cameras_do_not_matter():
         logits = unit(len(LABELS))[LABELS >= 0] @ proxies.t() / TEMPERATURE
         losses.append([intra_camera_loss(logits, own, pairs[:, 1]), inter_camera_loss(logits, own, pairs[:, 0], 3)])
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-6)
-
-
-def test_every_member_of_the_batch_moves_its_proxy_in_turn():
-    pairs, numbers = number_proxies(LABELS, CAMERAS)
-    memory = CameraProxyMemory(unit(len(pairs), 1), pairs, momentum=0.3)
-    expected, before = memory.centroids.clone(), memory.centroids.clone()
-    kept = memory.centroids
-    features = unit(len(LABELS)).float()
-    for f, j in zip(features, numbers.tolist()):
-        if j >= 0:
-            expected[j] = F.normalize(0.3 * expected[j] + 0.7 * f, dim=0)
-    memory.update(features, numbers)
-    assert torch.allclose(memory.centroids, expected, atol=1e-6)
-    assert torch.equal(kept, before)  # autograd may need it
-
-
-def test_memory_knows_the_proxy_of_a_label_and_a_camera():
-    pairs, numbers = number_proxies(LABELS, CAMERAS)
-    memory = CameraProxyMemory(unit(len(pairs)), pairs)
-    assert torch.equal(memory.numbers_of(LABELS, CAMERAS), numbers)
-    assert memory.numbers_of(torch.tensor([3, 9]), torch.tensor([0, 1])).tolist() == [-1, -1]  # do not occur
-
-
-def test_memory_without_proxies_stays_so():
-    memory = CameraProxyMemory(torch.empty(0, 8), torch.empty(0, 2, dtype=torch.int64))
-    memory.update(unit(2).float(), memory.numbers_of(torch.tensor([0, 1]), torch.tensor([-1, 0])))
-    assert memory.centroids.shape == (0, 8)

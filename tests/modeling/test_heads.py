@@ -1,7 +1,9 @@
 """The head: evaluation as fastreid's EmbeddingHead, training as the method's functions one after the other."""
 
 import logging
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,16 +14,18 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ise_plugin.config import get_cfg
 from ise_plugin.errors import UsageError
 from ise_plugin.method import (
-    CameraProxyMemory,
     ClusterMemory,
     generate_support_samples,
     inter_camera_loss,
     intra_camera_loss,
     label_preserving_loss,
     memory,
+    moved_in_turn,
     sample_extension_loss,
 )
-from ise_plugin.modeling import CameraProxyLoss, ClusterMemoryHead, ISELoss
+from ise_plugin.modeling import CameraProxyLoss, CameraProxyMemory, ClusterMemoryHead, ISELoss
+from ise_plugin.registry import LOSS
+from ise_plugin.utils.distributed import WholeBatch
 
 
 @pytest.fixture
@@ -139,6 +143,7 @@ def test_neck_without_batch_norm_is_the_pooled_feature(feature_map):
 
 def test_config_reaches_the_head_and_the_loss():
     cfg = get_cfg()
+    cfg.MODEL.LOSSES.NAME = ("ISELoss",)
     cfg.MODEL.BACKBONE.FEAT_DIM, cfg.MODEL.HEADS.EMBEDDING_DIM, cfg.MODEL.HEADS.WITH_BNNECK = 16, 6, True
     cfg.ISE.SUPPORT.NUM_NEIGHBORS, cfg.ISE.MEMORY.MOMENTUM, cfg.ISE.MEMORY.UPDATE = 3, 0.7, "mean"
     cfg.ISE.MEMORY.TEMPERATURE, cfg.ISE.LABEL_PRESERVING.WEIGHT, cfg.ISE.LABEL_PRESERVING.TEMPERATURE = 0.2, 0.3, 0.4
@@ -153,37 +158,78 @@ def test_config_reaches_the_head_and_the_loss():
         ClusterMemoryHead(cfg)
 
 
-CAMERAS = torch.tensor([0, 1, 0, 2, -1, 1, 5, 0])
-PAIRS = torch.tensor([[0, 0], [0, 1], [1, 1], [2, 0], [3, 0], [3, 2], [4, 1]])
-OWN = torch.tensor([0, 1, 4, 5, -1, 6, -1, 0])  # the seventh image's camera has no proxy
+# of the training images; the batch has eight of them
+IMAGE_LABELS = torch.tensor([0, 0, 0, 1, 2, 3, 3, 3, 4, 4, 0, -1])
+IMAGE_CAMERAS = np.array([0, 1, 0, 1, 0, 0, 2, -1, 1, 1, 5, 0])
+BATCH = torch.tensor([0, 1, 5, 6, 8, 9, 10, 0])
+# label and camera of each proxy, and the proxies of the batch
+PAIRS = [[0, 0], [0, 1], [0, 5], [1, 1], [2, 0], [3, 0], [3, 2], [4, 1]]
+OWN = torch.tensor([0, 1, 5, 6, 7, 7, 2, 0])
 
 
 def make_head_with_proxies(**options):
-    head = make_head(proxy_momentum=0.3, **options)
-    head.set_proxies(torch.randn(len(PAIRS), 16, generator=torch.Generator().manual_seed(2)), PAIRS)
+    head = make_head(memories={"CameraProxyMemory": CameraProxyMemory(0.3)}, **options)
+    features = torch.randn(len(IMAGE_LABELS), 16, generator=torch.Generator().manual_seed(2))
+    proxies_of(head).fill(F.normalize(features), IMAGE_LABELS, SimpleNamespace(cameras=IMAGE_CAMERAS))
     return head.train()
+
+
+def proxies_of(head):
+    return head.memories["CameraProxyMemory"]
+
+
+def whole(labels=LABELS, indices=BATCH):
+    return WholeBatch(labels, (len(labels),), indices)
 
 
 def test_camera_proxies_see_the_real_samples_alone(feature_map):
     head, plain = make_head_with_proxies(num_neighbors=2), make_head(num_neighbors=2).train()
     head.degree = plain.degree = 0.2
-    expected = CameraProxyMemory(head.proxies.centroids, PAIRS, 0.3)
-    before = expected.centroids.clone()
-    outputs, without = head(feature_map, LABELS, cameras=CAMERAS), plain(feature_map, LABELS)
-    expected.update(outputs["features"].detach(), OWN)
+    before = proxies_of(head).proxies.clone()
+    outputs, without = head(feature_map, LABELS, whole()), plain(feature_map, LABELS)
     assert len(outputs["supports"]) == 16 and all(torch.equal(outputs[name], without[name]) for name in without)
-    assert torch.allclose(outputs["proxies"], before) and torch.equal(outputs["own_proxies"], OWN)
-    assert torch.allclose(head.proxies.centroids, expected.centroids) and not torch.allclose(before, expected.centroids)
+    assert torch.equal(outputs["proxies"], before) and torch.equal(outputs["own_proxies"], OWN)
+    assert outputs["proxy_pairs"].tolist() == PAIRS
+    assert torch.equal(proxies_of(head).proxies, moved_in_turn(before, outputs["features"], OWN, 0.3))
     assert torch.equal(head.memory.centroids, plain.memory.centroids)
     assert not any("proxies" in key for key in head.state_dict())
 
 
+def test_outliers_take_no_part_in_cluster_memory_support_samples_and_losses(feature_map):
+    """The losses and the memory are those of the batch without them, although features and labels have them."""
+    labels = torch.tensor([0, -1, 3, 3, 4, -1, 0, 0])
+    head, plain = make_head(num_neighbors=2).train(), make_head(num_neighbors=2)
+    head.degree = plain.degree = 0.2
+    embeddings = head.embed(feature_map).detach().requires_grad_()
+    clustered = embeddings.detach()[labels >= 0].requires_grad_()
+    outputs, expected = head.extend(embeddings, labels), plain.extend(clustered, labels[labels >= 0])
+    assert torch.equal(outputs["labels"], labels) and torch.equal(outputs["features"], embeddings)
+    assert torch.equal(outputs["supports"], expected["supports"])
+    assert torch.equal(head.memory.centroids, plain.memory.centroids)
+    losses, expected_losses = ISELoss()(outputs), ISELoss()(expected)
+    assert losses.keys() == expected_losses.keys() == {"loss_se", "loss_lp"}
+    assert all(torch.allclose(losses[name], expected_losses[name]) for name in losses)
+    sum(losses.values()).backward(), sum(expected_losses.values()).backward()
+    assert torch.allclose(embeddings.grad[labels >= 0], clustered.grad, atol=1e-6)
+    assert torch.equal(embeddings.grad[labels < 0], torch.zeros(2, 16))
+
+
+def test_a_batch_of_outliers_alone_has_no_loss_and_moves_nothing(feature_map):
+    head = make_head().train()
+    before = head.memory.centroids
+    outputs = head(feature_map.requires_grad_(), torch.full((8,), -1))
+    losses = ISELoss()(outputs)
+    assert losses == {"loss_se": 0} and torch.equal(head.memory.centroids, before)
+    losses["loss_se"].backward()
+    assert torch.equal(feature_map.grad, torch.zeros_like(feature_map))
+
+
 def test_proxy_losses_are_the_methods_weighted(feature_map):
-    outputs = make_head_with_proxies()(feature_map.requires_grad_(), LABELS, cameras=CAMERAS)
+    outputs = make_head_with_proxies()(feature_map.requires_grad_(), LABELS, whole())
     losses = CameraProxyLoss(temperature=0.1, intra_weight=0.3, inter_weight=0.7, num_negatives=2)(outputs)
     logits = outputs["features"] @ outputs["proxies"].t() / 0.1
-    assert torch.allclose(losses["loss_intra"], 0.3 * intra_camera_loss(logits, OWN, PAIRS[:, 1]))
-    assert torch.allclose(losses["loss_inter"], 0.7 * inter_camera_loss(logits, OWN, PAIRS[:, 0], 2))
+    assert torch.allclose(losses["loss_intra"], 0.3 * intra_camera_loss(logits, OWN, torch.tensor(PAIRS)[:, 1]))
+    assert torch.allclose(losses["loss_inter"], 0.7 * inter_camera_loss(logits, OWN, torch.tensor(PAIRS)[:, 0], 2))
     assert all(loss > 0 for loss in losses.values())
     sum(losses.values()).backward()
     assert feature_map.grad.abs().sum() > 0
@@ -200,7 +246,7 @@ def test_proxies_read_nothing_back_from_the_device(feature_map, monkeypatch):
 
     monkeypatch.setattr(memory, "_groups", on_the_host)
     with Reads() as reads:
-        sum(CameraProxyLoss()(head(feature_map.requires_grad_(), LABELS, cameras=CAMERAS)).values()).backward()
+        sum(CameraProxyLoss()(head(feature_map.requires_grad_(), LABELS, whole())).values()).backward()
     assert reads.seen == set()
     with Reads() as reads:
         feature_map[OWN >= 0]
@@ -208,22 +254,38 @@ def test_proxies_read_nothing_back_from_the_device(feature_map, monkeypatch):
 
 
 def test_proxies_that_are_missing_are_told_of(feature_map):
-    with pytest.raises(RuntimeError, match="set_proxies"):
-        make_head(proxy_momentum=0.3).train()(feature_map, LABELS, cameras=CAMERAS)
-    with pytest.raises(RuntimeError, match="camids"):
+    with pytest.raises(RuntimeError, match="needs the batch's indices"):
         make_head_with_proxies()(feature_map, LABELS)
     with pytest.raises(UsageError, match="CameraProxyLoss.*MODEL.HEADS.NAME"):
         CameraProxyLoss()(make_head().train()(feature_map, LABELS))
 
 
-def test_a_loss_that_wants_proxies_makes_the_head_keep_them():
+@LOSS.register()
+class WantsInstances(torch.nn.Module):
+    wants = ("InstanceMemory", "CameraProxyMemory")
+
+
+def test_losses_say_which_memories_the_head_keeps_and_whether_it_makes_support_samples():
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.FEAT_DIM, cfg.ISE.CAMERAS.PROXY.MOMENTUM = 16, 0.6
-    cfg.MODEL.LOSSES.NAME = ("ISELoss",)
-    assert ClusterMemoryHead(cfg).proxy_momentum is None
-    cfg.MODEL.LOSSES.NAME = ("ISELoss", "CameraProxyLoss")
-    assert ClusterMemoryHead(cfg).proxy_momentum == 0.6
+    cfg.MODEL.BACKBONE.FEAT_DIM, cfg.ISE.CAMERAS.PROXY.MOMENTUM, cfg.ISE.MEMORY.INSTANCE_MOMENTUM = 16, 0.6, 0.7
+    for names, memories, neighbors in (
+        (("ISELoss",), [], 1),
+        (("ISELoss", "CameraProxyLoss"), ["CameraProxyMemory"], 1),
+        (("WantsInstances", "CameraProxyLoss"), ["InstanceMemory", "CameraProxyMemory"], 0),
+    ):
+        cfg.MODEL.LOSSES.NAME = names
+        head = ClusterMemoryHead(cfg)
+        assert (list(head.memories), head.num_neighbors) == (memories, neighbors)
+    assert (head.memories["CameraProxyMemory"].momentum, head.memories["InstanceMemory"].momentum) == (0.6, 0.7)
     settings = cfg.ISE.CAMERAS.PROXY
     settings.TEMPERATURE, settings.INTRA_WEIGHT, settings.INTER_WEIGHT, settings.NEGATIVES = 0.1, 0.2, 0.3, 4
     loss = CameraProxyLoss(cfg)
     assert (loss.temperature, loss.intra_weight, loss.inter_weight, loss.num_negatives) == (0.1, 0.2, 0.3, 4)
+
+
+def test_a_memory_that_is_not_there_is_named_with_the_loss_that_wants_it(monkeypatch):
+    monkeypatch.setattr(WantsInstances, "wants", ("InstanceMemroy",))
+    cfg = get_cfg()
+    cfg.MODEL.LOSSES.NAME = ("WantsInstances",)
+    with pytest.raises(UsageError, match="WantsInstances.wants.*InstanceMemroy.*did you mean InstanceMemory"):
+        ClusterMemoryHead(cfg)

@@ -133,17 +133,17 @@ def test_evaluation_and_extraction_with_a_process_that_has_nothing(outcomes):
     assert expected["mAP"] == 100
 
 
-def test_camera_proxies_do_not_depend_on_the_number_of_processes(outcomes):
-    _compare_camera_proxies(outcomes["camera_proxies"])
+def test_memories_of_images_do_not_depend_on_the_number_of_processes(outcomes):
+    _compare_memories_of_images(outcomes["memories_of_images"])
 
 
-def test_four_processes_have_the_camera_proxies_of_one(tmp_path):
-    _compare_camera_proxies(_outcomes("gloo", 4, tmp_path / "store", "camera_proxies")["camera_proxies"])
+def test_four_processes_have_the_memories_of_one(tmp_path):
+    _compare_memories_of_images(_outcomes("gloo", 4, tmp_path / "store", "memories_of_images")["memories_of_images"])
 
 
-def _compare_camera_proxies(results):
-    losses, *memories, _ = workers.on_host(workers.camera_proxies(0, 1))
-    for other_losses, *others, seen in results:
+def _compare_memories_of_images(results):
+    losses, memories, _ = workers.on_host(workers.memories_of_images(0, 1))
+    for other_losses, others, seen in results:
         assert other_losses == pytest.approx(losses, abs=1e-4) and seen == set()
-        assert all(torch.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(others, memories))
-        assert all(torch.equal(a, b) for a, b in zip(others, results[0][1:3]))
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(others, memories, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(others, results[0][1], strict=True))

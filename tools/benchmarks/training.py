@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -140,9 +141,10 @@ def training_step(cfg, args):
     model = build_model(cfg).train()
     device = torch.device(cfg.MODEL.DEVICE)
     model.heads.set_centroids(F.normalize(torch.randn(LOSS_CLUSTERS, cfg.MODEL.BACKBONE.FEAT_DIM), dim=1))
-    if model.heads.proxy_momentum is not None:
-        pairs = torch.cartesian_prod(torch.arange(LOSS_CLUSTERS), torch.arange(LOSS_CAMERAS))
-        model.heads.set_proxies(F.normalize(torch.randn(len(pairs), cfg.MODEL.BACKBONE.FEAT_DIM), dim=1), pairs)
+    pairs = torch.cartesian_prod(torch.arange(LOSS_CLUSTERS), torch.arange(LOSS_CAMERAS))  # an image for each
+    rows = F.normalize(torch.randn(len(pairs), cfg.MODEL.BACKBONE.FEAT_DIM), dim=1).to(device)
+    for memory in model.heads.memories.values():
+        memory.fill(rows, pairs[:, 0], SimpleNamespace(cameras=pairs[:, 1].numpy()))
     model.heads.degree = cfg.ISE.SUPPORT.BASE_DEGREE
     precision = choose_precision(device, cfg.SOLVER.AMP.ENABLED, cfg.ISE.PRECISION, model.backbone, args.size)
     spare_slow_gradients(model.backbone, device, precision)
@@ -153,7 +155,7 @@ def training_step(cfg, args):
     batch = {
         "images": pictures(count, *args.size),
         "targets": torch.arange(count) // INSTANCES,
-        "camids": torch.arange(count) % LOSS_CAMERAS,
+        "indices": torch.arange(count) // INSTANCES * LOSS_CAMERAS + torch.arange(count) % LOSS_CAMERAS,
         "flipped": torch.arange(count) % 2 == 0,
         "offsets": torch.arange(2 * count).view(count, 2) % 21 - 10,
         "erased": torch.tensor([rectangle, [0] * 4]).repeat(count, 1)[:count],
