@@ -364,6 +364,33 @@ def _absolute(names, folder: str) -> tuple:
     return tuple(os.path.abspath(os.path.join(folder, name)) if name.endswith(".py") else name for name in given)
 
 
+def own_settings(cfg: CfgNode, name: str, **defaults) -> CfgNode:
+    """The keys below ``ISE.OWN.<name>`` over their defaults, for the ``from_config`` of a part of the user's own.
+
+    Args:
+        cfg: configuration.
+        name: of the group, such as a project's.
+        defaults: its keys; a value has the type of its default.
+
+    Raises:
+        UsageError: another key is set there, or a value has the wrong type.
+
+    Example::
+
+        settings = own_settings(cfg, "SPCL", TEMPERATURE=0.05)
+        settings.TEMPERATURE
+    """
+    group = f"{_OWN}.{name}"
+    given = cfg.ISE.OWN.get(name, {})
+    settings = CfgNode(dict(defaults))
+    for key, value in given.items():
+        if key not in defaults:
+            nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0)
+            raise UsageError(f"{group}: unknown key {key}; the nearest valid key is {nearest[0]}")
+        settings[key] = _as_type_of(defaults[key], value, f"{group}.{key}", group)
+    return settings
+
+
 def resolve_config_file(path: str, folder: str = "") -> str:
     """Where a config file is: below ``folder``, or, where no such file exists, among the package's own (``ISE/folder.yml``)."""
     package = os.path.dirname(os.path.abspath(__file__))

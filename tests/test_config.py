@@ -4,8 +4,9 @@ import pytest
 from fastreid.config import get_cfg as get_fastreid_cfg
 from helpers import CONFIGS
 
-from ise_plugin.config import check_values, flat, get_cfg, load_cfg, resolve_config_file
+from ise_plugin.config import check_values, flat, get_cfg, load_cfg, own_settings, resolve_config_file
 from ise_plugin.errors import UsageError
+from ise_plugin.registry import CLUSTERER
 
 RUNS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*/*.yml"))
 
@@ -247,3 +248,50 @@ def test_a_line_break_in_a_key_stays_on_the_line():
     with pytest.raises(UsageError) as caught:
         load_cfg(None, ["A\nB", "1"])
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_files_to_import_are_relative_to_the_config_that_names_them(tmp_path, monkeypatch):
+    (tmp_path / "project/configs").mkdir(parents=True)
+    code = "from ise_plugin.registry import CLUSTERER\n\n\n@CLUSTERER.register()\nclass FromAFile: ...\n"
+    path = tmp_path / "project/parts.py"
+    path.write_text(code)
+    base = write(
+        tmp_path / "project/configs/base.yml", "_BASE_: ISE/market_r50.yml\nISE:\n  IMPORT: ('../parts.py',)\n"
+    )
+    child = write(tmp_path / "child.yml", "_BASE_: project/configs/base.yml\nSEED: 1\n")
+    monkeypatch.setattr(CLUSTERER, "_obj_map", dict(CLUSTERER._obj_map))
+    for file in (base, child, write(tmp_path / "dumped.yml", load_cfg(child).dump())):
+        cfg = load_cfg(file)  # once more: the file is executed only once, or it would register the name twice
+        assert cfg.ISE.IMPORT == (str(path),)
+    assert "FromAFile" in CLUSTERER
+    monkeypatch.chdir(tmp_path / "project")
+    given = ["ISE.IMPORT", "('parts.py', 'json.tool')"]
+    assert load_cfg("ISE/market_r50.yml", given).ISE.IMPORT == (str(path), "json.tool")
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        ("('nowhere.py',)", ["nowhere.py is not there", "relative to the config file"]),
+        ("('no_such_module',)", ["no_such_module cannot be imported", "PYTHONPATH"]),
+        ("('broken.py',)", ["broken.py cannot be imported (ZeroDivisionError: division by zero)"]),
+        ("(3,)", ["must be Python files or names of modules"]),
+    ],
+)
+def test_what_cannot_be_imported_is_named_with_its_key(tmp_path, monkeypatch, value, words):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "broken.py", "1 / 0\n")
+    for _ in range(2):  # a file that failed is tried again
+        message = refusal("ISE/market_r50.yml", ["ISE.IMPORT", value])
+        assert "ISE.IMPORT" in message and all(word in message for word in words), message
+
+
+def test_settings_of_ones_own_have_defaults_and_refuse_what_is_misspelt():
+    cfg = load_cfg("ISE/market_r50.yml", ["ISE.OWN.X.RATE", "1", "ISE.OWN.X.NAMES", "['a']"])
+    settings = own_settings(cfg, "X", RATE=0.5, NAMES=(), OTHER="b")
+    assert dict(settings) == {"RATE": 1.0, "NAMES": ("a",), "OTHER": "b"} and type(settings.RATE) is float
+    assert dict(own_settings(cfg, "Y", RATE=0.5)) == {"RATE": 0.5}
+    with pytest.raises(UsageError, match="ISE.OWN.X: unknown key NAMES; the nearest valid key is NAME"):
+        own_settings(cfg, "X", RATE=0.5, NAME="")
+    with pytest.raises(UsageError, match="ISE.OWN.X.NAMES must be of type float"):
+        own_settings(cfg, "X", RATE=0.5, NAMES=0.5)

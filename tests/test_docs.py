@@ -1,7 +1,6 @@
 """The documents: links and paths lead somewhere, examples run, lines stay readable."""
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,15 @@ import yaml
 from helpers import REPOSITORY
 
 from ise_plugin.config import load_cfg
-from ise_plugin.registry import CLUSTERER, DISTANCE, HOOK, LOSS, build
+from ise_plugin.registry import CLUSTERER, DISTANCE, HOOK, LOSS, MEMORY, SAMPLER, build
+from ise_plugin.utils.distributed import WholeBatch
 
 TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 DOCUMENTS = [REPOSITORY / name for name in TOP] + sorted(
     path for room in ("docs", "projects") for path in (REPOSITORY / room).rglob("*.md")
 )
 LONGEST_LINE = 120
+REGISTRIES = (CLUSTERER, DISTANCE, HOOK, LOSS, MEMORY, SAMPLER)
 # where a path in a document may start, beside the document's own folder
 STARTS = (REPOSITORY, REPOSITORY / "ise_plugin", REPOSITORY / "tests", REPOSITORY / "configs", REPOSITORY / "docs")
 PATH = r"(?:[\w.-]+/)+[\w-]+\.(?:py|yml|md|png|jpg|cfg|sbatch)\b"
@@ -47,7 +48,8 @@ def test_parts_of_ones_own_are_built_from_the_config_alone(tmp_path, monkeypatch
     parts = re.findall(r"```python\n(# my_parts\.py\n.*?)```", text, re.DOTALL)
     (tmp_path / "my_parts.py").write_text("\n".join(parts))
     (tmp_path / "mine.yml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
-    monkeypatch.syspath_prepend(str(tmp_path))
+    for registry in REGISTRIES:
+        monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
     cfg = load_cfg(str(tmp_path / "mine.yml"))
 
     settings = cfg.ISE.PSEUDO_LABEL
@@ -63,8 +65,15 @@ def test_parts_of_ones_own_are_built_from_the_config_alone(tmp_path, monkeypatch
     loss = build(LOSS, cfg.MODEL.LOSSES.NAME[1], "NAME", cfg)
     outputs = {"features": features, "labels": torch.zeros(15, dtype=torch.int64), "centroids": features[:1]}
     assert float(loss({**outputs, "features": features[:1].repeat(15, 1)})["loss_pull"]) == pytest.approx(0, abs=1e-6)
+    stay = build(LOSS, cfg.MODEL.LOSSES.NAME[2], "NAME", cfg)
+    memory = build(MEMORY, *stay.wants, "wants", cfg)
+    memory.fill(features, torch.zeros(15, dtype=torch.int64), None)
+    outputs.update(memory(features, WholeBatch(outputs["labels"], (15,), torch.arange(15))))
+    assert float(stay(outputs)["loss_stay"]) == pytest.approx(0, abs=1e-6)
+    cfg.SOLVER.IMS_PER_BATCH, cfg.ISE.ITERS_PER_EPOCH = 4, 3
+    sampler = build(SAMPLER, cfg.ISE.SAMPLER, "ISE.SAMPLER", cfg, labels=np.array([0, 0, 1, 1, -1, -1]), seed=0)
+    assert [[i for i, _, _ in batch] for batch in sampler] == [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5]]
     assert hasattr(build(HOOK, cfg.ISE.HOOKS[-1], "ISE.HOOKS", cfg), "after_labelling")
-    sys.modules.pop("my_parts")
 
 
 def test_citation_names_the_version_and_the_paper():
