@@ -54,6 +54,8 @@ _BOUNDED = (
     ("at least 0", "ISE.LABEL_PRESERVING.WEIGHT", "DATALOADER.CACHE_GIB", "DATALOADER.NUM_WORKERS", "TEST.EVAL_PERIOD"),
     ("at least 1", "ISE.ITERS_PER_EPOCH", "ISE.SUPPORT.NUM_NEIGHBORS", "ISE.PSEUDO_LABEL.PERIOD"),
     ("at least 1", "ISE.PSEUDO_LABEL.K1", "ISE.PSEUDO_LABEL.K2", "ISE.PSEUDO_LABEL.MIN_SAMPLES"),
+    ("at least 1", "ISE.PSEUDO_LABEL.KMEANS.NUM_CLUSTERS"),
+    ("at least 0 and at most 1", "ISE.PSEUDO_LABEL.SELF_PACED.GAP", "ISE.PSEUDO_LABEL.SELF_PACED.INDEPENDENT_SHARE"),
     ("at least 1", "SOLVER.MAX_EPOCH", "SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.ACCUMULATE"),
     ("at least 1", "DATALOADER.NUM_INSTANCE", "TEST.IMS_PER_BATCH"),
     ("greater than 0", "ISE.MEMORY.TEMPERATURE", "ISE.LABEL_PRESERVING.TEMPERATURE", "ISE.CAMERAS.PROXY.TEMPERATURE"),
@@ -83,6 +85,7 @@ _CHOICES = {
     "ISE.MEMORY.UPDATE": ("hard", "mean"),
     "ISE.SUPPORT.SCHEDULE": tuple(DEGREE_SCHEDULES),
     "ISE.TRACKS.MODE": ("hard", "soft", "off"),
+    "ISE.PSEUDO_LABEL.AGGLOMERATIVE.LINKAGE": ("average", "complete", "single"),
     "ISE.REPORT.MAP_METHOD": ("tsne", "opentsne", "umap"),
 }
 
@@ -281,10 +284,24 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.PSEUDO_LABEL.K1 = 30
     _C.ISE.PSEUDO_LABEL.K2 = 6
     # Jaccard distance up to which two images are neighbours, in (0, 1); a larger value joins more. Paper: 0.4 on
-    # Market-1501, 0.7 on MSMT17. "auto": chosen from the data at every labelling (ise_plugin.clustering.eps).
+    # Market-1501, 0.7 on MSMT17. "auto": chosen from the data at every labelling (ise_plugin.clustering.eps). "KMeans" and
+    # "HDBSCAN" have none.
     _C.ISE.PSEUDO_LABEL.EPS = 0.4
-    # Neighbours, itself included, that make an image the core of a cluster.
+    # Neighbours, itself included, that make an image the core of a cluster of DBSCAN; images of the smallest cluster of others.
     _C.ISE.PSEUDO_LABEL.MIN_SAMPLES = 4
+    # Clusterer "KMeans": clusters, at most as many as images. Ge, Chen, Li, "Mutual Mean-Teaching", ICLR 2020, try 500 to 2000.
+    _C.ISE.PSEUDO_LABEL.KMEANS = CfgNode()
+    _C.ISE.PSEUDO_LABEL.KMEANS.NUM_CLUSTERS = 500
+    # Clusterer "Agglomerative": what of the pairs of two clusters is their distance, "average", "complete" (the largest) or
+    # "single" (the smallest). Clusters up to EPS apart are joined.
+    _C.ISE.PSEUDO_LABEL.AGGLOMERATIVE = CfgNode()
+    _C.ISE.PSEUDO_LABEL.AGGLOMERATIVE.LINKAGE = "average"
+    # Clusterer "SelfPacedDBSCAN" (Ge et al., "Self-paced Contrastive Learning", NeurIPS 2020, called SpCL).
+    _C.ISE.PSEUDO_LABEL.SELF_PACED = CfgNode()
+    # From EPS to the looser and the stricter eps that clusters must stand. Unit: distance, in [0, 1]. SpCL: 0.02 (EPS 0.6).
+    _C.ISE.PSEUDO_LABEL.SELF_PACED.GAP = 0.02
+    # Clusters that the first labelling takes to be independent; the bound stays. Unit: share, in [0, 1]. SpCL: 0.9.
+    _C.ISE.PSEUDO_LABEL.SELF_PACED.INDEPENDENT_SHARE = 0.9
     # Neighbour search: "exact", or "ivf" / "hnsw" (faiss) for sets too large for it.
     _C.ISE.PSEUDO_LABEL.SEARCH = "exact"
 

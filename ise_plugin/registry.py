@@ -35,15 +35,17 @@ CLUSTERER.__doc__ = """Clustering algorithms named in ``ISE.PSEUDO_LABEL.CLUSTER
 
 ``max_distance`` says how far the graph must reach; ``fit_predict(graph)`` takes a distance graph (scipy CSR, N x N,
 float32, symmetric, diagonal stored) and gives int64 pseudo labels (N,), 0..M-1, -1 for outliers. After it ``eps_`` (the
-distance used) and ``reason_`` (why that one) may be there; both are logged. With ``"units"`` in its attribute ``wants`` it
-is called with ``units=`` (N,) as well where images are known to be one person, who has one number."""
+distance used), ``reason_`` (why that one) and ``summary_`` (one line on what came of it) may be there; all are logged. With the
+attribute ``wants``, a tuple of names, it is given as keyword arguments ``features``, (N, D) with unit rows, what was searched
+by, and ``units`` (N,) where images are known to be one person, who has one number. With ``state_dict`` and ``load_state_dict``
+its state goes into checkpoints."""
 
 DISTANCE = Registry("DISTANCE")
 DISTANCE.__doc__ = """Distances named in ``ISE.PSEUDO_LABEL.DISTANCE``; see :func:`build`.
 
 Called with ``(features, neighbors)``, features (N, D) with unit rows, neighbors as a search below gives them; return an
 object with ``within(max_distance)``, the graph (scipy CSR, N x N, float32) of every pair at most so far apart, and
-``of_rows(rows)``, the distances (S, N), float32, of some rows to all.
+``of_rows(rows)``, the distances (S, N), float32, of some rows to all. Distances lie in [0, 1].
 
 With the attribute ``wants``, a tuple of names out of ``cameras`` (N,) int64, ``tracks`` (N,) int64, both -1 where unknown, and
 ``times`` (N,) float64, NaN where unknown, it is given these as keyword arguments. With a method

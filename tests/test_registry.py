@@ -74,7 +74,15 @@ def test_distance_and_clusterer_from_outside_the_package(own_module):
     np.testing.assert_array_equal(clusterer.fit_predict(graph), np.repeat([0, 1], 5))
 
 
-@pytest.mark.parametrize("name, meant", [("dbscan", "DBSCAN"), ("DBSCANS", "DBSCAN"), ("DSBCAN", "DBSCAN")])
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("dbscan", "DBSCAN or HDBSCAN"),
+        ("k-means", "KMeans"),
+        ("Info-Map", "Infomap"),
+        ("agglomerativ", "Agglomerative"),
+    ],
+)
 def test_a_wrong_name_says_what_may_be_meant(name, meant):
     with pytest.raises(
         UsageError, match=rf"^KEY: nothing named '{name}'.*known are: .*DBSCAN.*did you mean {meant}\?$"

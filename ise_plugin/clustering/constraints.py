@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from ..neighbors.checks import Features, unit_interval, unit_rows
 from ..utils.logs import some_of
+from .labels import numbered
 from .quality import OUTLIER
 
 logger = logging.getLogger("fastreid.ise.clustering")
@@ -104,7 +105,7 @@ class Constraints:
             for part in _parts(np.flatnonzero(found == cluster), sums, sizes, foes):
                 alone = sizes[part].sum() == 1
                 parts[part] = OUTLIER if alone else len(found) + part[0]  # beyond the numbers of all clusters
-        return _numbered(parts[self.units])
+        return numbered(parts[self.units])
 
     def violated(self, labels: np.ndarray) -> int:
         """How many pairs of units that are two people share a cluster, of labels (N,)."""
@@ -123,14 +124,19 @@ class Constraints:
         return np.r_[_keys(a, b, self.units), _keys(b, a, self.units)]
 
 
-def fit_constrained(clusterer: Any, graph: csr_matrix, constraints: Optional[Constraints], reach: float) -> np.ndarray:
-    """Labels (N,) int64 of any clusterer (:data:`ise_plugin.registry.CLUSTERER`), with the constraints where there are any."""
-    if constraints is None:
-        return clusterer.fit_predict(graph)
-    linked = constraints.linked(graph, reach)
-    wanted = {"units": constraints.units} if "units" in getattr(clusterer, "wants", ()) else {}
-    labels = np.asarray(clusterer.fit_predict(linked, **wanted), np.int64)
-    return constraints.repaired(labels, linked) if constraints.hard else labels
+def fit_constrained(
+    clusterer: Any, graph: csr_matrix, constraints: Optional[Constraints], reach: float, **known: Any
+) -> np.ndarray:
+    """Labels (N,) int64 of any clusterer (:data:`ise_plugin.registry.CLUSTERER`), with the constraints where there are any.
+
+    ``known`` is what the clusterer may want by its attribute ``wants``, such as ``features``; the units of the constraints are
+    added to it.
+    """
+    if constraints is not None:
+        graph, known = constraints.linked(graph, reach), {**known, "units": constraints.units}
+    wanted = {name: known[name] for name in getattr(clusterer, "wants", ()) if name in known}
+    labels = np.asarray(clusterer.fit_predict(graph, **wanted), np.int64)
+    return constraints.repaired(labels, graph) if constraints is not None and constraints.hard else labels
 
 
 def track_constraints(
@@ -476,12 +482,3 @@ def _parts(members: np.ndarray, sums: csr_matrix, sizes: np.ndarray, foes: dict)
             if other not in apart[new]:
                 heapq.heappush(queue, (mean(new, other), new, other))
     return [np.array(part) for part in parts if part]
-
-
-def _numbered(labels: np.ndarray) -> np.ndarray:
-    """0..M-1 in the order of the clusters' first images, outliers as they are."""
-    clustered = labels != OUTLIER
-    _, first, inverse = np.unique(labels[clustered], return_index=True, return_inverse=True)
-    numbered = np.full(len(labels), OUTLIER, np.int64)
-    numbered[clustered] = np.argsort(np.argsort(first))[inverse.reshape(-1)]
-    return numbered

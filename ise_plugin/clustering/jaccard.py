@@ -89,7 +89,7 @@ class JaccardDistances:
         count = self.weights.shape[0]
         if unit_interval(max_distance, "max_distance") == 1.0:
             columns = np.tile(np.arange(count, dtype=np.int32), count)
-            return _sparse_rows(np.full(count, count), columns, self.of_rows(np.arange(count)).ravel())
+            return sparse_rows(np.full(count, count), columns, self.of_rows(np.arange(count)).ravel())
         arrays = *_arrays(self.weights), *_arrays(self.weights.tocsc())
         upper = _rows_of_blocks(count, kernels.near_pairs, *arrays, np.float32(max_distance))
         del arrays  # the matrix by columns is as large as the weights
@@ -224,7 +224,7 @@ def _rows_of_blocks(num_rows: int, kernel: Callable, *arguments: Any) -> csr_mat
     """(N, N), from a kernel that returns the columns and values of a block and fills ``counts``."""
     counts = np.zeros(num_rows, dtype=np.int64)
     columns, values = zip(*_each_row_block(num_rows, kernel, counts, *arguments))
-    return _sparse_rows(counts, np.concatenate(columns), np.concatenate(values))
+    return sparse_rows(counts, np.concatenate(columns), np.concatenate(values))
 
 
 def _symmetric(upper: csr_matrix) -> csr_matrix:
@@ -233,10 +233,10 @@ def _symmetric(upper: csr_matrix) -> csr_matrix:
     diagonal = csr_matrix((np.zeros(count, np.float32), np.arange(count), np.arange(count + 1)))
     beside = hstack([upper.T.tocsr(), diagonal, upper], format="csr")  # a sum would lose the zeros that are stored
     beside.indices %= count
-    return _sparse_rows(np.diff(beside.indptr), beside.indices, beside.data)
+    return sparse_rows(np.diff(beside.indptr), beside.indices, beside.data)
 
 
-def _sparse_rows(counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> csr_matrix:
+def sparse_rows(counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> csr_matrix:
     """(N, N) with so many entries in every row, columns ascending."""
     starts = np.concatenate([[0], np.cumsum(counts)])
     # scipy wants both index arrays of one type; 32 bits serve as long as the number of entries fits

@@ -25,7 +25,7 @@ class CollapseGuard(HookBase):
 
     def after_labelling(self, labelling: Labelling) -> None:
         """Raises a UsageError that says what to change when this is the labelling too many."""
-        found = describe_collapse(labelling.labels, *self._bounds)
+        found = describe_collapse(labelling.labels, *self._bounds, has_eps=labelling.eps is not None)
         epoch = self.trainer.epoch
         if epoch != self._epoch:  # a labelling that an interruption has cut short is done again
             self._before, self._epoch = self._in_a_row, epoch
@@ -47,24 +47,27 @@ class CollapseGuard(HookBase):
         self._epoch, self._before, self._in_a_row = state["epoch"], state["before"], state["in_a_row"]
 
 
-def describe_collapse(labels: np.ndarray, max_cluster_share: float, max_outlier_share: float):
+def describe_collapse(labels: np.ndarray, max_cluster_share: float, max_outlier_share: float, has_eps: bool = True):
     """What is wrong with a labelling, and what helps; None where nothing is.
 
     Args:
         labels: (N,), int64, -1 for outliers.
         max_cluster_share: of the images that one cluster may have, in (0, 1].
         max_outlier_share: of the images that may be outliers, in (0, 1].
+        has_eps: whether there is an eps to change.
     """
     sizes = np.bincount(labels[labels >= 0], minlength=1)
     largest, outliers = int(sizes.max()), int((labels < 0).sum())
     if largest > max_cluster_share * len(labels):
         return (
             f"one cluster has {largest} of {len(labels)} images",
-            "Set a smaller ISE.PSEUDO_LABEL.EPS, a smaller SOLVER.BASE_LR, or better MODEL.BACKBONE.PRETRAIN_PATH weights",
+            f"Set {'a smaller ISE.PSEUDO_LABEL.EPS, ' * has_eps}a smaller SOLVER.BASE_LR, or better "
+            "MODEL.BACKBONE.PRETRAIN_PATH weights",
         )
     if outliers > max_outlier_share * len(labels):
         return (
             f"{outliers} of {len(labels)} images are outliers",
-            "Set a larger ISE.PSEUDO_LABEL.EPS, a smaller ISE.PSEUDO_LABEL.MIN_SAMPLES, or better weights to start from",
+            f"Set {'a larger ISE.PSEUDO_LABEL.EPS, ' * has_eps}a smaller ISE.PSEUDO_LABEL.MIN_SAMPLES, or better weights to "
+            "start from",
         )
     return None

@@ -28,6 +28,7 @@ from ..method import cluster_centroids
 from ..modeling.precision import full_float32
 from ..registry import CLUSTERER, DISTANCE, HOOK, NEIGHBOR_SEARCH, build, registered
 from ..utils.distributed import computed_once, gather_rows, unwrapped, verify_same, world_size
+from ..utils.logs import log_once
 from ..utils.memory import advice_for_extraction, named_out_of_memory
 from ..utils.seeds import epoch_seed
 from .console import WithProgress
@@ -180,18 +181,28 @@ class DBSCANPseudoLabelHook(HookBase):
 
     def _cluster(self, features: Tensor, parts: dict) -> tuple[np.ndarray, Optional[float]]:
         """Labels, and the eps they were made with; what was computed on the way goes into ``parts``."""
-        settings = self.cfg.ISE.PSEUDO_LABEL
         if "neighbors" not in parts:
             parts["neighbors"] = self._neighbors(features)
         parts["distances"] = self._distance(features, parts["neighbors"], **self._evidence(self._distance))
         parts["reach"] = self._clusterer.max_distance
         parts["graph"] = parts["distances"].within(parts["reach"])
         parts["constraints"] = self._constraints(features)
-        labels = fit_constrained(self._clusterer, parts["graph"], parts["constraints"], parts["reach"])
-        eps = getattr(self._clusterer, "eps_", None)
-        if settings.EPS == AUTO and eps is not None:
-            logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {self._clusterer.reason_}")
-        return labels, eps
+        labels = fit_constrained(
+            self._clusterer, parts["graph"], parts["constraints"], parts["reach"], features=features
+        )
+        self._say_what_the_clusterer_says()
+        return labels, getattr(self._clusterer, "eps_", None)
+
+    def _say_what_the_clusterer_says(self) -> None:
+        clusterer, name = self._clusterer, self.cfg.ISE.PSEUDO_LABEL.CLUSTERER
+        eps, summary = getattr(clusterer, "eps_", None), getattr(clusterer, "summary_", None)
+        if self.cfg.ISE.PSEUDO_LABEL.EPS == AUTO:
+            if eps is None:
+                log_once(f"ISE.PSEUDO_LABEL.EPS auto: the clusterer {name} has no eps, so none is chosen")
+            else:
+                logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {clusterer.reason_}")
+        if summary:
+            logger.info(summary)
 
     def _neighbors(self, features: Tensor, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         """As the search finds them, or the distance by it."""
@@ -251,12 +262,14 @@ class DBSCANPseudoLabelHook(HookBase):
         found = f"clustering found {clusters} cluster(s) and {outliers} outliers among {images} images"
         if self.labels is None:
             raise UsageError(f"{found}; two clusters are the least that can be trained on{self._advice(labelling)}")
-        eps, kept = self.cfg.ISE.PSEUDO_LABEL.EPS, self.labels.max() + 1
-        logger.warning(f"{found} with eps {eps}; keeping the last usable labels ({kept} clusters)")
+        eps, kept = "" if labelling.eps is None else f" with eps {labelling.eps:g}", self.labels.max() + 1
+        logger.warning(f"{found}{eps}; keeping the last usable labels ({kept} clusters)")
 
     def _advice(self, labelling: Labelling) -> str:
         if labelling.distances is None:  # only the first process knows them, and only its message is shown
             return ""
+        if labelling.eps is None:
+            return ". Set ISE.PSEUDO_LABEL.CLUSTERER or its keys otherwise, or take better weights to start from"
         others = max(1, self.cfg.ISE.PSEUDO_LABEL.MIN_SAMPLES - 1)
         distances = kth_neighbor_distances(labelling.distances.within(_LARGEST_DISTANCE), others)
         quantiles = ", ".join(f"{q:.0%}: {np.quantile(distances, q):.3f}" for q in _ADVICE_QUANTILES)
@@ -290,6 +303,8 @@ class DBSCANPseudoLabelHook(HookBase):
         if self.labels is None or not (memories := self._memories.state_dict()):
             return {}
         state = {"labels": torch.from_numpy(self.labels), **memories}
+        if hasattr(self._clusterer, "state_dict"):
+            state["clusterer"] = self._clusterer.state_dict()
         return {**state, "search_vectors": self._vectors.state_dict()} if self._vectors.used else state
 
     def load_state_dict(self, state: dict) -> None:
@@ -298,3 +313,5 @@ class DBSCANPseudoLabelHook(HookBase):
             self.labels = state["labels"].numpy()
             self._kept = state
             self._vectors.load_state_dict(state.get("search_vectors", {}))
+            if hasattr(self._clusterer, "load_state_dict"):
+                self._clusterer.load_state_dict(state.get("clusterer", {}))

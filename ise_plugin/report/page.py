@@ -142,7 +142,7 @@ def _labels(run: Run, drawing: Figures) -> list[Figure]:
         shown, caption = series[:1] + series[1:][-1:], "first and last labelling"
         found.append(drawing.draw(figures.sizes, "Sizes of the clusters", shown, caption=caption))
     name = run.config.get("ISE.PSEUDO_LABEL.DISTANCE", "Jaccard")
-    caption = "of a sample of images to all others with a neighbour in common; pairs left of eps are joined"
+    caption = "of a sample of images to all others less than 1 apart; pairs left of eps are joined"
     for one in labellings:
         if counts := one.get("distances"):
             title = f"Distances, epoch {one['epoch']}"

@@ -34,6 +34,8 @@ _MANY_OUTLIERS = 0.6
 _UNSETTLED, _LABELLINGS = 0.6, 3
 # MIN_SAMPLES below which every pair is a cluster.
 _FEWEST_SAMPLES = 2
+# Clusterers of the package that read EPS.
+_WITH_EPS = ("DBSCAN", "SelfPacedDBSCAN", "Agglomerative", "Infomap")
 _BETTER_START = "start from weights that have seen people (MODEL.BACKBONE.PRETRAIN_PATH)"
 # Learning rate over the one in the config: the paper's schedule ends at a hundredth.
 _SPENT = 0.005
@@ -238,7 +240,7 @@ def find_troubles(run: Run) -> dict[str, str]:
 
 def _other_eps(run: Run, direction: str) -> str:
     """'a smaller ISE.PSEUDO_LABEL.EPS (0.5 now), or ', said to somebody whose clusterer has one."""
-    if run.config.get("ISE.PSEUDO_LABEL.CLUSTERER", "DBSCAN") != "DBSCAN":
+    if run.config.get("ISE.PSEUDO_LABEL.CLUSTERER", "DBSCAN") not in _WITH_EPS:
         return ""
     eps = run.config.get("ISE.PSEUDO_LABEL.EPS")
     if eps != AUTO:

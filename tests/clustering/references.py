@@ -1,10 +1,25 @@
 """Embeddings, and slow, obvious references, for the tests of ``ise_plugin.clustering``."""
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def sparse_graph(distance: np.ndarray, bound: float = 1.0) -> csr_matrix:
+    """Pairs within the bound, zero distances stored too."""
+    rows, columns = np.nonzero(distance <= bound)
+    return csr_matrix((distance[rows, columns].astype(np.float32), (rows, columns)), distance.shape)
+
+
+def random_distance(size: int, seed: int, groups: int = 4) -> np.ndarray:
+    """Distances without ties, smaller within groups; (N, N) float32, symmetric, zero diagonal."""
+    random = np.random.default_rng(seed)
+    group = random.integers(0, groups, size)
+    distance = np.triu(random.uniform(0.3, 1, (size, size)) * np.where(group == group[:, None], 0.6, 1), 1)
+    return (distance + distance.T).astype(np.float32)
 
 
 def random_embeddings(size: int, dim: int, seed: int = 0, noise: float = 1.0, per_identity: int = 8) -> np.ndarray:

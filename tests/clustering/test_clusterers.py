@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from clustering.references import random_embeddings, reference_distance, unit
+from clustering.references import random_embeddings, reference_distance, sparse_graph, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
@@ -16,12 +16,6 @@ from ise_plugin.clustering.eps import LARGEST_EPS, choose_eps
 from ise_plugin.registry import CLUSTERER
 
 FASTREID = importlib.util.find_spec("fastreid") is not None
-
-
-def sparse_graph(distance: np.ndarray, bound: float) -> csr_matrix:
-    """Pairs within the bound, zero distances stored too."""
-    rows, columns = np.nonzero(distance <= bound)
-    return csr_matrix((distance[rows, columns].astype(np.float32), (rows, columns)), distance.shape)
 
 
 def dense_labels(distance: np.ndarray, eps: float, min_samples: int) -> np.ndarray:

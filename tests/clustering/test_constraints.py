@@ -8,11 +8,22 @@ from clustering.references import random_embeddings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
-from sklearn.cluster import OPTICS, AgglomerativeClustering
+from sklearn.cluster import OPTICS
 from sklearn.metrics import adjusted_rand_score
 
-from ise_plugin.clustering import DBSCAN, OUTLIER, constraints, jaccard_graph
+from ise_plugin.clustering import (
+    DBSCAN,
+    HDBSCAN,
+    OUTLIER,
+    Agglomerative,
+    Infomap,
+    KMeans,
+    SelfPacedDBSCAN,
+    constraints,
+    jaccard_graph,
+)
 from ise_plugin.clustering.constraints import Constraints, fit_constrained, track_constraints
+from ise_plugin.registry import CLUSTERER
 
 LOGGER = "fastreid.ise.clustering"
 
@@ -34,7 +45,11 @@ CLUSTERERS = {
     "dbscan": DBSCAN(0.6, 2),
     "auto": DBSCAN("auto", 4),
     "optics": Scikit(lambda: OPTICS(min_samples=3, metric="precomputed", max_eps=0.9)),
-    "agglomerative": Scikit(lambda: AgglomerativeClustering(4, metric="precomputed", linkage="average")),
+    "agglomerative": Agglomerative(0.7, 1),
+    "hdbscan": HDBSCAN(2),
+    "infomap": Infomap(0.6, 2),
+    "k-means": KMeans(3),
+    "self-paced": SelfPacedDBSCAN(0.6, 2),
 }
 
 
@@ -100,26 +115,33 @@ def test_pairs_apart_are_the_tracks_that_one_camera_sees_at_one_moment(size, see
     assert len(found.apart) == len(expected)
 
 
+def test_every_registered_clusterer_is_tried_here():
+    """A new one is to hold to what tracks say, too; OPTICS is one of the user's own."""
+    assert {type(each) for each in CLUSTERERS.values()} - {Scikit} == {each for _, each in CLUSTERER}
+
+
 @pytest.mark.parametrize("name", CLUSTERERS)
-@pytest.mark.parametrize("reach", [0.8, 1.0])
-@settings(max_examples=25, deadline=None)
-@given(st.integers(5, 45), st.integers(0, 10_000))
-def test_no_clustering_violates_a_hard_constraint(name, reach, size, seed):
-    random = np.random.default_rng(seed)
-    graph, (cameras, tracks, times) = random_graph(size, random, reach), random_tracks(size, random)
-    found = made(graph, cameras, tracks, times)
-    labels = fit_constrained(CLUSTERERS[name], graph, found, reach)
-    if found is None:
-        return
-    assert found.violated(labels) == 0
-    for pair in seen_together(cameras, tracks, times):
-        one, other = (set(labels[(cameras == c) & (tracks == t)]) - {OUTLIER} for c, t in pair)
-        assert one.isdisjoint(other)
-    for track in set(tracks[tracks >= 0]):
-        for camera in set(cameras):
-            assert len(set(labels[(tracks == track) & (cameras == camera)])) <= 1
-    numbers = labels[labels != OUTLIER]
-    assert labels.dtype == np.int64 and set(numbers) == set(range(numbers.max(initial=-1) + 1))
+def test_no_clustering_violates_a_hard_constraint(name):
+    @settings(max_examples=8 if name == "infomap" else 40, deadline=None)  # that one is a process each time
+    @given(st.sampled_from([0.8, 1.0]), st.integers(5, 45), st.integers(0, 10_000))
+    def check(reach, size, seed):
+        random = np.random.default_rng(seed)
+        graph, (cameras, tracks, times) = random_graph(size, random, reach), random_tracks(size, random)
+        found, features = made(graph, cameras, tracks, times), unit(random.standard_normal((size, 4)))
+        labels = fit_constrained(CLUSTERERS[name], graph, found, reach, features=features)
+        if found is None:
+            return
+        assert found.violated(labels) == 0
+        for pair in seen_together(cameras, tracks, times):
+            one, other = (set(labels[(cameras == c) & (tracks == t)]) - {OUTLIER} for c, t in pair)
+            assert one.isdisjoint(other)
+        for track in set(tracks[tracks >= 0]):
+            for camera in set(cameras):
+                assert len(set(labels[(tracks == track) & (cameras == camera)])) <= 1
+        numbers = labels[labels != OUTLIER]
+        assert labels.dtype == np.int64 and set(numbers) == set(range(numbers.max(initial=-1) + 1))
+
+    check()
 
 
 @settings(max_examples=40, deadline=None)
@@ -141,8 +163,11 @@ def test_without_tracks_the_labels_are_the_plain_ones(name):
     graph = jaccard_graph(random_embeddings(60, 8), 10, 3, 0.8)
     nothing = made(graph, np.zeros(60, int), np.full(60, -1), np.arange(60.0))
     assert nothing is None
+    features = {"features": random_embeddings(60, 8)}
+    wanted = features if "features" in getattr(CLUSTERERS[name], "wants", ()) else {}
     np.testing.assert_array_equal(
-        fit_constrained(CLUSTERERS[name], graph, nothing, 0.8), CLUSTERERS[name].fit_predict(graph)
+        fit_constrained(CLUSTERERS[name], graph, nothing, 0.8, **features),
+        CLUSTERERS[name].fit_predict(graph, **wanted),
     )
 
 
@@ -298,13 +323,21 @@ def test_bad_arguments(change, message):
         track_constraints(random_embeddings(8, 4), **given_)
 
 
-def test_a_clusterer_that_wants_the_units_is_given_them():
+def test_a_clusterer_is_given_what_it_wants_and_no_more():
     class Wanting:
-        wants = ("units",)
+        def __init__(self, *wants):
+            self.wants = wants
 
-        def fit_predict(self, graph, units):
-            return units
+        def fit_predict(self, graph, **given_):
+            self.given = given_
+            return np.zeros(6, np.int64)
 
-    graph = random_graph(6, np.random.default_rng(0))
+    graph, features = random_graph(6, np.random.default_rng(0)), np.eye(6)
     found = made(graph, np.zeros(6, int), np.array([0, 0, 1, 1, 2, -1]), np.full(6, np.nan))
-    assert fit_constrained(Wanting(), graph, found, 0.8).tolist() == [0, 0, 1, 1, 2, 3]
+    both, one, none = Wanting("units", "features"), Wanting("units"), Wanting()
+    for each in (both, one, none):
+        fit_constrained(each, graph, found, 0.8, features=features)
+    assert both.given["features"] is features and list(one.given) == ["units"] and none.given == {}
+    assert one.given["units"] is both.given["units"] is found.units
+    fit_constrained(both, graph, None, 0.8, features=features)
+    assert list(both.given) == ["features"]  # nobody is known to be one person

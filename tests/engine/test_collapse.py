@@ -54,6 +54,13 @@ def test_a_resumed_run_counts_on_and_a_repeated_labelling_counts_once():
         watch(other, OUTLIERS, 2)
 
 
+@pytest.mark.parametrize("labels", [ONE_CLUSTER, OUTLIERS])
+def test_no_eps_is_advised_where_there_is_none(labels):
+    assert "EPS" in describe_collapse(labels, 0.8, 0.98)[1]
+    advice = describe_collapse(labels, 0.8, 0.98, has_eps=False)[1]
+    assert "EPS" not in advice and advice.startswith("Set a smaller ")
+
+
 def test_a_clusterer_without_eps_is_watched_as_well():
     guard = make(labellings=1)
     guard.trainer = SimpleNamespace(epoch=0)

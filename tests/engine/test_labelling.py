@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastreid.config import CfgNode
+from sklearn.metrics import adjusted_rand_score
 
 import ise_plugin.engine.labelling as module
 from ise_plugin.clustering import CameraJaccard, Jaccard, generate_pseudo_labels, jaccard_distance
@@ -189,6 +191,55 @@ def test_too_few_images_for_the_neighbours_asked_for(trainer, monkeypatch):
 def test_unknown_components_are_named_before_anything_is_trained(trainer, key, name, known):
     with pytest.raises(UsageError, match=f"{key}.*{name}.*{known}"):
         set_up(trainer, **{key: name})
+
+
+@pytest.mark.parametrize("distance", ["Jaccard", "Cosine", "Euclidean"])
+@pytest.mark.parametrize("clusterer", ["HDBSCAN", "Agglomerative", "KMeans", "SelfPacedDBSCAN"])
+def test_every_clusterer_labels_with_every_distance(trainer, monkeypatch, caplog, clusterer, distance):
+    n = len(trainer.images)
+    give_embeddings(monkeypatch, blobs(n, 8, 0.02))
+    hook = set_up(trainer, CLUSTERER=clusterer, DISTANCE=distance, KMEANS=CfgNode({"NUM_CLUSTERS": 8}))
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        labelling = hook.label()
+    assert adjusted_rand_score(np.repeat(np.arange(8), -(-n // 8))[:n], labelling.labels) > 0.5
+    assert labelling.labels.dtype == np.int64 and labelling.purities.shape == (labelling.clusters,)
+    has_eps = clusterer in ("Agglomerative", "SelfPacedDBSCAN")
+    assert labelling.eps == (trainer.cfg.ISE.PSEUDO_LABEL.EPS if has_eps else None)
+    summary = getattr(hook._clusterer, "summary_", None)
+    assert (summary is None) == (clusterer == "Agglomerative") and (summary or "") in caplog.text
+
+
+def test_eps_auto_with_a_clusterer_that_has_none_is_said_once(trainer, monkeypatch, caplog):
+    give_embeddings(monkeypatch, blobs(len(trainer.images), 8, 0.02))
+    hook = set_up(trainer, CLUSTERER="HDBSCAN", EPS="auto")
+    log_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        assert (hook.label().eps, hook.label().eps) == (None, None)
+    assert caplog.text.count("EPS auto: the clusterer HDBSCAN has no eps") == 1
+
+
+def test_more_clusters_than_images_and_no_clusters_without_eps_are_one_line(trainer, monkeypatch):
+    n = len(trainer.images)
+    give_embeddings(monkeypatch, blobs(n, n, 0.0))
+    with pytest.raises(UsageError, match=rf"{n} training images cannot be clustered: .* 500 clusters of {n} images"):
+        set_up(trainer, CLUSTERER="KMeans").before_epoch()
+    with pytest.raises(UsageError, match="found 1 cluster.*Set ISE.PSEUDO_LABEL.CLUSTERER or its keys") as caught:
+        set_up(trainer, CLUSTERER="KMeans", KMEANS=CfgNode({"NUM_CLUSTERS": 1})).before_epoch()
+    assert "EPS" not in str(caught.value)
+
+
+def test_the_state_of_a_clusterer_is_resumed(trainer, monkeypatch):
+    give_embeddings(monkeypatch, blobs(len(trainer.images), 10, 0.3))
+    hook = set_up(trainer, CLUSTERER="SelfPacedDBSCAN", EPS=0.6)
+    hook.before_epoch()
+    bound = hook._clusterer.state_dict()
+    assert 0 < bound["alpha"] <= 1 and hook.state_dict()["clusterer"] == bound
+    resumed = set_up(trainer, CLUSTERER="SelfPacedDBSCAN", EPS=0.6)
+    resumed.load_state_dict(hook.state_dict())
+    assert resumed._clusterer.state_dict() == bound
+    plain = set_up(trainer)  # with a clusterer that keeps nothing
+    plain.load_state_dict(hook.state_dict())
+    assert "clusterer" not in plain.state_dict()
 
 
 def test_a_labelling_carries_what_was_computed_for_it(trainer, monkeypatch):

@@ -127,7 +127,8 @@ def test_advice_fits_the_configuration():
     )
     assert "a smaller ISE.PSEUDO_LABEL.EPS (0.4 now), or" in advice(large, **{EPS: 0.4})
     assert f"{EPS} as a number, smaller than the 0.55 that was chosen" in advice(large, **AUTO_EPS)
-    assert EPS not in advice(large, **{EPS: 0.4, "ISE.PSEUDO_LABEL.CLUSTERER": "mine.Optics"})
+    for clusterer, has_eps in (("mine.Optics", False), ("KMeans", False), ("Infomap", True)):
+        assert (EPS in advice(large, **{EPS: 0.4, "ISE.PSEUDO_LABEL.CLUSTERER": clusterer})) == has_eps
     assert "a larger ISE.PSEUDO_LABEL.EPS" in advice(epochs(many), **{EPS: 0.4})
     pure, mixed = ({**many, "labels/estimated_purity": purity} for purity in (0.9, 0.4))
     assert f"{EPS} as a number, larger than the 0.55 that was chosen" in advice(epochs(pure), **AUTO_EPS)
