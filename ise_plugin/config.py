@@ -216,6 +216,9 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.ISE.SUPPORT.BASE_DEGREE = 0.25
     # How it gets there: "progressive", from 0 by a logarithm (paper, section 3.2), or "constant", the same in every step.
     _C.ISE.SUPPORT.SCHEDULE = "progressive"
+    # Support samples are contrasted with the memory and move it, as the embeddings do; False: the label-preserving loss alone has
+    # them, so that the paper's parts can be told apart (projects/Ablation).
+    _C.ISE.SUPPORT.IN_CONTRAST = True
 
     # Cluster memory (Dai et al., "Cluster Contrast", arXiv 2103.11568).
     _C.ISE.MEMORY = CfgNode()
@@ -430,21 +433,7 @@ def _read_chain(config_file: str, seen: tuple = ()) -> list:
     path = resolve_config_file(config_file)
     if os.path.abspath(path) in seen:
         raise UsageError(f"config file {config_file}: {BASE_KEY} leads back to itself; remove the loop")
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"config file {config_file}: it is not text; check its path") from error
-    except (OSError, ValueError, RecursionError) as error:  # a date that is none, thousands of brackets
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"config file {config_file}: cannot be read ({reason}); check its path and content") from error
-    except yaml.YAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        reason = getattr(error, "problem", error)
-        raise UsageError(f"config file {config_file}{line}: not valid YAML ({reason})") from error
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise UsageError(f"config file {config_file}: expected keys and values, found a {type(values).__name__}")
+    values = read_yaml(path, f"config file {config_file}")
     base = values.pop(BASE_KEY, None)
     if base is None:
         return [(config_file, values)]
@@ -452,6 +441,30 @@ def _read_chain(config_file: str, seen: tuple = ()) -> list:
         raise UsageError(f"config file {config_file}: {BASE_KEY} must be the path of a config file, not {base!r}")
     base_path = resolve_config_file(base, os.path.dirname(path))
     return _read_chain(base_path, seen + (os.path.abspath(path),)) + [(config_file, values)]
+
+
+def read_yaml(path: str, what: str) -> dict:
+    """The keys and values of a YAML file; an empty one has none. ``what`` is its name in errors.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what}: it is not text; check its path") from error
+    except (OSError, ValueError, RecursionError) as error:  # a date that is none, thousands of brackets
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{what}: cannot be read ({reason}); check its path and content") from error
+    except yaml.YAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        reason = getattr(error, "problem", error)
+        raise UsageError(f"{what}{line}: not valid YAML ({reason})") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UsageError(f"{what}: expected keys and values, found a {type(values).__name__}")
+    return values
 
 
 def _merge(cfg: CfgNode, values: dict, source: str) -> None:

@@ -35,6 +35,7 @@ class ClusterMemoryHead(nn.Module):
         with_bnneck: whether the neck has a batch norm (its bias is frozen, as in fastreid).
         norm_type: fastreid's name of that norm.
         num_neighbors: support samples per embedding of a cluster; 0 makes none.
+        supports_in_contrast: whether these move the cluster memory as the embeddings do.
         momentum, update: of :class:`ise_plugin.method.ClusterMemory`.
         memories: those that losses want beside it, by their names.
 
@@ -54,6 +55,7 @@ class ClusterMemoryHead(nn.Module):
         with_bnneck: bool = True,
         norm_type: str = "BN",
         num_neighbors: int = 1,
+        supports_in_contrast: bool = True,
         momentum: float = 0.2,
         update: str = "hard",
         memories: Mapping[str, Memory] = {},
@@ -70,6 +72,7 @@ class ClusterMemoryHead(nn.Module):
         self.bottleneck.apply(weights_init_kaiming)
 
         self.num_neighbors = num_neighbors
+        self.supports_in_contrast = supports_in_contrast
         self.momentum = momentum
         self.update_rule = update
         self.memory: Optional[ClusterMemory] = None
@@ -93,6 +96,7 @@ class ClusterMemoryHead(nn.Module):
             "with_bnneck": heads.WITH_BNNECK,
             "norm_type": heads.NORM,
             "num_neighbors": ise.SUPPORT.NUM_NEIGHBORS if with_supports and ise.SUPPORT.ENABLED else 0,
+            "supports_in_contrast": ise.SUPPORT.IN_CONTRAST,
             "momentum": ise.MEMORY.MOMENTUM,
             "update": ise.MEMORY.UPDATE,
             "memories": {memory: build(MEMORY, memory, f"{name}.wants", cfg) for memory, name in wanted.items()},
@@ -147,7 +151,7 @@ class ClusterMemoryHead(nn.Module):
         return outputs
 
     def _supported(self, features: Tensor, labels: Tensor, known: Tensor) -> dict:
-        """The support samples; updates the cluster memory with them and the samples. Outliers have no part in either.
+        """The support samples; updates the cluster memory. Outliers have no part in either.
 
         Args:
             known: the labels, where the loader has them.
@@ -161,7 +165,9 @@ class ClusterMemoryHead(nn.Module):
         count = self._usable_neighbors(len(centroids))
         if count:
             supports, support_labels = generate_support_samples(features, labels, centroids, count, self.degree)
-        self.memory.update(torch.cat([features, supports]), torch.cat([known, known.repeat_interleave(count)]))
+        moving = count if self.supports_in_contrast else 0
+        movers = torch.cat([features, supports[: moving * len(features)]])
+        self.memory.update(movers, torch.cat([known, known.repeat_interleave(moving)]))
         return {"supports": supports, "support_labels": support_labels}
 
     def _neck(self, features: Tensor) -> Tensor:

@@ -19,13 +19,22 @@ class ISELoss(nn.Module):
         temperature: of the sample-extension loss, > 0.
         lp_weight: weight of the label-preserving loss, >= 0; 0 leaves it out.
         lp_temperature: of the label-preserving loss, > 0.
+        supports_in_contrast: whether the sample-extension loss takes the support samples, too.
     """
 
     with_supports = True  # tells the head to make them
 
     @configurable
-    def __init__(self, *, temperature: float = 0.05, lp_weight: float = 0.1, lp_temperature: float = 0.6):
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.05,
+        lp_weight: float = 0.1,
+        lp_temperature: float = 0.6,
+        supports_in_contrast: bool = True,
+    ):
         super().__init__()
+        self.supports_in_contrast = supports_in_contrast
         self.temperature = temperature
         self.lp_weight = lp_weight
         self.lp_temperature = lp_temperature
@@ -36,6 +45,7 @@ class ISELoss(nn.Module):
             "temperature": cfg.ISE.MEMORY.TEMPERATURE,
             "lp_weight": cfg.ISE.LABEL_PRESERVING.WEIGHT,
             "lp_temperature": cfg.ISE.LABEL_PRESERVING.TEMPERATURE,
+            "supports_in_contrast": cfg.ISE.SUPPORT.IN_CONTRAST,
         }
 
     def forward(self, outputs: dict) -> dict[str, Tensor]:
@@ -49,7 +59,9 @@ class ISELoss(nn.Module):
         """
         features, labels = outputs["features"], outputs["labels"]
         supports, support_labels = outputs["supports"], outputs["support_labels"]
-        extended, extended_labels = torch.cat([features, supports]), torch.cat([labels, support_labels])
+        extended, extended_labels = features, labels
+        if self.supports_in_contrast:
+            extended, extended_labels = torch.cat([features, supports]), torch.cat([labels, support_labels])
         losses = {"loss_se": sample_extension_loss(extended, extended_labels, outputs["centroids"], self.temperature)}
         if self.lp_weight > 0 and len(supports):
             loss = label_preserving_loss(features, supports, labels, support_labels, self.lp_temperature)

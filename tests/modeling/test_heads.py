@@ -113,6 +113,18 @@ def test_without_support_samples_the_loss_is_that_of_cluster_contrast(feature_ma
     )
 
 
+def test_support_samples_of_the_label_preserving_loss_alone_change_nothing_else(feature_map):
+    head, without = (
+        make_head(**options).train() for options in ({"supports_in_contrast": False}, {"num_neighbors": 0})
+    )
+    head.degree = 0.25
+    outputs, expected = head(feature_map, LABELS), without(feature_map, LABELS)
+    assert torch.equal(head.memory.centroids, without.memory.centroids) and len(outputs["supports"]) == len(LABELS)
+    losses = ISELoss(supports_in_contrast=False)(outputs)
+    assert torch.equal(losses["loss_se"], ISELoss()(expected)["loss_se"])
+    assert torch.equal(losses["loss_lp"], ISELoss()(outputs)["loss_lp"])
+
+
 def test_no_weight_leaves_the_label_preserving_loss_out(feature_map):
     assert set(ISELoss(lp_weight=0.0)(make_head().train()(feature_map, LABELS))) == {"loss_se"}
 
@@ -151,8 +163,10 @@ def test_config_reaches_the_head_and_the_loss():
     assert (head.num_neighbors, head.momentum, head.update_rule) == (3, 0.7, "mean")
     assert head.bottleneck[0].out_channels == 6 and head.bottleneck[1].num_features == 6
     assert (loss.temperature, loss.lp_weight, loss.lp_temperature) == (0.2, 0.3, 0.4)
-    cfg.ISE.SUPPORT.ENABLED = False
+    assert head.supports_in_contrast and loss.supports_in_contrast
+    cfg.ISE.SUPPORT.ENABLED = cfg.ISE.SUPPORT.IN_CONTRAST = False
     assert ClusterMemoryHead(cfg).num_neighbors == 0
+    assert not ClusterMemoryHead(cfg).supports_in_contrast and not ISELoss(cfg).supports_in_contrast
     cfg.MODEL.HEADS.POOL_LAYER = "Median"
     with pytest.raises(UsageError, match="GlobalAvgPool.*Median"):
         ClusterMemoryHead(cfg)
