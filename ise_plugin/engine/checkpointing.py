@@ -43,9 +43,20 @@ def checkpoint_name(epoch: int, steps: Optional[int] = None) -> str:
     return f"model_{epoch:04d}" + ("" if steps is None else f"_{steps:06d}")
 
 
+def is_finished(folder: str) -> bool:
+    """Whether a folder holds a run that has come to its end."""
+    return os.path.isfile(os.path.join(folder, f"{_FINAL}.pth"))
+
+
+def remove_periodic(folder: str) -> None:
+    """Removes the periodic checkpoints of a finished run, which are there to go on from."""
+    for name in filter(_PERIODIC.fullmatch, os.listdir(folder)):
+        os.remove(os.path.join(folder, name))
+
+
 def refuse_finished(folder: str) -> None:
     """UsageError where a folder holds a finished run, which a new one would replace file by file."""
-    if os.path.isfile(os.path.join(folder, f"{_FINAL}.pth")):
+    if is_finished(folder):
         raise UsageError(f"OUTPUT_DIR {folder} holds a finished run; name another folder, or go on with --resume")
 
 

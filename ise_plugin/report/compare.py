@@ -3,7 +3,7 @@
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 from tabulate import tabulate
 
@@ -12,12 +12,13 @@ from .page import render
 from .run_files import Run
 
 # Keys that do not make another setting: the seed, and where and how things are written.
-_NOT_A_SETTING = ("SEED", "OUTPUT_DIR", "ISE.REPORT.", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE")
+_NOT_A_SETTING = ("SEED", "OUTPUT_DIR", "ISE.IMPORT", "ISE.REPORT.", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE")
 # Hooks that only watch.
 _WATCHING = ("RunReport", "EpochSummary", "IdentityChoice")
-# What is compared: title, source ("results": results.json, "final": its final metrics, "log": the last value logged),
-# name there, factor on its value.
+# What is compared: title, source ("results": results.json, "initial" and "final": its metrics before and after training, "log":
+# the last value logged), name there, factor on its value.
 QUANTITIES = (
+    ("mAP before training %", "initial", "mAP", 1),
     ("mAP %", "final", "mAP", 1),
     ("rank-1 %", "final", "Rank-1", 1),
     ("mINP %", "final", "mINP", 1),
@@ -56,6 +57,12 @@ class Spread(NamedTuple):
         return f"{self.mean:.3g}" if math.isnan(self.deviation) else f"{self.mean:.4g} ± {self.deviation:.2g}"
 
 
+def spread_of(values: Sequence[float]) -> Spread:
+    """Mean and standard deviation of numbers, of which there may be one or none."""
+    mean = statistics.fmean(values) if values else math.nan
+    return Spread(mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+
+
 @dataclass
 class Group:
     """Runs of one setting that differ in their seeds. The title is what this setting has that others have not."""
@@ -66,10 +73,23 @@ class Group:
 
     def spread(self, source: str, name: str, factor: float = 1) -> Spread:
         """Mean and deviation over the runs that know the quantity; the arguments are as in :data:`QUANTITIES`."""
-        sources = [{"results": r.results.get, "final": r.metrics("final").get, "log": r.last} for r in self.runs]
-        values = [factor * value for of in sources if (value := of[source](name)) is not None]
-        mean = statistics.fmean(values) if values else math.nan
-        return Spread(mean, statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+        values = [value for run in self.runs if (value := value_of(run, source, name, factor)) is not None]
+        return spread_of(values)
+
+
+def value_of(run: Run, source: str, name: str, factor: float = 1) -> Optional[float]:
+    """One number of a run, None where it does not know it; the arguments are as in :data:`QUANTITIES`."""
+    metrics = {stage: run.metrics(stage).get for stage in ("initial", "final")}
+    value = {**metrics, "results": run.results.get, "log": run.last}[source](name)
+    return None if value is None else factor * value
+
+
+def setting_of(config: dict) -> dict:
+    """What of a flat configuration makes a setting: seed, places, and hooks that only watch are left out."""
+    setting = {key: value for key, value in config.items() if not key.startswith(_NOT_A_SETTING)}
+    if "ISE.HOOKS" in setting:
+        setting["ISE.HOOKS"] = [name for name in setting["ISE.HOOKS"] if name not in _WATCHING]
+    return setting
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -79,20 +99,19 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """
     groups: list[Group] = []
     for run in runs:
-        setting = {k: v for k, v in run.config.items() if not k.startswith(_NOT_A_SETTING)}
-        if "ISE.HOOKS" in setting:
-            setting["ISE.HOOKS"] = [name for name in setting["ISE.HOOKS"] if name not in _WATCHING]
-        group = next((g for g in groups if not _differing(g.setting, setting)), None)
+        setting = setting_of(run.config)
+        group = next((g for g in groups if not differing(g.setting, setting)), None)
         if group is None:
             groups.append(group := Group(setting))
         group.runs.append(run)
-    differing = sorted(set().union(*(_differing(a.setting, b.setting) for a in groups for b in groups)))
+    keys = sorted(set().union(*(differing(a.setting, b.setting) for a in groups for b in groups)))
     for group in groups:
-        group.title = ", ".join(f"{key} {group.setting.get(key, '–')}" for key in differing) or "all runs"
+        group.title = ", ".join(f"{key} {group.setting.get(key, '–')}" for key in keys) or "all runs"
     return groups
 
 
-def _differing(first: dict, second: dict) -> set:
+def differing(first: dict, second: dict) -> set:
+    """Keys that both know, with other values."""
     return {key for key in first.keys() & second.keys() if first[key] != second[key]}
 
 

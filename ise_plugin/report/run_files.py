@@ -144,7 +144,9 @@ def is_ours(name: str) -> bool:
 
 
 def _read_json(run: Run, name: str, default):
-    path = Path(run.folder, FOLDER, name)
+    path = Path(
+        os.path.normpath(os.path.join(run.folder, FOLDER, name))
+    )  # FOLDER is not there without the report's hook
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

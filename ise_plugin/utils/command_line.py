@@ -9,12 +9,15 @@ from ..errors import UsageError
 
 
 def run_command(
-    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None], argv: Optional[Sequence[str]] = None
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], Optional[int]],
+    argv: Optional[Sequence[str]] = None,
 ) -> int:
     """Parses, runs, and turns what the user can put right into one line on standard error.
 
     Returns:
-        The exit code: 0, 2 after a :class:`UsageError` or without a package that is needed, 130 after Ctrl-C.
+        The exit code: what the command returns, 0 where that is nothing; 2 after a :class:`UsageError` or without a package
+        that is needed, 130 after Ctrl-C.
     """
     parser.add_argument("--traceback", action="store_true", help="show where an error of one line comes from")
     args = parser.parse_args(argv)
@@ -24,7 +27,7 @@ def run_command(
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        command(args)
+        return command(args) or 0
     except (UsageError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
@@ -33,4 +36,3 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # what a shell reports for a command that Ctrl-C has ended
-    return 0

@@ -158,3 +158,9 @@ def test_labels_may_change_in_the_first_half_and_now_and_then():
 def test_a_spent_learning_rate_does_not_matter_in_the_last_epoch():
     assert troubles(epochs({"lr": 1e-9}), 1, base_lr=0.001) == {}
     assert troubles(epochs({"lr": 1e-9}), 2) == {}  # nothing to compare with
+
+
+def test_a_run_without_the_reports_hook_has_its_results(make_run):
+    folder = make_run(results={"final": {"mAP": 50.0}})
+    (folder / "report").rmdir()
+    assert read_run(str(folder)).metrics("final") == {"mAP": 50.0}

@@ -27,6 +27,7 @@ def interrupt(_args):
         (refuse, 2, "error: two lines"),
         (interrupt, 130, "interrupted"),
         (lambda _args: None, 0, ""),
+        (lambda _args: 1, 1, ""),
     ],
 )
 def test_ends_in_one_line(command, code, line, capsys):
