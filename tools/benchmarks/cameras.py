@@ -22,7 +22,8 @@ from statistics import mean, stdev
 from typing import Iterator
 
 import numpy as np
-from folder import dataset, person, train
+from folder import dataset, train
+from parts import person
 from tabulate import tabulate
 
 from ise_plugin.clustering import quality

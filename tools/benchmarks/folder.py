@@ -18,17 +18,19 @@ Data sets, runs and results are kept in --work, and what is there already is not
 
 import argparse
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from parts import GALLERY, QUERY, TRAIN, part_of, people_of, person
+
 from ise_plugin.config import AUTO
 from ise_plugin.errors import UsageError
 from ise_plugin.identities.groups import read_csv
 from ise_plugin.identities.score import score_of
+from ise_plugin.sweep import Job, run_jobs
 from ise_plugin.utils.command_line import run_command
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,17 +39,11 @@ DATASET = "synthetic_persons_demo"
 
 def train(config: str, output: Path, data: Path, *opts: str) -> None:
     """A run of tools/train_net.py, unless it has been done; its console output goes to OUTPUT.txt."""
-    if (output / "results.json").exists():
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
+    job = Job(str(REPOSITORY / "configs/ISE" / config), dict(zip(opts[0::2], opts[1::2])), str(output))
     command = [sys.executable, str(REPOSITORY / "tools/train_net.py")]
-    command += ["--config-file", str(REPOSITORY / "configs/ISE" / config), *opts, "OUTPUT_DIR", str(output)]
-    with open(f"{output}.txt", "w") as log:
-        code = subprocess.call(
-            command, env={**os.environ, "FASTREID_DATASETS": str(data)}, stdout=log, stderr=subprocess.STDOUT
-        )
-    if code:
-        raise UsageError(f"a training ended with exit code {code}; see {log.name}")
+    failed = run_jobs([job], command, environment={"FASTREID_DATASETS": str(data)}, say=lambda line: None)
+    if failed:
+        raise UsageError(f"a training failed: {failed[job.folder]}; see {output}.txt")
 
 
 def dataset(work: Path, seed: int, cameras: int, *options: str) -> Path:
@@ -79,26 +75,11 @@ def nameless_folder(work: Path, seed: int, cameras: int) -> tuple[Path, dict, di
     return folder, {told: work / f"{folder.name}_{told}.csv" for told in tables}, truth
 
 
-def person(path: Path) -> str:
-    """The identity in a file name of Market-1501's pattern."""
-    return path.name.split("_")[0]
-
-
-def people_of(args: argparse.Namespace, seed: int) -> tuple[dict, list]:
-    """{identity: its images} of a labelled data set, and the identities in random order."""
-    images: dict = {}
-    for path in sorted(Path(args.images).glob("*.jpg")):
-        images.setdefault(person(path), []).append(path)
-    if not images:
-        raise UsageError(f"--images {args.images} holds no .jpg; name the folder of a labelled data set's images")
-    return images, random.Random(seed).sample(sorted(images), len(images))
-
-
 def photographs(args: argparse.Namespace) -> dict:
     found: dict = {}
     for people in args.people:
         for seed in args.seeds:
-            images, order = people_of(args, seed)
+            images, order = people_of(args.images, seed)
             folder, names, truth = args.work / f"photographs_{people}_{seed}", random.Random(seed), {}
             folder.mkdir(exist_ok=True)
             for path in (path for identity in order[:people] for path in images[identity]):
@@ -116,21 +97,13 @@ def photographs(args: argparse.Namespace) -> dict:
 def photographs_eps(args: argparse.Namespace) -> dict:
     found: dict = {}
     for seed in args.seeds:
-        images, order = people_of(args, seed)
-        folders = {name: args.work / f"eps_{seed}" / name for name in ("train", "query", "gallery")}
-        chosen = {identity: "train" for identity in order[:200]} | {identity: "test" for identity in order[200:400]}
-        for identity, use in chosen.items():
-            seen = set()
-            for path in images[identity]:
-                camera = path.name.split("_")[1][:2]
-                # the first image by every camera is a query, as in Market-1501's protocol
-                part = "train" if use == "train" else "gallery" if camera in seen else "query"
-                seen.add(camera)
-                home = folders[part] / identity
-                home.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, home)
-        opts = ["DATASETS.FOLDER.ROOT", folders["train"], "DATASETS.FOLDER.CAMERA_REGEX", "_(c[0-9])s", "SEED", seed]
-        opts += ["DATASETS.FOLDER.QUERY", folders["query"], "DATASETS.FOLDER.GALLERY", folders["gallery"]]
+        folders = {name: args.work / f"eps_{seed}" / name for name in (TRAIN, QUERY, GALLERY)}
+        for path, name in part_of(args.images, 200, seed):
+            home = folders[name] / person(path)
+            home.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, home)
+        opts = ["DATASETS.FOLDER.ROOT", folders[TRAIN], "DATASETS.FOLDER.CAMERA_REGEX", "_(c[0-9])s", "SEED", seed]
+        opts += ["DATASETS.FOLDER.QUERY", folders[QUERY], "DATASETS.FOLDER.GALLERY", folders[GALLERY]]
         opts += ["DATASETS.TESTS", "('Folder',)", "ISE.REPORT.PICTURES", "False", *args.opts]
         for value in args.eps:
             run = args.work / f"photographs_eps_{seed}_{value}"
