@@ -61,6 +61,7 @@ _BOUNDED = (
     ("greater than 0", "ISE.MEMORY.TEMPERATURE", "ISE.LABEL_PRESERVING.TEMPERATURE", "ISE.CAMERAS.PROXY.TEMPERATURE"),
     ("greater than 0", "ISE.PROCESS_TIMEOUT", "SOLVER.BASE_LR"),
     ("at least 0 and at most 1", "ISE.IDENTITIES.MIN_CONFIDENCE", "DATASETS.FOLDER.MAX_BAD_SHARE"),
+    ("at least 0 and at most 1", "DATASETS.VIEWS.PROB"),
     ("at least 0 and at most 1", "ISE.APPEARANCE.WEIGHT", "ISE.APPEARANCE.FINAL_WEIGHT"),
     ("at least 0", "ISE.APPEARANCE.SCENES", "ISE.CAMERAS.K2_INTER"),
     ("at least 1", "ISE.CAMERAS.K1_INTRA", "ISE.CAMERAS.K1_INTER", "ISE.CAMERAS.K2_INTRA"),
@@ -182,6 +183,14 @@ def add_ise_config(cfg: CfgNode) -> None:
     _C.DATASETS.FOLDER.GALLERY = ""
     # Unusable files that are tolerated, at the start and during the run. Unit: share of all files, in [0, 1].
     _C.DATASETS.FOLDER.MAX_BAD_SHARE = 0.05
+
+    # Generated pictures of the training images, by GANs or from meshes (ise_plugin.data.views): in training one of an image's
+    # views takes its place, with its label and camera. Never in clustering or evaluation. The paper has none.
+    _C.DATASETS.VIEWS = CfgNode()
+    # Folder with the views of NAME.jpg in NAME/; empty: none.
+    _C.DATASETS.VIEWS.ROOT = ""
+    # How often that happens to an image that has views. Unit: probability, in [0, 1].
+    _C.DATASETS.VIEWS.PROB = 0.5
 
     # Hooks beside those that every run has: registered names (ise_plugin.registry.HOOK), or "module.Class" of your own. What
     # the package offers: "RunReport" (quality of the labels every epoch, OUTPUT_DIR/report.html), "IdentityChoice"

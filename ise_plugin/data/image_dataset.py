@@ -4,7 +4,7 @@ import math
 import random
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
-from typing import Callable, Optional, Sequence, Union
+from typing import Callable, Iterator, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from .augmentation import BatchAugmentation, split_transform
 from .image_cache import ImageCache
 from .image_files import StandIns
 from .reading import UnreadableImage, read_rgb
+from .views import Views
 from .workers import WorkerFiles
 
 
@@ -29,8 +30,10 @@ class ImageDataset(Dataset):
         transform: PIL image -> tensor (3, H, W); fastreid's ``build_transforms`` makes it.
         targets: N identities, for evaluation; without them the target of an image is -1 or what its key says.
         cameras: N cameras, -1: unknown; without them 0.
-        cache: keeps what ``transform`` starts with, its resized images.
+        cache: keeps what ``transform`` starts with, its resized images, of all ``files``.
         stand_ins: gives the image that stands in for one that is lost during the run; without it the run ends.
+        views: generated pictures that take the places of images, of which all keys then need a seed; target, camera, index and
+            path stay the image's.
         on_device: draws what the device shall do in place of the rest of ``transform``.
 
     A key is an index, or ``(index, label, seed)`` as a :class:`BatchSampler` gives it: then the label is the
@@ -52,6 +55,7 @@ class ImageDataset(Dataset):
     cache: Optional[ImageCache] = None
     on_device: Optional[BatchAugmentation] = None
     stand_ins: Optional[StandIns] = None
+    views: Optional[Views] = None
     worker_files: Optional[WorkerFiles] = field(default=None, init=False)
 
     def __post_init__(self, transform: Callable) -> None:
@@ -61,6 +65,11 @@ class ImageDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def files(self) -> tuple:
+        """The images and, after them, their views."""
+        return (*self.paths, *(self.views.paths if self.views else ()))
 
     @property
     def image_bytes(self) -> int:
@@ -81,13 +90,13 @@ class ImageDataset(Dataset):
         return batch
 
     def _images(self, keys: list) -> dict[str, Tensor]:
+        pictures = self._pictures(keys)
         if self.on_device is not None:
             plan = self.on_device.draw(np.array([seed for _, _, seed in keys]))
-            pixels = np.stack([self._pixels(index) for index, _, _ in keys])
+            pixels = np.stack(list(pictures))
             return {"images": _channels_first(pixels), **{name: torch.from_numpy(v) for name, v in plan.items()}}
         drawn = []
-        for index, _, seed in keys:
-            pixels = self._pixels(index)
+        for (_, _, seed), pixels in zip(keys, pictures):
             with _seeded(seed):
                 drawn.append(self.steps.draw(pixels))
         images, rectangles = zip(*drawn)
@@ -97,6 +106,18 @@ class ImageDataset(Dataset):
         if self.steps.erasing is not None:
             batch["erased"] = torch.tensor(rectangles)
         return batch
+
+    def _pictures(self, keys: list) -> Iterator[np.ndarray]:
+        """The resized images, or views of some of them, (H, W, 3), uint8, one after the other."""
+        indices, _, seeds = zip(*keys)
+        if self.views is None:
+            return map(self._pixels, indices)
+        places = self.views.draw(np.array(indices), np.array(seeds)).tolist()
+        return map(self._view_or_pixels, indices, places)
+
+    def _view_or_pixels(self, index: int, view: int) -> np.ndarray:
+        pixels = self.views.read(view, lambda view: self._read(len(self) + view))
+        return self._pixels(index) if pixels is None else pixels
 
     def _pixels(self, index: int) -> np.ndarray:
         """The resized image, (H, W, 3), uint8."""
@@ -109,7 +130,8 @@ class ImageDataset(Dataset):
             raise UsageError(f"image {path} cannot be read ({reason}); repair or remove it") from error
 
     def _read(self, index: int) -> np.ndarray:
-        path = self.paths[index]
+        """An image, or from N on a view."""
+        path = self.paths[index] if index < len(self) else self.views.paths[index - len(self)]
         if self.worker_files is not None:
             self.worker_files.note(path)
         pixels = self.cache.read(index, path) if self.cache else None

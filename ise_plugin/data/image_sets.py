@@ -16,6 +16,7 @@ from ..utils.distributed import computed_once
 from .datasets.folder import MAX_BAD_SHARE_KEY, Folder
 from .image_files import StandIns, warn_of_input_size
 from .sightings import UNKNOWN, Sighting, arrays_of, sighting_reader
+from .views import Views, find_views, say_what_was_found
 
 logger = logging.getLogger("fastreid.ise.data")
 
@@ -41,6 +42,7 @@ class TrainingImages:
         track_names: T names, each with its data set in front.
         times: (N,), float64, in frames or seconds, comparable within a camera; nan: unknown.
         stand_ins: what to do with files that are lost during the run; None ends it.
+        views: generated pictures that stand in for the images in training; None: there are none.
     """
 
     paths: tuple
@@ -50,6 +52,7 @@ class TrainingImages:
     track_names: tuple
     times: np.ndarray
     stand_ins: Optional[StandIns] = None
+    views: Optional[Views] = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,10 +71,12 @@ def read_training_images(names: Sequence[str], combine_all: bool = False, cfg=No
     Args:
         names: registered data set names.
         combine_all: query and gallery images take part as well (``DATASETS.COMBINEALL``).
-        cfg: configuration, for readers that take something from it (:class:`ise_plugin.data.datasets.Folder`).
+        cfg: configuration, for readers that take something from it (:class:`ise_plugin.data.datasets.Folder`), and for
+            ``DATASETS.VIEWS``.
 
     Raises:
-        UsageError: a name is not registered, its folder is missing, or there are no images.
+        UsageError: a name is not registered, its folder is missing, there are no images, or the views cannot be used
+            (:func:`ise_plugin.data.views.find_views`).
     """
     items = []
     for name in names:
@@ -91,7 +96,16 @@ def read_training_images(names: Sequence[str], combine_all: bool = False, cfg=No
     # benchmarks are complete or wrong; a folder of somebody's own may lose a file without ending the run
     if cfg is not None and tuple(names) == (Folder.__name__,):
         stand_ins = StandIns(paths, cfg.DATASETS.FOLDER.MAX_BAD_SHARE, MAX_BAD_SHARE_KEY)
-    return TrainingImages(paths, stand_ins=stand_ins, **known)
+    return TrainingImages(paths, stand_ins=stand_ins, views=_views(cfg, paths), **known)
+
+
+def _views(cfg, paths: Sequence[str]) -> Optional[Views]:
+    if cfg is None or not cfg.DATASETS.VIEWS.ROOT:
+        return None
+    found = computed_once(lambda: find_views(os.path.expanduser(cfg.DATASETS.VIEWS.ROOT), paths))
+    if comm.is_main_process():
+        say_what_was_found(found, cfg.DATASETS.VIEWS.PROB)
+    return Views(found, cfg.DATASETS.VIEWS.PROB)
 
 
 def _of_data_set(name: str, sighting: Sighting, camera) -> Sighting:

@@ -111,6 +111,7 @@ class _TrainingDataset(Dataset):
         known = {"cameras": images.cameras, "stand_ins": images.stand_ins}
         transforms = training_transform(cfg), build_transforms(cfg, is_train=False)
         self._train, self._test = (ImageDataset(images.paths, transform, **known) for transform in transforms)
+        self._train.views = images.views
         if cfg.DATALOADER.AUGMENT_ON_DEVICE:
             self._train.on_device = batch_augmentation(cfg, self._train.steps)
         self._train.cache = _open_cache(cfg, self._train)
@@ -163,7 +164,7 @@ def _open_cache(cfg, dataset: ImageDataset) -> Optional[ImageCache]:
         raise UsageError(f"DATALOADER.CACHE keeps images of one size; {advice}")
     return open_image_cache(
         loader.CACHE,
-        dataset.paths,
+        dataset.files,
         dataset.steps.size,
         recipe=str(dataset.steps.resize),
         folder=loader.CACHE_DIR or os.path.join(cfg.OUTPUT_DIR, "cache"),

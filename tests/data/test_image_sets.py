@@ -22,7 +22,7 @@ def test_training_images_are_sorted_and_have_cameras(tiny_dataset):
 
 def test_identities_are_not_kept(tiny_dataset):
     images = read_training_images(("SyntheticPersonsTiny",))
-    kept = {"paths", "cameras", "camera_names", "tracks", "track_names", "times", "stand_ins"}
+    kept = {"paths", "cameras", "camera_names", "tracks", "track_names", "times", "stand_ins", "views"}
     assert set(vars(images)) == kept and set(images.tracks) == {-1}
 
 
