@@ -28,6 +28,14 @@ FOLDER_RUN_OPTIONS = """
     SOLVER.CHECKPOINT_PERIOD 1
 """.split()
 
+# the same for configs of projects, whose data set is the tiny one
+PROJECT_RUN_OPTIONS = [
+    *FOLDER_RUN_OPTIONS,
+    *"DATASETS.NAMES ('SyntheticPersonsTiny',) DATASETS.TESTS ('SyntheticPersonsTiny',)".split(),
+    *"ISE.ITERS_PER_EPOCH 2 ISE.APPEARANCE.WEIGHT 0 ISE.APPEARANCE.SCENES 0 ISE.EVAL_BEFORE_TRAIN False".split(),
+    *"DATALOADER.CACHE none ISE.HOOKS () ISE.CHECKPOINT_SECONDS 0".split(),
+]
+
 # name of the builder without build_..._backbone, depth, channels, further keys
 BACKBONES = [
     ("resnet", "18x", 512, {}),
@@ -85,6 +93,30 @@ def load_tool(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_project(path):
+    """The module projects/PATH, as ISE.IMPORT makes it."""
+    from ise_plugin.utils.imports import import_file  # late: tests of the bare package do without fastreid
+
+    return import_file(str(REPOSITORY / "projects" / path), "load_project")
+
+
+def train_project(config, output_dir, *options):
+    """A run of a few steps on the tiny data set from projects/CONFIG; returns the trainer."""
+    from fastreid.utils.env import seed_all_rng
+
+    from ise_plugin.config import load_cfg
+    from ise_plugin.engine import ISETrainer
+
+    cfg = load_cfg(
+        str(REPOSITORY / "projects" / config), [*PROJECT_RUN_OPTIONS, "OUTPUT_DIR", str(output_dir), *options]
+    )
+    seed_all_rng(cfg.SEED)
+    trainer = ISETrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return trainer
 
 
 class Reads(TorchDispatchMode):

@@ -115,7 +115,7 @@ class Labelling:
         """(M,), the estimated purity of every cluster, see :mod:`ise_plugin.clustering.purity`; for the first process."""
         if not isinstance(self.distances, JaccardDistances):  # labelled otherwise; the estimate needs this distance
             graph = jaccard_graph(self.features, min(_K1, len(self.labels) - 1), max_distance=REACH)
-        elif self.reach == REACH or len(self.labels) > _MOST_FOR_ALL_PAIRS:
+        elif self.graph is not None and (self.reach == REACH or len(self.labels) > _MOST_FOR_ALL_PAIRS):
             # of many images pairs beyond eps would not fit into memory, and count as sharing nothing
             graph = self.graph
         else:
@@ -179,11 +179,17 @@ class DBSCANPseudoLabelHook(HookBase):
         seconds = extracted - start, time.perf_counter() - extracted
         return Labelling(features, labels, self.labels, eps, seconds=seconds, **parts)
 
-    def _cluster(self, features: Tensor, parts: dict) -> tuple[np.ndarray, Optional[float]]:
-        """Labels, and the eps they were made with; what was computed on the way goes into ``parts``."""
-        if "neighbors" not in parts:
-            parts["neighbors"] = self._neighbors(features)
-        parts["distances"] = self._distance(features, parts["neighbors"], **self._evidence(self._distance))
+    def assign(self, features: Tensor, parts: dict) -> np.ndarray:
+        """The labels of all images: what a hook of your own does otherwise. In the first process alone.
+
+        Args:
+            features: (N, D), float32, unit rows, what neighbours are searched by.
+            parts: fields of the :class:`Labelling` that is made, ``neighbors`` and ``distances`` among them; what is computed
+                here for others to read goes into it.
+
+        Returns:
+            (N,), int64, 0..M-1, -1 for outliers.
+        """
         parts["reach"] = self._clusterer.max_distance
         parts["graph"] = parts["distances"].within(parts["reach"])
         parts["constraints"] = self._constraints(features)
@@ -191,6 +197,14 @@ class DBSCANPseudoLabelHook(HookBase):
             self._clusterer, parts["graph"], parts["constraints"], parts["reach"], features=features
         )
         self._say_what_the_clusterer_says()
+        return labels
+
+    def _cluster(self, features: Tensor, parts: dict) -> tuple[np.ndarray, Optional[float]]:
+        """Labels, and the eps they were made with; what was computed on the way goes into ``parts``."""
+        if "neighbors" not in parts:
+            parts["neighbors"] = self._neighbors(features)
+        parts["distances"] = self._distance(features, parts["neighbors"], **self._evidence(self._distance))
+        labels = self.assign(features, parts)
         return labels, getattr(self._clusterer, "eps_", None)
 
     def _say_what_the_clusterer_says(self) -> None:

@@ -259,6 +259,26 @@ def test_a_labelling_carries_what_was_computed_for_it(trainer, monkeypatch):
     assert labelling.similarities is labelling.similarities
 
 
+def test_a_hook_of_ones_own_assigns_the_labels_and_the_rest_follows(trainer, monkeypatch):
+    class Halves(DBSCANPseudoLabelHook):
+        def assign(self, features, parts):
+            self.given = features, set(parts)
+            return np.arange(len(features)) % 2
+
+    hook = trainer.pseudo_labels = Halves(trainer.cfg)
+    hook.trainer = trainer
+    embeddings = blobs(len(trainer.images), 12, 0.05)
+    give_embeddings(monkeypatch, embeddings)
+    told = []
+    trainer.tell = lambda event, labelling: told.append(labelling)
+    hook.before_epoch()
+    halves = torch.arange(len(trainer.images)) % 2
+    assert hook.given[0] is embeddings and hook.given[1] == {"neighbors", "distances"}
+    assert hook.labels.tolist() == halves.tolist()
+    torch.testing.assert_close(trainer.model.heads.memory.centroids, cluster_centroids(embeddings, halves))
+    assert told[0].graph is None and told[0].eps is None and ((told[0].purities > 0) & (told[0].purities < 1)).all()
+
+
 def test_a_distance_that_wants_cameras_is_given_them_and_finds_its_neighbours(trainer, monkeypatch):
     features = blobs(len(trainer.images), 10, 0.05)
     give_embeddings(monkeypatch, features)
