@@ -60,7 +60,8 @@ def merge_clusters(distances: np.ndarray, sizes: np.ndarray, merges: int, divers
     Returns:
         (M,), int64, the new cluster of each in 0..M-merges-1, in the order of their first old one.
     """
-    criterion = distances + diversity * (sizes[:, None] + sizes)
+    weights = (diversity * sizes).astype(distances.dtype)
+    criterion = distances + weights[:, None] + weights
     np.fill_diagonal(criterion, 0)
     tree = linkage(squareform(criterion, checks=False), method="single")
     cut = cut_tree(tree, n_clusters=len(sizes) - merges).ravel()
