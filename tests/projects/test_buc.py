@@ -94,6 +94,13 @@ def test_clusters_become_fewer_until_the_stop(tiny_dataset, tmp_path):
     assert sorted(set(trainer.pseudo_labels.labels)) == list(range(75))
 
 
+def test_the_papers_setting_can_be_built():
+    cfg = load_cfg(str(REPOSITORY / "projects/BUC/configs/market_r50.yml"))
+    hook = build(HOOK, cfg.ISE.PSEUDO_LABEL.HOOK, "HOOK", cfg)
+    assert dict(hook._settings) == {"MERGE_SHARE": 0.05, "DIVERSITY": 0.005, "START_EPOCHS": 20, "STOP_SHARE": 0.1}
+    assert cfg.ISE.SAMPLER == "RandomBatchSampler" and not cfg.ISE.SUPPORT.ENABLED
+
+
 @pytest.mark.parametrize(
     "key, value, message",
     [

@@ -117,6 +117,14 @@ def test_the_loss_is_of_the_predicted_positives_or_of_the_own_class_alone(mmcl):
     assert float(loss(outputs)["loss_multi_label"]) == pytest.approx(float(both))
 
 
+def test_the_papers_setting_can_be_built():
+    cfg = load_cfg(str(REPOSITORY / "projects/MMCL/configs/market_r50.yml"))
+    loss = build(LOSS, *cfg.MODEL.LOSSES.NAME, "NAME", cfg)
+    assert (loss.threshold, loss.negative_share, loss.weight) == (0.6, 0.01, 5.0)
+    build(HOOK, cfg.ISE.PSEUDO_LABEL.HOOK, "HOOK", cfg)
+    assert cfg.ISE.SAMPLER == "RandomBatchSampler" and cfg.ISE.PSEUDO_LABEL.PERIOD == cfg.SOLVER.MAX_EPOCH
+
+
 @pytest.mark.parametrize(
     "registry, name, key, value",
     [

@@ -121,6 +121,14 @@ def test_from_its_config_targets_are_softened_after_the_first_epoch(tiny_dataset
     assert torch.equal(hook.reliable, expected)
 
 
+def test_the_papers_setting_can_be_built():
+    cfg = load_cfg(str(REPOSITORY / "projects/SoftSim/configs/market_r50.yml"))
+    loss = build(LOSS, *cfg.MODEL.LOSSES.NAME, "NAME", cfg)
+    assert (loss.own_share, loss.temperature) == (0.6, 0.1)
+    build(HOOK, cfg.ISE.PSEUDO_LABEL.HOOK, "HOOK", cfg)
+    assert cfg.ISE.SAMPLER == "RandomBatchSampler"
+
+
 @pytest.mark.parametrize(
     "registry, name, key, value",
     [
