@@ -19,6 +19,7 @@ from ise_plugin.errors import UsageError
 from ise_plugin.method import cluster_centroids, number_proxies
 from ise_plugin.neighbors import exact, search_by_camera
 from ise_plugin.utils.logs import log_once
+from ise_plugin.utils.weights import load_checkpoint_file
 
 
 @pytest.fixture
@@ -228,14 +229,15 @@ def test_more_clusters_than_images_and_no_clusters_without_eps_are_one_line(trai
     assert "EPS" not in str(caught.value)
 
 
-def test_the_state_of_a_clusterer_is_resumed(trainer, monkeypatch):
+def test_the_state_of_a_clusterer_is_resumed(trainer, monkeypatch, tmp_path):
     give_embeddings(monkeypatch, blobs(len(trainer.images), 10, 0.3))
     hook = set_up(trainer, CLUSTERER="SelfPacedDBSCAN", EPS=0.6)
     hook.before_epoch()
     bound = hook._clusterer.state_dict()
     assert 0 < bound["alpha"] <= 1 and hook.state_dict()["clusterer"] == bound
     resumed = set_up(trainer, CLUSTERER="SelfPacedDBSCAN", EPS=0.6)
-    resumed.load_state_dict(hook.state_dict())
+    torch.save(hook.state_dict(), tmp_path / "state.pth")
+    resumed.load_state_dict(load_checkpoint_file(str(tmp_path / "state.pth")))
     assert resumed._clusterer.state_dict() == bound
     plain = set_up(trainer)  # with a clusterer that keeps nothing
     plain.load_state_dict(hook.state_dict())
