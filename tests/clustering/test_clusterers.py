@@ -11,7 +11,16 @@ from scipy.sparse import csr_matrix
 from sklearn.cluster import DBSCAN as DenseDBSCAN
 from sklearn.metrics import adjusted_rand_score
 
-from ise_plugin.clustering import DBSCAN, generate_pseudo_labels, jaccard_distance, jaccard_graph
+from ise_plugin.clustering import (
+    DBSCAN,
+    HDBSCAN,
+    Agglomerative,
+    Infomap,
+    SelfPacedDBSCAN,
+    generate_pseudo_labels,
+    jaccard_distance,
+    jaccard_graph,
+)
 from ise_plugin.clustering.eps import LARGEST_EPS, choose_eps
 from ise_plugin.registry import CLUSTERER
 
@@ -155,6 +164,12 @@ def test_permuting_the_rows_permutes_the_labels(size, seed, noise):
 def test_one_row():
     assert generate_pseudo_labels(np.ones((1, 4), np.float32) / 2).tolist() == [-1]
     assert generate_pseudo_labels(np.ones((1, 4), np.float32) / 2, min_samples=1).tolist() == [0]
+
+
+@pytest.mark.parametrize("make", [DBSCAN, SelfPacedDBSCAN, HDBSCAN, Agglomerative, Infomap])
+def test_no_rows(make):
+    labels = make().fit_predict(csr_matrix((0, 0), dtype=np.float32))
+    assert labels.shape == (0,) and labels.dtype == np.int64
 
 
 def test_all_rows_equal_make_one_cluster():
