@@ -36,7 +36,7 @@ lint: install
 	$(BIN)/lint-imports --no-logo
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 coverage: install
 	$(PIP) install --quiet coverage==7.17.3
