@@ -4,18 +4,17 @@ import math
 
 import pytest
 import torch
-from helpers import BRIEF_RUN_OPTIONS, PROJECTS, train_briefly
+from helpers import PROJECT_RUN_OPTIONS, REPOSITORY, load_project, train_project
 
 from ise_plugin.config import load_cfg
 from ise_plugin.errors import UsageError
 from ise_plugin.modeling import ISE
 from ise_plugin.modeling.build import build_model
-from ise_plugin.utils.imports import import_file
 
 
 @pytest.fixture(scope="module")
 def mixing():
-    return import_file(PROJECTS / "SampleMixing/sample_mixing.py", "test")
+    return load_project("SampleMixing/sample_mixing.py")
 
 
 def two_images(mixing):
@@ -108,7 +107,7 @@ def test_view_maker_stays_within_budget_and_pixels_and_climbs_the_loss(mixing):
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix", "viewmaker"])
 def test_a_run_from_the_config(kind, tiny_dataset, tmp_path):
-    trainer = train_briefly(f"SampleMixing/configs/synthetic_{kind}.yml", tmp_path / "run")
+    trainer = train_project(f"SampleMixing/configs/synthetic_{kind}.yml", tmp_path / "run", "DATASETS.TESTS", "()")
     model = trainer.step.model
     losses = [value for value, _ in trainer.storage.history("loss_mix").values()]
     assert len(losses) == 4 and all(math.isfinite(loss) and loss > 0 for loss in losses)
@@ -118,8 +117,8 @@ def test_a_run_from_the_config(kind, tiny_dataset, tmp_path):
 def make_model(*options):
     """A model of the config, in training, with a memory of three clusters, and a batch for it."""
     cfg = load_cfg(
-        str(PROJECTS / "SampleMixing/configs/synthetic.yml"),
-        [*BRIEF_RUN_OPTIONS, "ISE.MEMORY.MOMENTUM", "0.5", *options],
+        str(REPOSITORY / "projects" / "SampleMixing/configs/synthetic.yml"),
+        [*PROJECT_RUN_OPTIONS, "ISE.MEMORY.MOMENTUM", "0.5", *options],
     )
     torch.manual_seed(0)
     model = build_model(cfg).train()
