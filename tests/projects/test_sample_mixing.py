@@ -107,7 +107,8 @@ def test_view_maker_stays_within_budget_and_pixels_and_climbs_the_loss(mixing):
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix", "viewmaker"])
 def test_a_run_from_the_config(kind, tiny_dataset, tmp_path):
-    trainer = train_project(f"SampleMixing/configs/synthetic_{kind}.yml", tmp_path / "run", "DATASETS.TESTS", "()")
+    config = {"mixup": "synthetic.yml"}.get(kind, f"synthetic_{kind}.yml")
+    trainer = train_project(f"SampleMixing/configs/{config}", tmp_path / "run", "DATASETS.TESTS", "()")
     model = trainer.step.model
     losses = [value for value, _ in trainer.storage.history("loss_mix").values()]
     assert len(losses) == 4 and all(math.isfinite(loss) and loss > 0 for loss in losses)

@@ -58,12 +58,12 @@ def methods() -> dict[str, list[Path]]:
 
 
 def code_table() -> str:
-    """Configs and lines of code of every method, with links from the page."""
+    """Configs and lines of code of every method, with a link from the page."""
     rows = []
     for name, configs in methods().items():
         home, page = (OWN_CODE, "method.md") if name == OWN else (f"projects/{name}", f"../projects/{name}/README.md")
-        links = ", ".join(f"[{path.name}](../{path.relative_to(REPOSITORY).as_posix()})" for path in configs)
-        rows.append([f"[{name}]({page})", links, str(lines_of(REPOSITORY / home))])
+        names = ", ".join(f"`{path.stem}`" for path in configs)  # links to all would make the line too long
+        rows.append([f"[{name}]({page})", names, str(lines_of(REPOSITORY / home))])
     return _pipes(["method", "config", "code lines"], rows)
 
 
