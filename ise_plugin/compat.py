@@ -29,6 +29,8 @@ _TORCHVISION_SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
+# Input channels up to which oneDNN overruns its buffers, see subsample_before_pointwise_convolutions.
+MOST_OVERRUN_CHANNELS = 16
 _torchvision_fragments = []  # a library that is garbage-collected takes its schemas along
 # Of the draw of VehicleID's galleries; the same in every run, so that runs can be compared.
 _VEHICLEID_SEED = 0
@@ -169,12 +171,18 @@ def subsample_before_pointwise_convolutions() -> None:
     def conv_bn(norm_type, in_channels, out_channels, kernel_size, stride, padding, groups=1):
         branch = stock(norm_type, in_channels, out_channels, kernel_size, stride, padding, groups)
         if kernel_size == 1 and stride > 1 and padding == 0:
-            branch.conv.stride = (1, 1)
-            branch.conv.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, :, ::stride, ::stride],))
+            subsample_before(branch.conv)
         return branch
 
     conv_bn.subsamples = True
     repvgg.conv_bn = conv_bn
+
+
+def subsample_before(conv: torch.nn.Conv2d) -> None:
+    """Gives a 1 x 1 convolution without padding stride 1, over the pixels that its stride would have taken; in place."""
+    down, across = conv.stride
+    conv.stride = (1, 1)
+    conv.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, :, ::down, ::across],))
 
 
 def read_backbone_weights_safely() -> None:

@@ -73,6 +73,7 @@ _BOUNDED = (
     ("at least 0", "ISE.TRACKS.MAX_GAP"),
     ("at least 0 and at most 1", "ISE.TRACKS.WEIGHT", "ISE.TRACKS.MAX_CUT_ERROR"),
     ("greater than 0 and at most 1", "ISE.COLLAPSE.MAX_CLUSTER_SHARE", "ISE.COLLAPSE.MAX_OUTLIER_SHARE"),
+    ("greater than 0 and at most 1", "SOLVER.LAYER_DECAY"),
     ("greater than 0 and less than 1", "ISE.PSEUDO_LABEL.EPS"),
 )
 # those that fastreid.layers.get_norm knows; it says nothing of others but their name
@@ -164,9 +165,18 @@ def add_ise_config(cfg: CfgNode) -> None:
     # One optimiser group for all parameters with equal hyper-parameters, and torch's fused kernel where it has one; False is one
     # group per parameter, as in stock fastreid.
     _C.SOLVER.FUSED = True
+    # Factor on the learning rate from one layer to the one below it, nearer to the images; the head, above the backbone's last
+    # layer, keeps SOLVER.BASE_LR. 1 is one rate for all, as in stock fastreid; BEiT (Bao et al., ICLR 2022): 0.65 for
+    # vision transformers. For build_timm_backbone, which knows its layers.
+    _C.SOLVER.LAYER_DECAY = 1.0
     # Pieces that a batch is computed in, one after the other, for less memory. IMS_PER_BATCH stays the batch of the method:
     # losses and memory see all of it; the embeddings are computed twice; a piece has whole groups of ISE.BN_GROUP_SIZE.
     _C.SOLVER.ACCUMULATE = 1
+
+    # A network of timm is build_timm_backbone in MODEL.BACKBONE.NAME, with timm's name of it, or one of
+    # ise_plugin.modeling.timm_backbone.VARIANTS, in MODEL.BACKBONE.DEPTH; FEAT_DIM is found by itself.
+    # Never train its patch embedding, which steadies the training of vision transformers (Chen et al., MoCo v3, ICCV 2021).
+    _C.MODEL.BACKBONE.FREEZE_PATCH_EMBED = False
 
     # The data set "Folder": crops without labels (ise_plugin.data.datasets.Folder). Paths, not below FASTREID_DATASETS.
     _C.DATASETS.FOLDER = CfgNode()

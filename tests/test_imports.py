@@ -17,6 +17,8 @@ import ise_plugin.engine
 from ise_plugin.registry import HOOK
 assert META_ARCH_REGISTRY.get("ISE") is ISE and DATASET_REGISTRY.get("Folder")
 assert {"RunReport", "IdentityChoice", "DBSCANPseudoLabelHook"} <= set(HOOK._obj_map)
+import sys
+assert not {"timm", "infomap", "safetensors", "huggingface_hub"} & set(sys.modules), "extras are imported when they are asked for"
 print("registered")
 """
 

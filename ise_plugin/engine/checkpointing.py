@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from ..config import flat
 from ..errors import UsageError
 from ..modeling.build import PACKAGE_SCHEME, resolve_weights_path
-from ..modeling.layouts import OWN, fit_weights, look_of, state_dict_of
+from ..modeling.layouts import OWN, differences_of, fit_weights, look_of, state_dict_of
 from ..utils.distributed import unwrapped, world_size
 from ..utils.files import UnwritableFile, free_space, remove_leftovers, write_atomically
 from ..utils.weights import DamagedWeights, load_checkpoint_file, sealed
@@ -207,16 +207,13 @@ class ISECheckpointer(Checkpointer):
 
     def _load_model(self, checkpoint: dict):
         state = checkpoint["model"]
-        fit = fit_weights(state, self.model.state_dict())
-        no_head = [] if fit.layout is OWN else [name for name in fit.missing if name.startswith("heads.")]
-        differences = fit.reshaped + [f"{name} is not in it" for name in fit.missing if name not in no_head]
-        if differences:
-            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-            of_head = all(difference.startswith("heads.") for difference in differences)
+        fit = fit_weights(state, self.model.state_dict(), getattr(self.model, "backbone", None))
+        own = fit.layout is OWN and any(name.startswith("heads.") for name in fit.state)  # of a whole model
+        no_head = [] if own else [name for name in fit.missing if name.startswith("heads.")]
+        if differences := differences_of(fit, but=no_head):
+            of_head = all(name.startswith("heads.") for name in [*fit.reshaped, *fit.missing])
             advice = "check MODEL.HEADS" if of_head else look_of(state)
-            raise UsageError(
-                f"weights file {self._path} does not belong to this model: {differences[0]}{more}; {advice}"
-            )
+            raise UsageError(f"weights file {self._path} does not belong to this model: {differences}; {advice}")
         if no_head:
             start = f"{len(no_head)} weights of the head, {no_head[0]} the first, stay as they were"
             self.logger.warning(f"{self._path} is named as by {fit.layout.name}: {start}")

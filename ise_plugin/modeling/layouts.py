@@ -3,18 +3,19 @@
 import re
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Collection, Mapping, NamedTuple, Optional
 
 import numpy as np
 import torch
 from fastreid.config import get_cfg
 from fastreid.modeling.backbones import build_backbone
-from torch import Tensor
+from torch import Tensor, nn
 
 # Where it says which files are read, and where they can be had.
 HOWTO = "docs/howto/starting_weights.md"
-# Entries of a checkpoint that hold the state dict: fastreid and this package; torchreid, Cluster Contrast, timm; pycls.
-_STATE_KEYS = ("model", "state_dict", "model_state")
+# Entries of a checkpoint that hold the state dict: fastreid and this package; torchreid, Cluster Contrast, timm; pycls; DINO,
+# iBOT and their heirs, who keep a student beside it.
+_STATE_KEYS = ("model", "state_dict", "model_state", "teacher")
 # What DataParallel and torch.compile put before every name.
 _WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
 # MobileNetV2: blocks of each stage (Sandler et al., arXiv 1801.04381, table 2). EfficientNet: the most in a stage, B5's.
@@ -22,6 +23,8 @@ _MOBILENETV2_BLOCKS = (1, 2, 3, 4, 3, 3, 1)
 _EFFICIENTNET_BLOCKS = 13
 # Share of a network's weights that a file of its own architecture holds at least.
 _OWN_SHARE = 0.9
+# Names that did not fit that an error shows.
+_NAMED = 3
 
 
 class Layout(NamedTuple):
@@ -47,13 +50,18 @@ def _base(first_stage: int) -> tuple:
 
 _BLOCK = r"^(s\d\.b\d+)\."
 _FIRST, _LATER = r"^(features\.1\.conv)\.", r"^(features\.(?!1\.)\d+\.conv)\."
-# the last pair of a backbone's own names; classifiers belong to no backbone
-_BACKBONE = ((r"^(fc|classifier)\.", r"heads.classifier.\1."), (r"^(?!heads\.)", "backbone."))
+# the last pairs of a backbone's own names; classifiers belong to no backbone
+_HEADS = (
+    (r"^(fc|classifier|head\.fc)\.", r"heads.classifier.\1."),
+    (r"^head\.(weight|bias)$", r"heads.classifier.head.\1"),
+)
+_BACKBONE = (*_HEADS, (r"^(?!heads\.)", "backbone."))
 
-OWN = Layout("fastreid", ())
+OWN = Layout("fastreid, DINO or iBOT", ())
 LAYOUTS = (
     OWN,
     Layout("torchreid, torchvision, timm or a fastreid backbone", _BACKBONE),
+    Layout("TransReID", ((r"^base\.", "backbone."), (r"^bottleneck\.", "heads.bottleneck.0."), *_HEADS)),
     Layout("torchvision's MobileNetV2 of before 2020", ((r"^features\.18\.", "conv."), *_BACKBONE)),
     Layout(
         "torchvision's MobileNetV2",
@@ -154,6 +162,8 @@ NETWORKS = (
     *(("mobilenetv2", depth, 1280, False) for depth in ("1.0x", "0.75x", "0.5x", "0.35x", "0.25x", "0.1x")),
     *(("effnet", f"b{i}", width, False) for i, width in enumerate((1280, 1280, 1408, 1536, 1792, 2048))),
 )
+# vision transformers, by width and number of blocks
+TRANSFORMERS = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large"}
 
 
 class Fit(NamedTuple):
@@ -182,6 +192,13 @@ class Fit(NamedTuple):
         return self.count / max(1, self.total)
 
 
+def differences_of(fit: Fit, but: Collection[str] = ()) -> str:
+    """In what a file does not fit, for an error: the first names, but for some that may be missing, and how many more."""
+    differences = fit.reshaped + [f"{name} is not in it" for name in fit.missing if name not in but]
+    more = len(differences) - _NAMED
+    return ", ".join(differences[:_NAMED]) + (f" (and {more} more)" if more > 0 else "")
+
+
 def state_dict_of(content: Any) -> dict:
     """name -> tensor of whatever a checkpoint file holds, without wrappers' prefixes; empty where there is none."""
     parts = content if isinstance(content, dict) else {}
@@ -191,9 +208,18 @@ def state_dict_of(content: Any) -> dict:
     return {}
 
 
-def fit_weights(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Fit:
-    """How a file's weights (:func:`state_dict_of`) fit a model's state dict, or a part of it, by the layout that fits best."""
-    return _best_fit(_renamed(state), model)
+def fit_weights(state: Mapping[str, Tensor], model: Mapping[str, Tensor], backbone: Optional[nn.Module] = None) -> Fit:
+    """How a file's weights (:func:`state_dict_of`) fit a model's state dict, or a part of it, by the layout that fits best.
+
+    A ``backbone`` with a method ``adapt_weights``, from and to a state dict by its own names, changes what it is given so that
+    it fits, as a vision transformer's position embeddings have to be for other images.
+    """
+    fit = _best_fit(_renamed(state), model)
+    if not hasattr(backbone, "adapt_weights"):
+        return fit
+    heads = {name: value for name, value in fit.state.items() if name.startswith("heads.")}
+    own = {name.removeprefix("backbone."): value for name, value in fit.state.items() if name not in heads}
+    return _fit(fit.layout, {**in_model(backbone.adapt_weights(own)), **heads}, model)
 
 
 def _renamed(state: Mapping[str, Tensor]) -> list:
@@ -222,7 +248,10 @@ def _fit(layout: Layout, state: dict, model: Mapping[str, Tensor]) -> Fit:
 
 def look_of(state: Mapping[str, Tensor]) -> str:
     """Which of fastreid's networks a file's weights are of, whose names they have, and the keys to set; for an error."""
-    best, looks, renamed = 0, "", _renamed(state)
+    renamed = _renamed(state)
+    best, looks = 0, _look_of_transformer(renamed)
+    if looks:
+        return looks
     for name, depth, width, ibn in NETWORKS:
         fit = _best_fit(renamed, _shapes_of(name, depth, ibn))
         if fit.share >= _OWN_SHARE and fit.count > best:  # a ResNet-18 is a part of a ResNet-34
@@ -232,6 +261,20 @@ def look_of(state: Mapping[str, Tensor]) -> str:
             best = fit.count
     first = next(iter(state), "none")
     return looks or f"its {len(state)} weights, {first} the first, look like no network known here ({HOWTO})"
+
+
+def _look_of_transformer(renamed: list) -> str:
+    """The vision transformer for people that a file's weights are of, and the keys to set; empty for any other file."""
+    for layout, state in renamed:
+        position, depth = state.get("backbone.pos_embed"), sum("attn.qkv.weight" in name for name in state)
+        width = 0 if position is None else position.shape[-1]
+        size = TRANSFORMERS.get((width, depth))
+        if size is not None and "backbone.norm.weight" in state:
+            stem = "_ics" if "backbone.patch_embed.conv.0.weight" in state else "_patch16_224"
+            kind = "_pass" if "backbone.part_token1" in state else stem
+            keys = f"MODEL.BACKBONE.NAME build_timm_backbone MODEL.BACKBONE.DEPTH vit_{size}{kind}"
+            return f"it looks like a vision transformer, named as by {layout.name}; set {keys}"
+    return ""
 
 
 @lru_cache(maxsize=None)

@@ -3,8 +3,10 @@
 Imports no fastreid: :mod:`ise_plugin.compat` hands these functions to fastreid's own readers.
 """
 
+import argparse
 import hashlib
 import http.client
+import importlib
 import os
 import re
 import urllib.request
@@ -19,8 +21,10 @@ from .files import write_atomically
 
 # numpy 2 has moved the function that its older pickles call by the old name
 _NUMPY_SCALAR = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
-# fastreid's own checkpoints hold the metric as a numpy scalar; nothing else is let in beside tensors and plain containers
+# fastreid's own checkpoints hold the metric as a numpy scalar, those of DINO and its heirs their command line as a plain
+# namespace; nothing else is let in beside tensors and plain containers
 _SAFE_GLOBALS = [
+    argparse.Namespace,
     np.dtype,
     np.float64,
     type(np.dtype(np.float64)),
@@ -35,6 +39,7 @@ _TAG_LENGTH = len(_TAG) + 2 * hashlib.sha256().digest_size
 _COMMENT_LENGTH_SIZE = 2
 # names like resnet50-19c8e357.pth: what torch.hub calls check_hash, the first digits of the SHA-256
 _DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
+_SAFETENSORS = ".safetensors"
 _BLOCK = 1 << 20
 _SECONDS_WITHOUT_DATA = 60
 
@@ -51,7 +56,8 @@ def sealed(content: bytes) -> bytes:
 
 
 def load_checkpoint_file(path: str) -> Any:
-    """Reads a file of ``torch.save`` onto the CPU; only tensors, numbers, text and plain containers are let in.
+    """Reads a file of ``torch.save``, or of safetensors by its ending, onto the CPU; only tensors, numbers, text and plain
+    containers are let in.
 
     A file that this program wrote is compared with its digest first; in any other the check sums of its parts are, which
     torch itself passes over.
@@ -62,6 +68,8 @@ def load_checkpoint_file(path: str) -> Any:
     path, cause = os.fspath(path), None
     if not os.path.isfile(path):
         raise DamagedWeights(f"weights file {path} is not there; check the path")
+    if path.endswith(_SAFETENSORS):
+        return _load_safetensors(path)
     try:
         problem = _problem(path)
         if problem is None:
@@ -75,6 +83,17 @@ def load_checkpoint_file(path: str) -> Any:
         elif refused:
             problem = f"it holds more than tensors: {refused[0]}"
     raise DamagedWeights(f"weights file {path} is not a checkpoint that can be read safely ({problem})") from cause
+
+
+def _load_safetensors(path: str) -> dict:
+    try:
+        reader = importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise UsageError(f"weights file {path} needs safetensors: pip install safetensors") from error
+    try:
+        return reader.load_file(path)
+    except Exception as error:  # the library's own kinds, and those of the file system
+        raise DamagedWeights(f"weights file {path} is no file of safetensors, or it is damaged ({error})") from error
 
 
 def _problem(path: str) -> Optional[str]:
