@@ -17,7 +17,7 @@ from ise_plugin.utils.distributed import unwrapped
 # Keys below ISE.OWN.MMCL with their defaults; README.md says which are the paper's.
 DEFAULTS = {"THRESHOLD": 0.6, "NEGATIVE_SHARE": 0.01, "POSITIVE_WEIGHT": 5.0, "MOMENTUM": 0.5, "SINGLE_EPOCHS": 5}
 # Candidates whose own neighbours are looked at together.
-_CANDIDATES_AT_ONCE = 256
+_CANDIDATES_AT_ONCE = 32
 
 
 @torch.no_grad()
