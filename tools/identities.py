@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Keeps the safe groups of a run: python tools/identities.py --run out --min-confidence 0.8 --output safe"""
+"""Identities of a run, and those that last: python tools/identities.py init --ledger people.ledger --run out
+
+Without the name of a command, keeps the safe groups of a run: --run out --min-confidence 0.8 --output safe
+"""
 
 import argparse
 import json
@@ -9,19 +12,82 @@ import sys
 from ise_plugin.errors import UsageError
 from ise_plugin.utils.command_line import run_command
 
+FALSE_ACCEPT = 0.01
+
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
-        description="Write identities.csv and contact sheets anew with less confident groups counted as outliers, or "
-        "compare the groups with images whose identities are known."
+        description="Keep identities in a ledger: one file that lasts, in which nothing is renumbered and everything but forget "
+        "can be undone. Without a command: keep the safe groups of a run (ise-identities keep --help)."
     )
-    result.add_argument("--run", required=True, help="output folder of the run, with identities.csv")
-    result.add_argument("--min-confidence", type=float, default=0.0, help="of the groups to keep, 0 to 1 (default: 0)")
-    result.add_argument("--output", help="folder to write to")
-    result.add_argument(
+    commands = result.add_subparsers(metavar="COMMAND", required=True)
+    # after a command as well as before it
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+    def command(name: str, run, text: str, ledger: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, parents=[common])
+        made.set_defaults(command=run)
+        if ledger:
+            made.add_argument("--ledger", required=True, metavar="FILE", help="the ledger")
+        return made
+
+    made = command("keep", keep, "write identities.csv and contact sheets anew without unsure groups", ledger=False)
+    made.add_argument("--run", required=True, help="output folder of the run, with identities.csv")
+    made.add_argument("--min-confidence", type=float, default=0.0, help="of the groups to keep, 0 to 1 (default: 0)")
+    made.add_argument("--output", help="folder to write to")
+    made.add_argument(
         "--score", metavar="TRUTH_CSV", help="columns path (as in identities.csv) and identity, of some images"
     )
+
+    made = command("init", init, "make a ledger from a finished run on a folder")
+    made.add_argument("--run", required=True, help="output folder of the run, with identities.csv")
+    _network(made)
+    made = command("add", add, "decide of new pictures: known, new or undecided")
+    made.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER", help="pictures, or folders of any depth")
+    made.add_argument("--run", help="output folder of the run (default: the one that the ledger remembers)")
+    made.add_argument(
+        "--false-accept",
+        type=float,
+        default=FALSE_ACCEPT,
+        help=f"share of people not in the ledger that may be taken for somebody (default: {FALSE_ACCEPT})",
+    )
+    made.add_argument("--camera-regex", help="tells cameras, tracks and times by paths (default: as in the run)")
+    made.add_argument("--camera-csv", metavar="FILE", help="the same by a table")
+    made.add_argument("--camera-folders", action="store_true", help="the first sub-folder names the camera")
+    _network(made)
+
+    made = command("undo", undo, "take back a change, by default the last")
+    made.add_argument("change", type=int, nargs="?", help="its number, as stats lists it")
+    made = command("merge", merge, "say that people are one, who keeps the first number")
+    made.add_argument("people", type=int, nargs="+", metavar="PERSON")
+    made = command("split", split, "say that some images of a person are another's")
+    made.add_argument("person", type=int)
+    made.add_argument("images", nargs="+", metavar="FILE", help="as the ledger has them (ise-identities export)")
+    made = command("answer", answer, "say of two images that they show one person, or two; held to when labelled anew")
+    made.add_argument("said", choices=("same", "different"))
+    made.add_argument("images", nargs=2, metavar="FILE")
+    made = command("name", name, "give a person a name; an empty one takes it away")
+    made.add_argument("person", type=int)
+    made.add_argument("name")
+    made = command("lock", lock, "hold to a person's images")
+    made.add_argument("person", type=int)
+    made.add_argument("--off", action="store_true", help="open it again")
+    made = command("forget", forget, "delete a person for good: rows, embeddings, contact sheets, index entries")
+    made.add_argument("person", type=int)
+    made.add_argument("--files", nargs="*", default=[], help="embeddings (.npz) and indexes that may hold the person")
+    made.add_argument("--yes", action="store_true", help="do it: this cannot be undone, nor what was done before")
+    made = command("export", export, "write a CSV file with a line for every image")
+    made.add_argument("--output", required=True, metavar="FILE")
+    made = command("check", check, "look for damage, and for pictures that are gone")
+    made.add_argument("--repair", metavar="FILE", help="write what can be saved into a new ledger")
+    command("stats", stats, "count, and list the changes that can be undone")
     return result
+
+
+def _network(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--weights", help="file of weights (default: the run's own)")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
 
 
 def keep(args: argparse.Namespace) -> None:
@@ -61,8 +127,123 @@ def _folder_of_images(path: str) -> str:
     return folder
 
 
+def _opened(args: argparse.Namespace):
+    from ise_plugin.ledger import IdentityLedger
+
+    return IdentityLedger(args.ledger)
+
+
+def init(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.jobs import init_from_run
+
+    with init_from_run(args.ledger, args.run, args.device, args.weights) as ledger:
+        images = list(ledger.images())
+        undecided = sum(row.person is None for row in images)
+        print(f"{args.ledger}: {len(ledger.people())} people, {len(images)} images, {undecided} of them undecided")
+
+
+def add(args: argparse.Namespace) -> None:
+    from ise_plugin.data.datasets.folder import folder_rules
+    from ise_plugin.ledger.jobs import add_files
+
+    told = args.camera_regex or args.camera_csv or args.camera_folders
+    rules = folder_rules(args.camera_regex or "", args.camera_csv or "", args.camera_folders) if told else None
+    added = add_files(args.ledger, args.inputs, args.false_accept, args.run, rules, args.device, args.weights)
+    if not added.images:
+        print("nothing new")
+        return
+    people = f" ({len(added.people)} people, from number {added.people[0]})" if added.people else ""
+    print(f"{added.images} new images: {added.known} known, {added.new} new{people}, {added.undecided} undecided")
+
+
+def undo(args: argparse.Namespace) -> None:
+    with _opened(args) as ledger:
+        change = ledger.undo(args.change)
+    print(f"undone: change {change.number}, {change.kind} of {change.at} ({change.summary})")
+
+
+def merge(args: argparse.Namespace) -> None:
+    if len(args.people) < 2:
+        raise UsageError("name the person who stays, and one or more others")
+    with _opened(args) as ledger:
+        ledger.merge(*args.people)
+        print(f"person {args.people[0]} has {len(ledger.images_of(args.people[0]))} images")
+
+
+def split(args: argparse.Namespace) -> None:
+    with _opened(args) as ledger:
+        images = ledger.image_numbers(args.images)
+        print(f"person {ledger.split(args.person, images)} has {len(images)} images")
+
+
+def answer(args: argparse.Namespace) -> None:
+    with _opened(args) as ledger:
+        ledger.answer(*ledger.image_numbers(args.images), args.said == "same")
+
+
+def name(args: argparse.Namespace) -> None:
+    with _opened(args) as ledger:
+        ledger.name(args.person, args.name)
+
+
+def lock(args: argparse.Namespace) -> None:
+    with _opened(args) as ledger:
+        ledger.lock(args.person, not args.off)
+
+
+def forget(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.forgetting import forget as forget_person
+
+    with _opened(args) as ledger:
+        count = ledger.require(args.person).images
+        if not args.yes:
+            raise UsageError(f"person {args.person} has {count} images; this cannot be undone: add --yes to do it")
+        done = forget_person(ledger, args.person, args.files)
+    print(f"{done.images} images forgotten; also in: {', '.join(done.files) or 'no other file'}")
+    if done.remaining:
+        print("out of reach:", *done.remaining, sep="\n  ")
+
+
+def export(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.jobs import export_csv
+
+    with _opened(args) as ledger:
+        print(f"{args.output}: {export_csv(ledger, args.output)} images")
+
+
+def check(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.checking import check as look
+    from ise_plugin.ledger.checking import salvage
+
+    findings = look(args.ledger)
+    for finding in findings:
+        print(finding.text)
+    if args.repair:
+        lost = salvage(args.ledger, args.repair)
+        print(f"{args.repair}: {len(lost)} rows lost", *lost, sep="\n  ")
+    elif any(finding.harmful for finding in findings):
+        raise UsageError(f"{args.ledger} is damaged; --repair NEW_FILE saves what can be read")
+    elif not findings:
+        print("whole")
+
+
+def stats(args: argparse.Namespace) -> None:
+    from ise_plugin.identities.groups import table_of
+    from ise_plugin.ledger.jobs import stats as count
+
+    with _opened(args) as ledger:
+        print(table_of(count(ledger)))
+        for change in ledger.changes():
+            print(f"change {change.number}: {change.kind} {change.summary}, {change.at}")
+
+
 def main(argv=None) -> int:
-    return run_command(parser(), keep, argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    made = parser()
+    names = made._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    if argv and argv[0] not in (*names, "-h", "--help"):
+        argv = ["keep", *argv]  # as before there were commands
+    return run_command(made, lambda args: args.command(args), argv)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def to_csv(rows: Sequence[Identity]) -> bytes:
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
     for row in rows:
-        texts = {name: _harmless(getattr(row, name)) for name in _TEXTS}
+        texts = {name: harmless(getattr(row, name)) for name in _TEXTS}
         writer.writerow(row._replace(outlier=int(row.outlier), **texts))
     return buffer.getvalue().encode("utf-8", "surrogateescape")
 
@@ -152,7 +152,8 @@ def _parsed(line: Sequence[str]) -> Identity:
     return row
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """A text that spreadsheets do not take for a formula; :func:`read_csv` takes the mark away."""
     return _MARK + text if text.startswith(_FORMULA_STARTS) else text
 
 

@@ -206,6 +206,14 @@ def _part_files(folder: str) -> dict[int, str]:
     return {int(found[1]): os.path.join(folder, found[0]) for found in map(_PART_NAME.fullmatch, names) if found}
 
 
+def write_embeddings(path: str, content: Embeddings) -> None:
+    """Writes an .npz that :func:`read_embeddings` reads, whole or not at all, and anew the .parquet beside it if there is one."""
+    _write_npz(path, content)
+    beside = f"{os.path.splitext(path)[0]}.parquet"
+    if os.path.isfile(beside):
+        _write_parquet(beside, content)
+
+
 def _write_npz(path: str, content: Embeddings) -> None:
     with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.savez(

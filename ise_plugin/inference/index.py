@@ -60,6 +60,12 @@ class SearchIndex:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def embeddings(self) -> Embeddings:
+        """What was indexed; the stamps of the files are not kept, they are zeros."""
+        vectors = self._index.reconstruct_n(0, len(self))
+        stamps = np.zeros((len(self), 2), np.int64)
+        return Embeddings(self.paths, vectors, stamps, self.about["fingerprint"], self.about["run"])
+
     def set_exact(self) -> None:
         """Compares with all vectors from now on; UsageError for an hnsw index, which cannot."""
         if self.about["kind"] == "hnsw":

@@ -67,7 +67,7 @@ class Folder(ImageDataset):
     ) -> None:
         self.data_dir = os.path.expanduser(folder)
         self._bad_share, self._output_dir = max_bad_share, output_dir
-        self._rules = _rules(camera_regex, camera_csv, camera_folders)
+        self._rules = folder_rules(camera_regex, camera_csv, camera_folders)
         self._labelled = [os.path.expanduser(path) for path in (query, gallery) if path]
         self._sightings: dict[str, Sighting] = {}
         # name -> number, the same for query and gallery
@@ -131,7 +131,8 @@ class Folder(ImageDataset):
         )
 
 
-def _rules(regex: str, table: str, folders: bool) -> list[Rule]:
+def folder_rules(regex: str, table: str, folders: bool) -> list[Rule]:
+    """What ``DATASETS.FOLDER.CAMERA_REGEX``, ``CAMERA_CSV`` and ``CAMERA_FOLDERS`` say, those that are set."""
     given = []
     if regex:
         given.append(Rule.by_regex(f"{_KEY}.CAMERA_REGEX", regex))

@@ -1,0 +1,168 @@
+"""Known, new or undecided: what is made of images that come into a ledger."""
+
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+from ..clustering import DBSCAN, OUTLIER, jaccard_graph
+from ..clustering.calibration import NEIGHBORS, Calibration, Scored, nearest, score_people
+
+KNOWN, NEW, UNDECIDED = "known", "new", "undecided"
+_NOBODY = -1
+# Of the Jaccard distance that new people are grouped by, and of DBSCAN, as in the configs for folders.
+_K1, _MIN_SAMPLES = 20, 4
+# Neighbours of every image of a batch that tell what is usual where people are grouped.
+CONTEXT = 20
+# More likely than not.
+_EVEN = 0.5
+
+
+class Gallery(NamedTuple):
+    """What a ledger holds, as far as decisions need it.
+
+    Attributes:
+        vectors: parts (n, D) float32, one after another; not put together, for there may be millions of rows.
+        people: (N,) int64 numbers, -1: nobody's yet.
+    """
+
+    vectors: list
+    people: np.ndarray
+
+    def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines (Q, k), descending, and places (Q, k)."""
+        found: Optional[tuple] = None
+        start = 0
+        for part in self.vectors:
+            similar, places = nearest(queries, part, min(k, len(part)))
+            places = places + start
+            start += len(part)
+            if found is not None:
+                similar, places = np.c_[found[0], similar], np.c_[found[1], places]
+                order = np.argsort(-similar, axis=1, kind="stable")[:, :k]
+                similar, places = np.take_along_axis(similar, order, 1), np.take_along_axis(places, order, 1)
+            found = similar, places
+        assert found is not None
+        return found
+
+    def rows(self, places: np.ndarray) -> np.ndarray:
+        """(n, D) of the vectors at ascending places."""
+        parts, start = [], 0
+        for part in self.vectors:
+            own = places[(places >= start) & (places < start + len(part))] - start
+            parts.append(part[own])
+            start += len(part)
+        return np.concatenate(parts)
+
+
+class Decided(NamedTuple):
+    """Of N images: verdict, person (of the ledger for known ones; for new ones a number of the group, from 0), the most likely
+    person of an undecided one (-1: none), probability that the person named is the right one."""
+
+    verdicts: np.ndarray
+    people: np.ndarray
+    candidates: np.ndarray
+    probabilities: np.ndarray
+
+
+def decide(
+    vectors: np.ndarray,
+    units: np.ndarray,
+    gallery: Gallery,
+    calibration: Calibration,
+    false_accept: float,
+) -> Decided:
+    """Decides for the images of a batch.
+
+    The images of a unit decide together, by their mean scores: *known* where the score of the best person is one that a share
+    ``false_accept`` of people who are not known reaches. What is left over is grouped with its like: with a group of which most
+    images were recognised as one person it is known as well; *new* where it is more likely nobody in the ledger; else
+    *undecided*, as what has no like.
+
+    Args:
+        vectors: (N, D) float32 unit rows.
+        units: (N,) int64, 0..U-1: the images of a track have one number.
+    """
+    person, score = best_people(vectors, units, gallery)
+    prior = calibration.prior(score[person >= 0])
+    probability = np.where(person >= 0, calibration.probability(score, prior), 0.0)
+    known = (person >= 0) & (score >= calibration.threshold(false_accept, len(np.unique(gallery.people))))
+    verdicts = np.where(known, KNOWN, UNDECIDED).astype(object)
+    people = np.where(known, person, _NOBODY)
+    groups = group(vectors, units, gallery, calibration.eps)
+    number = 0
+    for label in range(groups.max(initial=OUTLIER) + 1):
+        members = np.flatnonzero(groups == label)
+        recognised, left = members[known[members]], members[~known[members]]
+        if not len(left):
+            continue
+        names, counts = np.unique(person[recognised], return_counts=True)
+        if len(names) and counts.max() * 2 > len(members):
+            verdicts[left], people[left] = KNOWN, names[counts.argmax()]
+            probability[left] = probability[recognised].mean()
+        elif not len(recognised) and probability[left].mean() < _EVEN:
+            verdicts[left], people[left] = NEW, number
+            probability[left] = 1 - probability[left]
+            number += 1
+    candidates = np.where(verdicts == UNDECIDED, person, _NOBODY)
+    return Decided(verdicts, people, candidates, probability)
+
+
+def best_people(vectors: np.ndarray, units: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the best person for the unit of each image, -1 where the ledger has none, and the unit's score."""
+    if not (gallery.people >= 0).any():
+        return np.full(len(vectors), _NOBODY), np.full(len(vectors), -1.0)
+    numbers, places = np.unique(gallery.people, return_inverse=True)
+    places = places.reshape(-1) - int(numbers[0] < 0)  # nobody's images: -1
+    numbers = numbers[numbers >= 0]
+    sizes = np.bincount(places[places >= 0], minlength=len(numbers))
+    similarities, found = gallery.nearest(vectors, min(NEIGHBORS, len(gallery.people)))
+    scored = score_people(similarities, places[found], sizes)
+    person, score = _of_units(scored, units, similarities[:, -1]).best(int(units.max()) + 1)
+    named = np.where(person >= 0, numbers[person], _NOBODY)
+    return named[units], score[units]
+
+
+def _of_units(scored: Scored, units: np.ndarray, least: np.ndarray) -> Scored:
+    """Mean scores of units: of an image that has a person not among its neighbours, as similar as the last of these."""
+    if not len(scored.queries):
+        return scored
+    sizes, least_sums = np.bincount(units), np.bincount(units, least)
+    keys = np.stack([units[scored.queries], scored.people], 1)
+    keys, of = np.unique(keys, axis=0, return_inverse=True)
+    of = of.reshape(-1)
+    sums = np.bincount(of, scored.scores) + least_sums[keys[:, 0]] - np.bincount(of, least[scored.queries])
+    return Scored(keys[:, 0], keys[:, 1], sums / sizes[keys[:, 0]])
+
+
+def group(vectors: np.ndarray, units: np.ndarray, gallery: Gallery, eps: float) -> np.ndarray:
+    """(N,) int64 groups of a batch as the labelling would make them, -1 for images in none.
+
+    The images of the ledger that are near take part in the distances, because what is near depends on what is usual, and none
+    in the groups. The images of a unit stay together.
+    """
+    rows = vectors
+    if len(gallery.people):
+        near = np.unique(gallery.nearest(vectors, min(CONTEXT, len(gallery.people)))[1])
+        near = near[gallery.people[near] >= 0]  # nobody's may be among the batch
+        rows = np.concatenate([vectors, gallery.rows(near)])
+    if len(rows) < 2:
+        return np.full(len(vectors), OUTLIER)
+    clusterer = DBSCAN(eps, _MIN_SAMPLES)
+    graph = jaccard_graph(rows, min(_K1, len(rows) - 1), max_distance=eps)[: len(vectors), : len(vectors)]
+    return _whole_units(clusterer.fit_predict(graph.tocsr()), units)
+
+
+def _whole_units(labels: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Each unit in the group of most of its images; one of enough images, all in none, is a group."""
+    found, number = labels.copy(), int(labels.max(initial=OUTLIER)) + 1
+    order = np.argsort(units, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(units[order])) + 1):
+        if len(members) < 2:
+            continue
+        names, counts = np.unique(labels[members][labels[members] != OUTLIER], return_counts=True)
+        if len(names):
+            found[members] = names[counts.argmax()]
+        elif len(members) >= _MIN_SAMPLES:
+            found[members] = number
+            number += 1
+    return found

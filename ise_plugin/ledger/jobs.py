@@ -1,0 +1,190 @@
+"""What the command does with files: a ledger from a finished run, pictures into it, tables out of it."""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+from contextlib import suppress
+from typing import Optional, Sequence
+
+import numpy as np
+
+from ..config import CfgNode
+from ..data.datasets.folder import folder_rules
+from ..data.sightings import Rule, Sighting, find_sightings
+from ..errors import UsageError
+from ..identities.groups import CSV_NAME, SUMMARY_NAME, harmless, read_csv
+from ..inference.embedder import Embedder
+from ..inference.jobs import EmbeddingJob, embed_files, list_files
+from ..utils.files import shown, write_atomically
+from .batch import Batch
+from .identity_ledger import FALSE_ACCEPT, Added, IdentityLedger, Sighted
+
+logger = logging.getLogger("fastreid.ise.ledger")
+
+EXPORTED = (
+    "path",
+    "person",
+    "name",
+    "verdict",
+    "probability",
+    "candidate",
+    "camera",
+    "track",
+    "sequence",
+    "time",
+    "source",
+)
+
+
+def init_from_run(path: str, run: str, device: str = "auto", weights: Optional[str] = None) -> IdentityLedger:
+    """A ledger of the identities that a run on a folder has found.
+
+    Raises:
+        UsageError: the run has no identities.csv or no weights; something is at ``path`` already.
+    """
+    if os.path.lexists(path):
+        raise UsageError(f"{shown(path)} is there already; name another --ledger, or remove it")
+    rows = read_csv(os.path.join(run, CSV_NAME))
+    folder, eps = _summary(os.path.join(run, SUMMARY_NAME))
+    embedder = Embedder(run, weights, device)
+    rules = _rules(embedder.cfg)
+    kept = [row for row in rows if not row.same_file_as]  # copies come in as what they are
+    order = [*kept, *(row for row in rows if row.same_file_as)]
+    names = [row.path for row in order]
+    seen = [s._replace(camera=s.camera or row.camera or None) for s, row in zip(find_sightings(rules, names), order)]
+    files = [os.path.abspath(os.path.join(folder, name)) for name in names]
+    job = _embed(embedder, files, path)
+    batch, places = _batch(job, files, seen)
+    labels = np.array([order[place].cluster for place in places], np.int64)
+    likely = np.array([order[place].confidence or np.nan for place in places])
+    ledger = IdentityLedger.create(path, batch, labels, embedder.fingerprint, os.path.abspath(run), likely, eps)
+    _done(path)
+    return ledger
+
+
+def add_files(
+    path: str,
+    inputs: Sequence[str],
+    false_accept: float = FALSE_ACCEPT,
+    run: Optional[str] = None,
+    rules: Optional[Sequence[Rule]] = None,
+    device: str = "auto",
+    weights: Optional[str] = None,
+    wait: Optional[float] = None,
+) -> Added:
+    """Embeds pictures, and those of folders, and adds them. What an interrupted call has embedded is found again.
+
+    Args:
+        run: of the network; by default the one that the ledger remembers.
+        rules: that tell cameras, tracks and times by paths below each folder; by default those of the run.
+
+    Raises:
+        UsageError: the network is another than the ledger's; a rule fits no path; too many pictures are unreadable.
+    """
+    with IdentityLedger(path) if wait is None else IdentityLedger(path, wait) as ledger:
+        embedder = Embedder(run or ledger.model().run, weights, device)
+        ledger.model(embedder.fingerprint)  # a wrong one shall not cost the embedding
+        rules = _rules(embedder.cfg) if rules is None else rules
+        files: list[str] = []
+        seen: list[Sighting] = []
+        for given in inputs:
+            own = list_files([given])
+            names = [os.path.relpath(name, given) if os.path.isdir(given) else os.path.basename(name) for name in own]
+            files += map(os.path.abspath, own)
+            seen += find_sightings(rules, names)
+        job = _embed(embedder, files, path)
+        batch, _ = _batch(job, files, seen)
+        added = ledger.add(batch, embedder.fingerprint, false_accept)
+        _done(path)
+    return added
+
+
+def _rules(cfg: CfgNode) -> list[Rule]:
+    settings = cfg.DATASETS.FOLDER
+    return folder_rules(settings.CAMERA_REGEX, "", settings.CAMERA_FOLDERS)
+
+
+def _summary(path: str) -> tuple[str, Optional[float]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        return os.fspath(content["folder"]), content.get("eps")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{shown(path)} cannot be read ({error}); name a finished run on a folder") from error
+
+
+def incoming(path: str) -> str:
+    """Where embeddings wait, beside the ledger, until they are in it; path without ending."""
+    return f"{path}.incoming"
+
+
+def _embed(embedder: Embedder, files: Sequence[str], path: str) -> EmbeddingJob:
+    return embed_files(embedder, files, incoming(path), ("npz",), max_bad_share=1.0)
+
+
+def _done(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.remove(f"{incoming(path)}.npz")
+
+
+def _batch(job: EmbeddingJob, files: Sequence[str], seen: Sequence[Sighting]) -> tuple[Batch, list[int]]:
+    """The files that could be embedded, and their places among all."""
+    if job.problems:
+        logger.warning(f"{len(job.problems)} files were left out: {'; '.join(map(str, job.problems[:3]))}")
+    place = {name: i for i, name in reversed(list(enumerate(files)))}
+    places = [place[name] for name in job.embeddings.paths]
+    digests = [digest_of(name) for name in job.embeddings.paths]
+    return Batch(job.embeddings.paths, job.embeddings.vectors, [seen[i] for i in places], digests), places
+
+
+def digest_of(path: str) -> Optional[bytes]:
+    """SHA-256 of a file; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()  # type: ignore[attr-defined]
+    except AttributeError:  # before Python 3.11
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).digest()
+    except OSError:
+        return None
+
+
+def export_csv(ledger: IdentityLedger, path: str) -> int:
+    """Writes a line for every image, columns as in :data:`EXPORTED`; how many. Spreadsheets run no text as a formula."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer)
+    writer.writerow(EXPORTED)
+    names = {person.number: person.name for person in ledger.people()}
+    count = 0
+    for row in ledger.images():
+        writer.writerow(_exported(row, names.get(row.person or 0, "")))
+        count += 1
+    write_atomically(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
+    return count
+
+
+def _exported(row: Sighted, name: str) -> list:
+    values = {**row._asdict(), "name": name}
+    return [harmless(value) if isinstance(value, str) else value for value in map(values.get, EXPORTED)]
+
+
+def stats(ledger: IdentityLedger, false_accept: float = FALSE_ACCEPT) -> dict:
+    """Counts, and what the calibration says, for :func:`ise_plugin.identities.groups.table_of`."""
+    people, model = ledger.people(), ledger.model()
+    verdicts = [row.verdict for row in ledger.images()]
+    found: dict = {
+        "people": len(people),
+        "with a name": sum(bool(person.name) for person in people),
+        "locked": sum(person.locked for person in people),
+        "images": len(verdicts),
+        "undecided": verdicts.count("undecided"),
+        "network": model.fingerprint,
+    }
+    if model.calibration:
+        threshold = model.calibration.threshold(false_accept, len(people))
+        found[f"similarity for {false_accept:.2%} false accepts"] = round(threshold, 4)
+        found["known images recognised there, estimated"] = f"{model.calibration.recognised(threshold):.0%}"
+    return found

@@ -1,0 +1,69 @@
+"""The embeddings of a ledger in memory, which follow the file."""
+
+import numpy as np
+
+from ..errors import UsageError
+from ..utils.files import shown
+from .decide import Gallery
+from .schema import seal
+from .store import CHECK, Store
+
+_READ_AT_ONCE = 1 << 16  # embeddings: 64 MiB of 256 numbers
+DTYPE = "<f4"  # as in the file
+
+
+class VectorCache:
+    """Embeddings by ascending number of their image, in parts that are never put together.
+
+    Derived from the file and nothing else: what is new there is read and appended; after a loss (undo, forget, another network)
+    everything is read anew. So a kill can leave nothing behind that does not fit.
+    """
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._parts: list = []
+        self._images = np.empty(0, np.int64)
+        self._losses = -1
+
+    def gallery(self, without: np.ndarray) -> tuple[Gallery, np.ndarray]:
+        """Embeddings with their people, and the numbers of their images.
+
+        Args:
+            without: numbers of images that are nobody's in it.
+
+        Raises:
+            UsageError: an embedding does not fit its checksum.
+        """
+        self._follow()
+        people = np.full(len(self._images), -1, np.int64)
+        with self._store.named_errors():
+            rows = self._store.connection.execute(
+                "SELECT id, person FROM decisions WHERE person IS NOT NULL"
+            ).fetchall()
+        if rows:
+            images, persons = np.array(rows, np.int64).T
+            people[np.searchsorted(self._images, images)] = persons
+        people[np.isin(self._images, without)] = -1
+        return Gallery(self._parts, people), self._images
+
+    def _follow(self) -> None:
+        losses = self._store.counter("losses")
+        if losses != self._losses:
+            self._parts, self._images, self._losses = [], np.empty(0, np.int64), losses
+        last = int(self._images[-1]) if len(self._images) else 0
+        with self._store.named_errors():
+            rows = self._store.connection.execute(
+                "SELECT id, model, vector, seal FROM embeddings WHERE id > ? ORDER BY id", (last,)
+            )
+            while block := rows.fetchmany(_READ_AT_ONCE):
+                self._check(block)
+                numbers = np.array([row[0] for row in block], np.int64)
+                vectors = np.frombuffer(b"".join(row[2] for row in block), DTYPE).reshape(len(block), -1)
+                self._images = np.r_[self._images, numbers]
+                self._parts.append(vectors.astype(np.float32))
+
+    def _check(self, block: list) -> None:
+        bad = [image for image, model, vector, kept in block if seal(image, model, vector) != kept]
+        if bad:
+            where = f"{shown(self._store.path)}: the embedding of image {bad[0]}"
+            raise UsageError(f"{where} is damaged; {CHECK.format(shown(self._store.path))}")
