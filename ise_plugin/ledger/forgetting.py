@@ -50,7 +50,7 @@ def forget(ledger: IdentityLedger, person: int, files: Sequence[str] = ()) -> Fo
     written += _from_run(ledger.model().run, paths)
     _from_ledger(ledger, person)
     ledger.store.clean()
-    return Forgotten(len(paths), written, _out_of_reach(ledger.model().run, paths))
+    return Forgotten(len(vectors), written, _out_of_reach(ledger.model().run, paths))
 
 
 def _own(ledger: IdentityLedger, person: int) -> tuple[np.ndarray, set]:

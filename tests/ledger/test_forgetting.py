@@ -29,8 +29,8 @@ def similar(content, vectors):
     highest = -1.0
     for offset in range(4):
         usable = (len(content) - offset) // 4 * 4
-        floats = np.frombuffer(content[offset : offset + usable], "<f4").astype(np.float64)
-        floats = np.where(np.isfinite(floats) & (np.abs(floats) < 2), floats, 0)
+        floats = np.frombuffer(content[offset : offset + usable], "<f4")
+        floats = np.where(np.abs(floats) < 2, floats, 0).astype(np.float64)
         norms = np.sqrt(np.convolve(floats**2, np.ones(WIDTH), "valid"))
         for vector in vectors:
             products = np.correlate(floats, vector.astype(np.float64), "valid")
