@@ -351,6 +351,10 @@ def add_ise_config(cfg: CfgNode) -> None:
     # either kind than this. Unit: share of tracks, in [0, 1]; 0 never cuts.
     _C.ISE.TRACKS.MAX_CUT_ERROR = 0.25
 
+    # Pairs of images that a person says are one person, or two: a CSV file with the columns one, other (paths) and same (1 or 0).
+    # Labels hold to them, and tracks give way. Empty: none. ise-identities corrections writes it (docs/howto/ledger.md).
+    _C.ISE.CORRECTIONS = ""
+
     # Settings of distances, clusterers and hooks of your own, by their names: whatever keys their from_config reads.
     _C.ISE.OWN = CfgNode(new_allowed=True)
 

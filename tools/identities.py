@@ -77,6 +77,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("person", type=int)
     made.add_argument("--files", nargs="*", default=[], help="embeddings (.npz) and indexes that may hold the person")
     made.add_argument("--yes", action="store_true", help="do it: this cannot be undone, nor what was done before")
+    made = command(
+        "corrections", corrections, "write what people said as pairs of images, for ISE.CORRECTIONS of a training"
+    )
+    made.add_argument("--output", required=True, metavar="FILE")
+    made = command("retrain", retrain, "take the groups of a network trained anew; people keep their numbers")
+    made.add_argument("--run", required=True, help="output folder of the new run, on all images of the ledger")
+    made.add_argument("--changes", metavar="FILE", help="write a line for every image that moved (CSV)")
+    _network(made)
     made = command("export", export, "write a CSV file with a line for every image")
     made.add_argument("--output", required=True, metavar="FILE")
     made = command("check", check, "look for damage, and for pictures that are gone")
@@ -202,6 +210,24 @@ def forget(args: argparse.Namespace) -> None:
     print(f"{done.images} images forgotten; also in: {', '.join(done.files) or 'no other file'}")
     if done.remaining:
         print("out of reach:", *done.remaining, sep="\n  ")
+
+
+def corrections(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.jobs import write_ledger_corrections
+
+    with _opened(args) as ledger:
+        links, apart = write_ledger_corrections(ledger, args.output)
+    print(f"{args.output}: {links} pairs of one person, {apart} of two")
+
+
+def retrain(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.jobs import retrain_from_run
+
+    found = retrain_from_run(args.ledger, args.run, args.device, args.weights, args.changes)
+    print(f"{found.kept:.1%} of the images that had a person keep it; {len(found.moved)} images moved")
+    print(
+        f"new people: {len(found.new)}; people without an image any more: {', '.join(map(str, found.gone)) or 'none'}"
+    )
 
 
 def export(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Optional, Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from ..neighbors.checks import Features, unit_interval, unit_rows
 from ..utils.logs import some_of
@@ -146,6 +147,7 @@ def track_constraints(
     times: np.ndarray,
     links: Sequence[tuple[int, int]] = (),
     *,
+    said: Sequence[Sequence[tuple[int, int]]] = ((), ()),
     names: Sequence[str] = (),
     weight: float = 1.0,
     max_gap: float = 2.0,
@@ -163,6 +165,8 @@ def track_constraints(
             enough to be equal for two images of one moment and no others.
         links: pairs of images that another source says are one person; one that contradicts an overlap gives way, of several
             that contradict it together the least alike.
+        said: pairs of images that a person says are one, and pairs that are two. What tracks tell gives way to them, and of
+            themselves the second to the first.
         names: of the tracks, for messages.
         weight: see :class:`Constraints`.
         max_gap: a track is seen between two of its images this far apart at most. Unit: its camera's usual step, the median
@@ -190,6 +194,7 @@ def track_constraints(
         if cuts:
             units, overlaps = pieces, _overlaps(pieces, cameras, times, max_gap)
             _say_cuts(cuts, len(np.unique(tracks[tracks >= 0])), error, names)
+    units, overlaps = _as_said(units, overlaps, *(np.reshape(pairs, (-1, 2)).astype(np.int64) for pairs in said))
     units, overlaps, given_up = _with_links(rows, units, overlaps, np.reshape(links, (-1, 2)).astype(np.int64))
     if len(given_up):
         _say_given_up(given_up, tracks, names)
@@ -231,6 +236,36 @@ def _sweep(starts: np.ndarray, ends: np.ndarray, owners: np.ndarray, pairs: set)
         owner = int(owners[i])
         pairs.update((min(owner, other), max(owner, other)) for _, other in seen if other != owner)
         heapq.heappush(seen, (float(ends[i]), owner))
+
+
+def _as_said(
+    units: np.ndarray, apart: np.ndarray, links: np.ndarray, parted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Units joined by pairs of images that are one person, and pairs apart with those that are two. A unit whose images are said
+    to be two people is one no more: what is said of some of its images leaves it, and the rest stays together."""
+    if not len(links) and not len(parted):
+        return units, apart
+    count, said = len(units), np.unique(np.r_[links, parted])
+    own = connected_components(csr_matrix((np.ones(len(links)), links.T), shape=(count, count)), directed=False)[1]
+    torn = np.unique(
+        units[parted][(units[parted[:, 0]] == units[parted[:, 1]]) & (own[parted[:, 0]] != own[parted[:, 1]])]
+    )
+    homes = units.copy()
+    leaving = said[np.isin(units[said], torn)]
+    homes[leaving] = units.max() + 1 + leaving
+    homes = np.unique(homes, return_inverse=True)[1].reshape(-1)
+    number = homes.max() + 1
+    graph = csr_matrix((np.ones(len(links)), homes[links].T), shape=(number, number))
+    joined = connected_components(graph, directed=False)[1]
+    # an old pair apart holds for whatever its units have become
+    old = np.full(units.max() + 1, -1)
+    rest = np.setdiff1d(np.arange(count), leaving)
+    old[units[rest]] = joined[homes[rest]]
+    pairs = np.r_[old[apart][(old[apart] >= 0).all(1)], joined[homes[parted]]]
+    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+    if len(lost := parted[joined[homes[parted[:, 0]]] == joined[homes[parted[:, 1]]]]):
+        logger.warning(f"{len(lost)} pairs of images said to be two people are one by others that are said; these hold")
+    return joined[homes].astype(np.int64), np.unique(pairs, axis=0).astype(np.int64)
 
 
 def _with_links(

@@ -23,6 +23,7 @@ from ..clustering.jaccard import JaccardDistances, jaccard_graph
 from ..clustering.purity import REACH, estimate_purities
 from ..config import AUTO
 from ..data import BatchSampler, TrainingLoader
+from ..data.corrections import Pairs, read_corrections
 from ..errors import UsageError
 from ..method import cluster_centroids
 from ..modeling.precision import full_float32
@@ -230,11 +231,21 @@ class DBSCANPseudoLabelHook(HookBase):
 
     def _constraints(self, features: Tensor) -> Optional[Constraints]:
         images, settings = self.trainer.images, self.cfg.ISE.TRACKS
-        if settings.MODE == "off" or not (images.tracks >= 0).any():
+        tracks = images.tracks if settings.MODE != "off" else np.full(len(images), -1)
+        corrected = any(map(len, self._corrections))
+        if not ((tracks >= 0).any() or corrected):
             return None
         options = {"max_gap": settings.MAX_GAP, "max_cut_error": settings.MAX_CUT_ERROR, "names": images.track_names}
-        weight = 1.0 if settings.MODE == "hard" else settings.WEIGHT
-        return track_constraints(features, images.cameras, images.tracks, images.times, weight=weight, **options)
+        weight = settings.WEIGHT if settings.MODE == "soft" and not corrected else 1.0  # what a person says holds
+        options |= {"weight": weight, "said": self._corrections}
+        return track_constraints(features, images.cameras, tracks, images.times, **options)
+
+    @cached_property
+    def _corrections(self) -> Pairs:
+        """Pairs of images that are one person, and that are two, as a person says (``ISE.CORRECTIONS``)."""
+        path = self.cfg.ISE.CORRECTIONS
+        none = np.empty((0, 2), np.int64)
+        return read_corrections(path, self.trainer.images.paths, "ISE.CORRECTIONS") if path else (none, none)
 
     @cached_property
     def _vectors(self) -> SearchVectors:

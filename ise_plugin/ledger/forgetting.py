@@ -46,11 +46,12 @@ def forget(ledger: IdentityLedger, person: int, files: Sequence[str] = ()) -> Fo
     ledger.require(person)
     kinds = [(_kind(path), path) for path in files]
     vectors, paths = _own(ledger, person)
+    images = len(ledger.images_of(person))
     written = [path for kind, path in kinds if kind(path, vectors, paths)]
     written += _from_run(ledger.model().run, paths)
     _from_ledger(ledger, person)
     ledger.store.clean()
-    return Forgotten(len(vectors), written, _out_of_reach(ledger.model().run, paths))
+    return Forgotten(images, written, _out_of_reach(ledger.model().run, paths))
 
 
 def _own(ledger: IdentityLedger, person: int) -> tuple[np.ndarray, set]:
@@ -62,9 +63,9 @@ def _own(ledger: IdentityLedger, person: int) -> tuple[np.ndarray, set]:
     more = ledger.store.connection.execute(
         "SELECT path FROM copies JOIN decisions ON decisions.id = image WHERE person = ?", (person,)
     ).fetchall()
-    vectors = np.array([np.frombuffer(vector, "<f4") for vector, _ in rows], np.float32)
+    vectors = np.array([np.frombuffer(vector, "<f4") for vector, _ in rows if vector], np.float32)
     names = {to_text(path) or "" for *_, path in [*rows, *more]}
-    return vectors.reshape(len(rows), ledger.model().width), names
+    return vectors.reshape(-1, ledger.model().width), names
 
 
 def _from_ledger(ledger: IdentityLedger, person: int) -> None:

@@ -446,10 +446,10 @@ class IdentityLedger:
 
     def _typical(self, person: int) -> Optional[int]:
         """The image of a person that is most like the others."""
-        images = self.images_of(person)
+        rows = self._rows_of("SELECT id, vector FROM embeddings", np.array(self.images_of(person), np.int64))
+        images = [image for image, (vector,) in rows.items() if vector]
         if not images:
-            return None
-        rows = self._rows_of("SELECT id, vector FROM embeddings", np.array(images))
+            return next(iter(rows), None)
         vectors = np.array([np.frombuffer(rows[image][0], DTYPE) for image in images])
         return images[int((vectors @ vectors.sum(0)).argmax())]
 

@@ -12,6 +12,7 @@ from typing import Optional, Sequence
 import numpy as np
 
 from ..config import CfgNode
+from ..data.corrections import write_corrections
 from ..data.datasets.folder import folder_rules
 from ..data.sightings import Rule, Sighting, find_sightings
 from ..errors import UsageError
@@ -21,6 +22,7 @@ from ..inference.jobs import EmbeddingJob, embed_files, list_files
 from ..utils.files import shown, write_atomically
 from .batch import Batch
 from .identity_ledger import FALSE_ACCEPT, Added, IdentityLedger, Sighted
+from .retraining import Relabelled, corrections, relabel
 
 logger = logging.getLogger("fastreid.ise.ledger")
 
@@ -102,6 +104,59 @@ def add_files(
     return added
 
 
+def write_ledger_corrections(ledger: IdentityLedger, path: str) -> tuple[int, int]:
+    """Writes what people said of a ledger's images for ``ISE.CORRECTIONS``; how many pairs are one person, and two."""
+    names = [row.path for row in ledger.images()]
+    said = corrections(ledger, names)
+    pairs = [[(names[a], names[b]) for a, b in part.tolist()] for part in said]
+    write_corrections(path, *pairs)
+    return len(pairs[0]), len(pairs[1])
+
+
+def retrain_from_run(
+    path: str,
+    run: str,
+    device: str = "auto",
+    weights: Optional[str] = None,
+    changes: Optional[str] = None,
+) -> Relabelled:
+    """Takes the groups of a new run on the ledger's images; images that the run did not see are added by what it knows.
+
+    Args:
+        changes: file for a line for each image that moved.
+
+    Raises:
+        UsageError: the run has no identities.csv or no weights; its groups do not hold to what people said; an image of the
+            ledger is gone or cannot be read.
+    """
+    table = read_csv(os.path.join(run, CSV_NAME))
+    folder, eps = _summary(os.path.join(run, SUMMARY_NAME))
+    found = {os.path.realpath(os.path.join(folder, row.path)): row for row in table}
+    with IdentityLedger(path) as ledger:
+        names = [row.path for row in ledger.images()]
+        embedder = Embedder(run, weights, device)
+        job = _embed(embedder, names, path)
+        rows = [found.get(os.path.realpath(name)) for name in job.embeddings.paths]
+        labels = np.array([-1 if row is None else row.cluster for row in rows], np.int64)
+        likely = np.array([row.confidence if row and row.confidence is not None else np.nan for row in rows])
+        done = relabel(
+            ledger,
+            job.embeddings.paths,
+            job.embeddings.vectors,
+            labels,
+            embedder.fingerprint,
+            os.path.abspath(run),
+            likely,
+            eps,
+        )
+        _done(path)
+        if changes is not None:
+            by_number = {row.image: row.path for row in ledger.images()}
+            lines = [(harmless(by_number[image]), *people) for image, *people in done.moved]
+            _write_table(changes, ("path", "before", "after"), lines)
+    return done
+
+
 def _rules(cfg: CfgNode) -> list[Rule]:
     settings = cfg.DATASETS.FOLDER
     return folder_rules(settings.CAMERA_REGEX, "", settings.CAMERA_FOLDERS)
@@ -154,16 +209,18 @@ def digest_of(path: str) -> Optional[bytes]:
 
 def export_csv(ledger: IdentityLedger, path: str) -> int:
     """Writes a line for every image, columns as in :data:`EXPORTED`; how many. Spreadsheets run no text as a formula."""
+    names = {person.number: person.name for person in ledger.people()}
+    rows = [_exported(row, names.get(row.person or 0, "")) for row in ledger.images()]
+    _write_table(path, EXPORTED, rows)
+    return len(rows)
+
+
+def _write_table(path: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
-    writer.writerow(EXPORTED)
-    names = {person.number: person.name for person in ledger.people()}
-    count = 0
-    for row in ledger.images():
-        writer.writerow(_exported(row, names.get(row.person or 0, "")))
-        count += 1
+    writer.writerow(columns)
+    writer.writerows(rows)
     write_atomically(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
-    return count
 
 
 def _exported(row: Sighted, name: str) -> list:

@@ -1,5 +1,6 @@
 """A network trained anew: its groups get the numbers of the people that they mostly are, and every correction holds."""
 
+import logging
 from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from .decide import KNOWN, NEW, UNDECIDED
 from .identity_ledger import IdentityLedger
 from .vectors import DTYPE
 
+logger = logging.getLogger("fastreid.ise.ledger")
+
 
 class Corrections(NamedTuple):
     """What people said, as pairs of images of a list.
@@ -28,14 +31,19 @@ class Corrections(NamedTuple):
     apart: np.ndarray
 
     def violated(self, labels: np.ndarray) -> int:
-        """How many of the pairs labels (N,) do not hold to; an image in no group holds to every pair apart and to no link."""
-        same = lambda pairs: (labels[pairs[:, 0]] == labels[pairs[:, 1]]) & (labels[pairs[:, 0]] != OUTLIER)
-        return int((~same(self.links)).sum() + same(self.apart).sum())
+        """How many of the pairs labels (N,) do not hold to. Two images in no group hold to anything."""
+        equal = lambda pairs: labels[pairs[:, 0]] == labels[pairs[:, 1]]
+        return int((~equal(self.links)).sum() + (equal(self.apart) & (labels[self.apart[:, 0]] != OUTLIER)).sum())
 
 
 class Relabelled(NamedTuple):
-    """What a new labelling changed: share of the images with a person that kept it; numbers of new people, and of those who have no
-    image any more; (image, person before, person after) of each that moved, None: undecided."""
+    """What a new labelling changed.
+
+    Attributes:
+        kept: share of the images with a person that kept it.
+        new, gone: numbers of new people, and of those who have no image any more.
+        moved: (image, person before, person after) of each that moved; None: undecided.
+    """
 
     kept: float
     new: list
@@ -100,37 +108,39 @@ def relabel(
     keep them whatever the labels say.
 
     Args:
-        paths: of all images of the ledger, in any order.
+        paths: of images of the ledger, in any order. Those that are not among them, whose files are gone, stay whose they are.
         vectors, labels, probabilities: of these, as for :meth:`.IdentityLedger.create`.
         fingerprint, run, eps: of the network.
 
     Raises:
-        UsageError: an image of the ledger has no embedding here; labels do not hold to a correction.
+        UsageError: an image that is not in the ledger; labels do not hold to a correction.
     """
-    order = np.argsort(ledger.image_numbers(paths))
     known = list(ledger.images())
-    if len(order) != len(known):
-        there = set(paths)
-        missing = next(row.path for row in known if row.path not in there)
-        raise UsageError(
-            f"{missing} has no embedding by the new network; embed every image of the ledger, or forget it"
+    place = {image: i for i, image in enumerate(ledger.image_numbers(paths))}
+    rows = np.array([place.get(row.image, -1) for row in known], np.int64)
+    if (rows < 0).any():
+        logger.warning(
+            f"{(rows < 0).sum()} images of the ledger are not among these: they stay whose they are, without embedding"
         )
-    vectors, labels = vectors[order], labels[order]
-    paths = [paths[i] for i in order]
+    vectors, labels = vectors[rows], np.where(rows < 0, OUTLIER, labels[rows])
     locked = {person.number for person in ledger.people() if person.locked}
-    wrong = corrections(ledger, paths).violated(labels)
+    said = corrections(ledger, [row.path for row, at in zip(known, rows) if at >= 0])
+    wrong = said.violated(labels[rows >= 0])
     if wrong:
-        raise UsageError(f"the new labels do not hold to {wrong} corrections; label with them (ISE.LEDGER)")
+        raise UsageError(f"the new labels do not hold to {wrong} corrections; train with ISE.CORRECTIONS")
     before = [row.person for row in known]
     with ledger.store.change("retrain") as change:
         assigned = _assigned(labels, before, locked)
         fresh = sorted({label for label in labels.tolist() if label != OUTLIER and label not in assigned})
         people = ledger.store.insert("people", [(None, 0, None)] * len(fresh))
         assigned |= dict(zip(fresh, people))
-        after = [old if old in locked else assigned.get(label) for old, label in zip(before, labels.tolist())]
-        likely = None if probabilities is None else probabilities[order]
+        after = [
+            old if old in locked or at < 0 else assigned.get(label)
+            for old, label, at in zip(before, labels.tolist(), rows)
+        ]
+        likely = None if probabilities is None else np.where(rows < 0, np.nan, probabilities[rows])
         _write(ledger, known, after, set(people), likely)
-        _replace_embeddings(ledger, [row.image for row in known], vectors, labels, fingerprint, run, eps)
+        _replace_embeddings(ledger, [row.image for row in known], vectors, rows >= 0, labels, fingerprint, run, eps)
         found = _changes(known, after, people)
         ledger.store.describe(change, f"{found.kept:.1%} of the images keep their person, {len(people)} new people")
     return found
@@ -167,17 +177,25 @@ def _write(
 
 
 def _replace_embeddings(
-    ledger: IdentityLedger, images: list, vectors: np.ndarray, labels: np.ndarray, fingerprint: str, run: str, eps
+    ledger: IdentityLedger,
+    images: list,
+    vectors: np.ndarray,
+    there: np.ndarray,
+    labels: np.ndarray,
+    fingerprint: str,
+    run: str,
+    eps: Optional[float],
 ) -> None:
     store = ledger.store
-    rows = store.connection.execute("SELECT camera, track, sequence FROM images ORDER BY id").fetchall()
-    sure = np.isin(images, [row.image for row in ledger.images() if row.source == "person"])
-    calibration = calibrate(vectors, labels, unit_keys(rows), sure & (labels != OUTLIER), eps)
+    units = unit_keys(store.connection.execute("SELECT camera, track, sequence FROM images ORDER BY id").fetchall())
+    sure = np.isin(images, [row.image for row in ledger.images() if row.source == "person"]) & (labels != OUTLIER)
+    calibration = calibrate(vectors[there], labels[there], units[there], sure[there], eps)
     store.connection.execute("DELETE FROM embeddings")
     store.connection.execute("DELETE FROM models")
     text = calibration and calibration.to_json()
     model = store.insert("models", [(fingerprint, to_bytes(run), vectors.shape[1], text)])[0]
-    store.insert("embeddings", [(model, row.tobytes()) for row in vectors.astype(DTYPE)], images)
+    kept = zip(vectors.astype(DTYPE), there)
+    store.insert("embeddings", [(model, vector.tobytes() if known else b"") for vector, known in kept], images)
     store.count("losses")
 
 

@@ -34,7 +34,7 @@ CONTENT = {
     },
     # Other names of files with the same bytes.
     "copies": {"path": "BLOB NOT NULL UNIQUE", "image": "INTEGER NOT NULL REFERENCES images"},
-    # Of the image with this id: float32, little-endian, unit length.
+    # Of the image with this id: float32, little-endian, unit length; empty where a new network found no file any more.
     "embeddings": {"model": "INTEGER NOT NULL REFERENCES models", "vector": "BLOB NOT NULL"},
     # Of the image with this id. candidate: the most likely person of an undecided image.
     "decisions": {

@@ -42,7 +42,8 @@ class VectorCache:
             ).fetchall()
         if rows:
             images, persons = np.array(rows, np.int64).T
-            people[np.searchsorted(self._images, images)] = persons
+            there = np.isin(images, self._images)  # what has no embedding is left out
+            people[np.searchsorted(self._images, images[there])] = persons[there]
         people[np.isin(self._images, without)] = -1
         return Gallery(self._parts, people), self._images
 
@@ -53,7 +54,7 @@ class VectorCache:
         last = int(self._images[-1]) if len(self._images) else 0
         with self._store.named_errors():
             rows = self._store.connection.execute(
-                "SELECT id, model, vector, seal FROM embeddings WHERE id > ? ORDER BY id", (last,)
+                "SELECT id, model, vector, seal FROM embeddings WHERE id > ? AND length(vector) ORDER BY id", (last,)
             )
             while block := rows.fetchmany(_READ_AT_ONCE):
                 self._check(block)

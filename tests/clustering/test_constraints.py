@@ -342,3 +342,52 @@ def test_a_clusterer_is_given_what_it_wants_and_no_more():
     assert one.given["units"] is both.given["units"] is found.units
     fit_constrained(both, graph, None, 0.8, features=features)
     assert list(both.given) == ["features"]  # nobody is known to be one person
+
+
+# -- what a person says
+
+
+def said_constraints(links, apart, tracks, times=None):
+    count = len(tracks)
+    rows = random_embeddings(count, 4, seed=0)
+    times = np.full(count, np.nan) if times is None else times
+    cameras = np.where(np.asarray(tracks) >= 0, 0, -1)
+    return track_constraints(rows, cameras, np.asarray(tracks), times, said=(links, apart), max_cut_error=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_what_is_said_becomes_units_and_pairs_apart(data):
+    pairs = st.lists(
+        st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda pair: pair[0] != pair[1]), max_size=5
+    )
+    links, apart = data.draw(pairs), data.draw(pairs)
+    tracks = data.draw(st.lists(st.integers(-1, 2), min_size=8, max_size=8))
+    found = said_constraints(links, apart, tracks)
+    own = {i: {i} for i in range(8)}  # what the links alone connect, by closure
+    for a, b in links:
+        joined = own[a] | own[b]
+        own.update(dict.fromkeys(joined, joined))
+    holds = [(a, b) for a, b in apart if b not in own[a]]
+    if found is None:
+        assert not links and not holds
+        return
+    assert all(found.units[a] == found.units[b] for a, b in links)
+    parted = {tuple(pair) for pair in found.apart.tolist()}
+    assert parted == {tuple(sorted((int(found.units[a]), int(found.units[b])))) for a, b in holds}
+    spoken = {i for pair in links + apart for i in pair}
+    silent = [i for i in range(8) if i not in spoken]
+    assert all(found.units[a] == found.units[b] for a in silent for b in silent if tracks[a] == tracks[b] >= 0)
+
+
+def test_tracks_at_one_moment_give_way_to_what_is_said():
+    tracks, times = [0, 0, 1, 1], np.array([0.0, 1, 0, 1])
+    assert len(said_constraints([], [], tracks, times).apart) == 1
+    found = said_constraints([(0, 2)], [], tracks, times)
+    assert len(set(found.units.tolist())) == 1 and not len(found.apart)
+
+
+def test_contradictions_among_what_is_said_are_named(caplog):
+    caplog.set_level(logging.WARNING, LOGGER)
+    found = said_constraints([(0, 1), (1, 2)], [(0, 2)], [-1] * 4)
+    assert len(set(found.units[:3].tolist())) == 1 and "1 pairs of images said to be two people are one" in caplog.text
