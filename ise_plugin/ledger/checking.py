@@ -9,7 +9,7 @@ from ..utils.files import shown
 from . import schema
 from .batch import to_text
 from .identity_ledger import IdentityLedger
-from .store import Store
+from .store import DAMAGE, Store
 
 _MOST_NAMED = 20
 
@@ -40,7 +40,7 @@ def check(path: str) -> list[Finding]:
         try:
             findings = [Finding(text, True) for text in _damage(ledger.store)]
             return findings or [Finding(text, False) for text in _vanished(ledger)]
-        except (UsageError, sqlite3.DatabaseError) as error:
+        except (UsageError, *DAMAGE) as error:
             return [Finding(str(error.__cause__ or error), True)]
 
 
@@ -104,7 +104,7 @@ def _copy(source: sqlite3.Connection, target: Store, table: str) -> list[str]:
     names, lost = schema.columns(table), []
     try:
         ids = [row for (row,) in source.execute(f"SELECT id FROM {table} ORDER BY id")]
-    except sqlite3.DatabaseError as error:
+    except DAMAGE as error:
         return [f"{table}: all or some rows ({error})"]
     for number in ids:
         try:
@@ -114,7 +114,7 @@ def _copy(source: sqlite3.Connection, target: Store, table: str) -> list[str]:
             if schema.seal(*row) != seal:
                 raise ValueError("it does not fit its checksum")
             target.insert(table, [tuple(row[1:])], [number])
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        except (*DAMAGE, ValueError, TypeError) as error:
             lost.append(f"{table}: row {number} ({error})")
     return lost
 
@@ -137,7 +137,7 @@ def _unlinked(target: Store) -> list[str]:
         row for (row,) in target.connection.execute("SELECT id FROM images WHERE id NOT IN (SELECT id FROM decisions)")
     ]
     target.insert("decisions", [("undecided", None, None, None, "repair")] * len(undecided), undecided)
-    return lost
+    return lost + [f"decisions: what was decided of image {image}; it is undecided now" for image in undecided]
 
 
 def _highest(source: sqlite3.Connection, target: Store, table: str, counter: str) -> int:
@@ -145,6 +145,6 @@ def _highest(source: sqlite3.Connection, target: Store, table: str, counter: str
     highest = target.connection.execute(f"SELECT coalesce(max(id), 0) FROM {table}").fetchone()[0]
     try:
         kept = source.execute("SELECT value FROM counters WHERE name = ?", (counter,)).fetchone()
-    except sqlite3.DatabaseError:
+    except DAMAGE:
         kept = None
     return max(highest, kept[0] if kept else 0)

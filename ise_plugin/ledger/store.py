@@ -21,6 +21,8 @@ logger = logging.getLogger("fastreid.ise.ledger")
 # Seconds that a second writer waits before it says so, and then until it gives up.
 _PATIENCE, WAIT = 1.0, 60.0
 _CACHE_KIB = 1 << 16
+# What reading a damaged file raises: the second where text in it, or in SQLite's own message, is no text.
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 CHECK = "ise-identities check --ledger {} says what is lost"
 
 
@@ -95,7 +97,7 @@ class Store:
             raise UsageError(f"{shown(self.path)} {reason}; free it, or some space, and try again") from error
         except sqlite3.IntegrityError as error:
             raise UsageError(f"{shown(self.path)}: {error}; {CHECK.format(shown(self.path))}") from error
-        except sqlite3.DatabaseError as error:
+        except DAMAGE as error:
             reason = f"is no ledger, or damaged ({error})"
             raise UsageError(f"{shown(self.path)} {reason}; {CHECK.format(shown(self.path))}") from error
 
@@ -254,7 +256,7 @@ def _connect(path: str) -> sqlite3.Connection:
         "trusted_schema = OFF",
         f"cache_size = -{_CACHE_KIB}",
     ):
-        with suppress(sqlite3.DatabaseError):  # a file that is no database: the first reading names it
+        with suppress(*DAMAGE):  # a file that is no database: the first reading names it
             connection.execute(f"PRAGMA {setting}")
     return connection
 

@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""A ledger over three days, on embeddings of labelled images (docs/benchmarks.md).
+
+    python tools/benchmarks/ledger.py FILE.npz [FILE.npz ...] --seeds 0 1 2
+    python tools/benchmarks/ledger.py --size 1000000 --width 256
+
+Each file is one that tools/embed.py wrote, of images named as Market-1501's are (0002_c1s1_000451_03.jpg: identity, camera).
+Three days of --people new people each; of everybody who came before, some images come again. One camera is new on day 3. The
+ledger begins with a labelling of day 1. People who never come are the ones who must not be recognised. With --size: 1,000 images
+into a ledger of so many drawn embeddings, and what is asked next.
+"""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import numpy as np
+from tabulate import tabulate
+
+from ise_plugin.clustering import generate_pseudo_labels
+from ise_plugin.clustering.quality import adjusted_rand_index, outliers_alone
+from ise_plugin.data.sightings import Sighting
+from ise_plugin.ledger import Batch, IdentityLedger
+from ise_plugin.ledger.decide import best_people
+from ise_plugin.utils.command_line import run_command
+
+NAME = re.compile(r"(-?\d+)_c(\d+)s(\d+)_(\d+)_")
+FALSE_ACCEPT = 0.01
+NEW_SHARE = 0.6  # of a person's images that come on the first day; the rest on the days after
+K1 = 20
+
+
+class Images(NamedTuple):
+    vectors: np.ndarray
+    people: np.ndarray
+    cameras: np.ndarray
+    paths: list
+
+
+def read(path: str) -> Images:
+    content = np.load(path)
+    parsed = [NAME.match(os.path.basename(str(name))) for name in content["paths"]]
+    kept = np.array([i for i, found in enumerate(parsed) if found and int(found[1]) > 0])
+    people, cameras = np.array([[int(parsed[i][1]), int(parsed[i][2])] for i in kept]).T
+    return Images(content["embeddings"][kept], people, cameras, [str(content["paths"][i]) for i in kept])
+
+
+def batch_of(images: Images, rows: np.ndarray) -> Batch:
+    seen = [Sighting(camera=str(images.cameras[i])) for i in rows]
+    digests = [int(i).to_bytes(32, "big") for i in rows]
+    return Batch([images.paths[i] for i in rows], images.vectors[rows], seen, digests)
+
+
+def plan(images: Images, people: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Rows of each of three days, and of people who never come."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(np.unique(images.people))
+    day = np.full(len(images.people), -1)
+    for number in range(3):
+        own = np.flatnonzero(np.isin(images.people, order[number * people : (number + 1) * people]))
+        late = rng.random(len(own)) > NEW_SHARE
+        day[own] = np.where(late, rng.integers(number, 3, len(own)), number)
+    day[(day >= 0) & (images.cameras == images.cameras.max())] = 2  # a camera that is new on the third
+    strangers = np.flatnonzero(~np.isin(images.people, order[: 3 * people]))
+    return [np.flatnonzero(day == number) for number in range(3)], strangers
+
+
+def run(path: str, people: int, seed: int, eps: float) -> dict:
+    """One row of the table."""
+    images = read(path)
+    days, strangers = plan(images, people, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        labels = generate_pseudo_labels(images.vectors[days[0]], eps=eps, k1=K1)
+        first = batch_of(images, days[0])
+        ledger = IdentityLedger.create(os.path.join(folder, "ledger"), first, labels, "drawn", eps=eps)
+        kept = []
+        for rows in days[1:]:
+            before = {row.path: row.person for row in ledger.images() if row.person is not None}
+            ledger.add(batch_of(images, rows), "drawn", FALSE_ACCEPT)
+            after = {row.path: row.person for row in ledger.images()}
+            kept.append(np.mean([after[name] == person for name, person in before.items()]))
+        found = measure(ledger, images, np.concatenate(days), strangers, eps)
+        ledger.close()
+    return {"file": os.path.basename(path), "seed": seed, "kept": min(kept), **found}
+
+
+def measure(ledger: IdentityLedger, images: Images, rows: np.ndarray, strangers: np.ndarray, eps: float) -> dict:
+    person = {row.path: row.person for row in ledger.images()}
+    labels = np.array([person[images.paths[i]] or -1 for i in rows])
+    anew = generate_pseudo_labels(images.vectors[rows], eps=eps, k1=K1)
+    ari = [adjusted_rand_index(outliers_alone(found), images.people[rows]) for found in (labels, anew)]
+    names = {
+        number: np.bincount(images.people[rows][labels == number]).argmax() for number in np.unique(labels[labels > 0])
+    }
+    gallery, numbers = ledger._vectors.gallery(np.empty(0, np.int64))
+    calibration = ledger.model().calibration
+    threshold = calibration.threshold(FALSE_ACCEPT, len(names))
+    _, strange = best_people(images.vectors[strangers], np.arange(len(strangers)), gallery)
+    # each known image against the ledger without it
+    whose, known, right = [], [], []
+    for i in range(0, len(rows), 1):
+        if labels[i] > 0 and (labels == labels[i]).sum() > 3:
+            whose.append(i)
+    own = leave_out(gallery, images, rows, whose, labels)
+    for place, (number, score) in zip(whose, own):
+        known.append(score)
+        right.append(names.get(number) == images.people[rows[place]])
+    known, right = np.array(known), np.array(right)
+    best = np.quantile(strange, 1 - FALSE_ACCEPT)
+    accepted = lambda limit: (right & (known >= limit)).mean()
+    scores, truth = np.r_[known, strange], np.r_[right, np.zeros(len(strange), bool)]
+    likely = calibration.probability(scores, calibration.prior(scores))
+    return {
+        "ARI": ari[0],
+        "anew": ari[1],
+        "false accepts": (strange >= threshold).mean(),
+        "true accepts": accepted(threshold),
+        "of the best": accepted(threshold) / accepted(best),
+        "ECE": calibration_error(likely, truth),
+    }
+
+
+def leave_out(gallery, images: Images, rows: np.ndarray, whose: list, labels: np.ndarray) -> list:
+    """(person, score) of each image against the rest."""
+    found = []
+    vectors = np.concatenate(gallery.vectors)
+    place = {row.tobytes(): i for i, row in enumerate(vectors)}
+    for i in whose:
+        vector = images.vectors[rows[i]].astype(np.float32)
+        people = gallery.people.copy()
+        people[place[vector.tobytes()]] = -1
+        person, score = best_people(vector[None], np.zeros(1, np.int64), gallery._replace(people=people))
+        found.append((int(person[0]), float(score[0])))
+    return found
+
+
+def calibration_error(likely: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error (Naeini et al., AAAI 2015): mean distance of probability and share of the true, by bins."""
+    where = np.minimum((likely * bins).astype(int), bins - 1)
+    counts = np.bincount(where, minlength=bins)
+    gap = np.abs(np.bincount(where, likely, bins) - np.bincount(where, truth, bins))
+    return float(gap.sum() / counts.sum())
+
+
+def size(count: int, width: int) -> dict:
+    """Seconds for 1,000 images into a ledger of so many."""
+    rng = np.random.default_rng(0)
+    people = max(2, count // 30)
+    centers = rng.normal(size=(people, width)).astype(np.float32)
+
+    def drawn(who: np.ndarray, start: int) -> Batch:
+        vectors = centers[who] + 0.7 * rng.normal(size=(len(who), width)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        paths = [f"{start + i:09d}.jpg" for i in range(len(who))]
+        return Batch(
+            paths, vectors, [Sighting()] * len(who), [(start + i).to_bytes(32, "big") for i in range(len(who))]
+        )
+
+    who = np.arange(count) % people
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "ledger")
+        begun = time.perf_counter()
+        IdentityLedger.create(path, drawn(who, 0), who, "drawn", eps=0.5).close()
+        made, batch = time.perf_counter(), drawn(rng.integers(0, people, 1000), count)
+        with IdentityLedger(path) as ledger:
+            start = time.perf_counter()
+            added = ledger.add(batch, "drawn")
+            cold = time.perf_counter() - start
+            ledger.undo()
+        megabytes = os.path.getsize(path) / 1e6
+    return {"images": count, "init s": made - begun, "add 1,000 s": cold, "known": added.known, "file MB": megabytes}
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("files", nargs="*", metavar="FILE.npz")
+    result.add_argument("--people", type=int, default=25, help="new ones each day (default: 25)")
+    result.add_argument("--eps", type=float, default=0.5, help="of the labelling (default: 0.5)")
+    result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    result.add_argument("--size", type=int, nargs="*", default=[], help="images in a ledger of drawn embeddings")
+    result.add_argument("--width", type=int, default=256)
+    return result
+
+
+def measured(args: argparse.Namespace) -> None:
+    rows = [run(path, args.people, seed, args.eps) for path in args.files for seed in args.seeds]
+    rows += [size(count, args.width) for count in args.size]
+    print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".3f"))
+
+
+def main(argv=None) -> int:
+    return run_command(parser(), measured, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
