@@ -161,7 +161,8 @@ def add(args: argparse.Namespace) -> None:
         print("nothing new")
         return
     people = f" ({len(added.people)} people, from number {added.people[0]})" if added.people else ""
-    print(f"{added.images} new images: {added.known} known, {added.new} new{people}, {added.undecided} undecided")
+    decided = f"{added.known} known, {added.new} new{people}, {added.undecided} undecided"
+    print(f"{added.images} images came in; with undecided ones of before that are like them: {decided}")
 
 
 def undo(args: argparse.Namespace) -> None:

@@ -241,31 +241,34 @@ def _sweep(starts: np.ndarray, ends: np.ndarray, owners: np.ndarray, pairs: set)
 def _as_said(
     units: np.ndarray, apart: np.ndarray, links: np.ndarray, parted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Units joined by pairs of images that are one person, and pairs apart with those that are two. A unit whose images are said
-    to be two people is one no more: what is said of some of its images leaves it, and the rest stays together."""
+    """Units joined by pairs of images that are one person, and pairs apart with those that are two. Where units and links would
+    join what is said to be two people, the images that something is said of leave their units, whose rest stays together."""
     if not len(links) and not len(parted):
         return units, apart
     count, said = len(units), np.unique(np.r_[links, parted])
-    own = connected_components(csr_matrix((np.ones(len(links)), links.T), shape=(count, count)), directed=False)[1]
-    torn = np.unique(
-        units[parted][(units[parted[:, 0]] == units[parted[:, 1]]) & (own[parted[:, 0]] != own[parted[:, 1]])]
-    )
+    own, through_units = _components(count, links), _components(count, links, units)
+    torn = (own[parted[:, 0]] != own[parted[:, 1]]) & (through_units[parted[:, 0]] == through_units[parted[:, 1]])
+    leaving = said[np.isin(through_units[said], through_units[parted[torn, 0]])]
     homes = units.copy()
-    leaving = said[np.isin(units[said], torn)]
     homes[leaving] = units.max() + 1 + leaving
-    homes = np.unique(homes, return_inverse=True)[1].reshape(-1)
-    number = homes.max() + 1
-    graph = csr_matrix((np.ones(len(links)), homes[links].T), shape=(number, number))
-    joined = connected_components(graph, directed=False)[1]
-    # an old pair apart holds for whatever its units have become
-    old = np.full(units.max() + 1, -1)
-    rest = np.setdiff1d(np.arange(count), leaving)
-    old[units[rest]] = joined[homes[rest]]
-    pairs = np.r_[old[apart][(old[apart] >= 0).all(1)], joined[homes[parted]]]
-    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
-    if len(lost := parted[joined[homes[parted[:, 0]]] == joined[homes[parted[:, 1]]]]):
-        logger.warning(f"{len(lost)} pairs of images said to be two people are one by others that are said; these hold")
-    return joined[homes].astype(np.int64), np.unique(pairs, axis=0).astype(np.int64)
+    joined = _components(count, links, homes)
+    # a pair apart by tracks holds for what stayed of its units
+    now, rest = np.full(units.max() + 1, -1), np.setdiff1d(np.arange(count), leaving)
+    now[units[rest]] = joined[rest]
+    pairs = np.r_[now[apart][(now[apart] >= 0).all(1)], joined[parted]]
+    if lost := int((own[parted[:, 0]] == own[parted[:, 1]]).sum()):
+        logger.warning(f"{lost} pairs of images said to be two people are one by others that are said; these hold")
+    return joined, np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+
+
+def _components(count: int, links: np.ndarray, units: Optional[np.ndarray] = None) -> np.ndarray:
+    """(count,) int64, one number for images that links (L, 2) and common units connect."""
+    rows, columns = links.T
+    if units is not None:
+        first = np.unique(units, return_index=True, return_inverse=True)
+        rows, columns = np.r_[rows, np.arange(count)], np.r_[columns, first[1][first[2].reshape(-1)]]
+    graph = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def _with_links(
