@@ -8,6 +8,9 @@ docs/howto/ledger.md has what was measured.
 """
 
 import json
+import logging
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Optional
 
@@ -15,11 +18,15 @@ import numpy as np
 from scipy.stats import norm
 
 from ..neighbors.checks import unit_interval
+from ..utils.files import digest_of, shown, write_atomically
 from .clusterers import DBSCAN
 from .eps import LARGEST_EPS, choose_eps
 from .jaccard import jaccard_graph
 from .quality import OUTLIER
 
+logger = logging.getLogger("fastreid.ise.clustering")
+
+CALIBRATION_NAME = "calibration.json"  # in the folder of a run
 # A person's score is the mean cosine of its images most similar to the query, so many at most: one alone may be an accident.
 BEST = 3
 # Neighbours of an image among which people are looked for.
@@ -124,6 +131,34 @@ class Calibration:
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"no calibration ({error})") from error
         return found
+
+
+def write_calibration(run: str, calibration: Optional[Calibration], weights: str) -> None:
+    """Keeps, in a run's folder, what similarities mean for a file of weights; None: that nothing is known."""
+    path = os.path.join(run, CALIBRATION_NAME)
+    if calibration is None:
+        with suppress(FileNotFoundError):
+            os.remove(path)
+        return
+    content = {"weights": digest_of(weights), "calibration": json.loads(calibration.to_json())}
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_calibration(run: str, weights: str) -> Optional[Calibration]:
+    """What :func:`write_calibration` kept for a file of weights; None where it kept nothing, or for others.
+
+    The log says where it is damaged."""
+    path = os.path.join(run, CALIBRATION_NAME)
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        found = Calibration.from_json(json.dumps(content["calibration"]))
+        return found if content["weights"] == digest_of(weights) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        logger.warning(f"{shown(path)} is damaged ({error}); similarities come without probabilities")
+        return None
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:

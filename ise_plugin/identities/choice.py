@@ -6,10 +6,12 @@ import logging
 import os
 from typing import Optional
 
+import numpy as np
 import torch
 from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
+from ..clustering.calibration import calibrate, write_calibration
 from ..clustering.purity import mean_purity
 from ..data.datasets.folder import Folder
 from ..data.image_sets import TrainingImages
@@ -104,6 +106,10 @@ class IdentityChoice(HookBase):
         found = labelling.labels, labelling.similarities, labelling.purities
         rows = identities_of(paths, cameras, *found, copies, least)
         lost = {path for path, gone in zip(paths, stand_ins.lost.tolist()) if gone} if stand_ins else set()
+        units = np.where(images.tracks >= 0, images.tracks, images.tracks.max(initial=-1) + 1 + np.arange(len(paths)))
+        features = labelling.features.cpu().numpy()
+        found_out = calibrate(features, labelling.labels, units, eps=labelling.eps)
+        write_calibration(self._cfg.OUTPUT_DIR, found_out, self._path)
         more = {
             "lost_during_the_run": len(lost),
             "eps": None if labelling.eps is None else round(labelling.eps, 4),

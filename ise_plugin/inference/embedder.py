@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 
+from ..clustering.calibration import read_calibration
 from ..config import CfgNode, load_cfg, resolve_config_file
 from ..data.reading import ReadFile, UnreadableImage, decode_rgb, read_many, upright_rgb
 from ..engine.checkpointing import CHOSEN, ISECheckpointer
@@ -74,6 +75,8 @@ class Embedder:
         input_size: (height, width) that images are brought to, in pixels.
         network: :class:`EmbeddingNetwork`.
         fingerprint: hexadecimal digest of weights and input size: equal ones give the same embeddings.
+        calibration: what similarities mean, as the end of the run has found it for these weights, a
+            :class:`ise_plugin.clustering.calibration.Calibration`; None where it has not.
 
     Raises:
         UsageError: the folder holds no run; the weights are missing, another network's, or hold numbers that are not finite.
@@ -119,6 +122,7 @@ class Embedder:
         # on the CPU batch norms are folded into convolutions, which is measurably faster
         self._fast = traced(network, self.input_size) if self._device.type == "cpu" else network
         self.fingerprint = _fingerprint(self.weights, self.input_size)
+        self.calibration = read_calibration(run, self.weights) if self.trained else None
 
     def __call__(self, images: Sequence[ImageLike]) -> np.ndarray:
         """Embeddings of images.

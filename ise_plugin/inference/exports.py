@@ -89,6 +89,7 @@ def metadata_of(embedder: Embedder) -> dict:
         "weights": training,
         "started_from": start,
         "fingerprint": embedder.fingerprint,
+        "calibration": embedder.calibration and json.loads(embedder.calibration.to_json()),
         "licence": LICENCE_NOTE,
         "version": __version__,
         "config": cfg.dump(),

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple, Optional, Sequence
 
 import faiss
 import numpy as np
@@ -36,11 +36,13 @@ _K1, _K2, _LAMBDA = 20, 6, 0.3
 
 
 class Match(NamedTuple):
-    """A found image: rank from 1, path, cosine similarity to the query in [-1, 1]."""
+    """A found image: rank from 1, path, cosine similarity to the query in [-1, 1]; the probability that both show one person,
+    where the network is calibrated (:attr:`ise_plugin.Embedder.calibration`)."""
 
     rank: int
     path: str
     similarity: float
+    probability: Optional[float] = None
 
 
 class SearchIndex:

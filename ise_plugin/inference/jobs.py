@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 from tabulate import tabulate
 
+from ..clustering.calibration import Calibration
 from ..data.image_files import check_share, find_images, warn_of_input_size
 from ..data.reading import ReadFile
 from ..data.thumbnails import Row, draw_rows
@@ -19,7 +20,7 @@ from ..utils.files import identical_files, shown, write_atomically
 from ..utils.parallel import progress_bar
 from .embedder import Embedder
 from .embeddings import FORMATS, Embeddings, EmbeddingStore
-from .index import SearchIndex
+from .index import Match, SearchIndex
 
 logger = logging.getLogger("fastreid.ise.search")
 
@@ -152,13 +153,14 @@ def find_matches(
     matches = index.search(embedder(paths), k + 1, rerank, candidates)  # one may be the query itself
     if not any(matches):
         raise UsageError(f"{shown(index_folder)} gives no match at all; build it anew from embeddings made anew")
-    return [_others(*pair, k) for pair in zip(paths, matches)]
+    return [_others(*pair, k, embedder.calibration) for pair in zip(paths, matches)]
 
 
-def _others(query: str, matches: list, k: int) -> Found:
+def _others(query: str, matches: list, k: int, calibration: Optional[Calibration]) -> Found:
     own = os.path.realpath(query)
     others = [match for match in matches if os.path.realpath(match.path) != own][:k]
-    kept = [match._replace(rank=rank) for rank, match in enumerate(others, 1)]
+    likely = lambda match: calibration and float(calibration.pair_probability(match.similarity))
+    kept = [match._replace(rank=rank, probability=likely(match)) for rank, match in enumerate(others, 1)]
     return Found(query, kept, identical_files([query, *(match.path for match in kept)]))
 
 
@@ -168,8 +170,11 @@ def table_of(found: Sequence[Found]) -> str:
     for query, matches, copies in found:
         for m in matches:
             same = f" (the same file as {_cell(copies[m.path])})" if m.path in copies else ""
-            rows.append([_cell(query), m.rank, f"{m.similarity:.4f}", _cell(m.path) + same])
-    return tabulate(rows, headers=["query", "rank", "similarity", "match"], tablefmt="pipe", disable_numparse=True)
+            likely = [] if m.probability is None else [f"{m.probability:.3f}"]
+            rows.append([_cell(query), m.rank, f"{m.similarity:.4f}", *likely, _cell(m.path) + same])
+    likely = ["probability"] if rows and len(rows[0]) > 4 else []
+    headers = ["query", "rank", "similarity", *likely, "match"]
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
 
 
 def _cell(path: str) -> str:
@@ -177,14 +182,22 @@ def _cell(path: str) -> str:
 
 
 def write_json(path: str, found: Sequence[Found]) -> None:
-    """The matches as a list of {"query", "matches": [{"rank", "path", "similarity"}]}, similarities to four places; a match
-    that is a copy has "same_file_as", too."""
+    """The matches as a list of {"query", "matches": [{"rank", "path", "similarity"}]}, numbers to four places; a match has
+    "probability", too, where the network is calibrated, and "same_file_as" where it is a copy."""
     content = []
     for query, matches, copies in found:
         same = lambda path: {"same_file_as": copies[path]} if path in copies else {}
-        entries = [{**m._replace(similarity=round(m.similarity, 4))._asdict(), **same(m.path)} for m in matches]
+        entries = [{**_rounded(m), **same(m.path)} for m in matches]
         content.append({"query": query, "matches": entries})
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _rounded(match: Match) -> dict:
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in match._asdict().items()
+        if value is not None
+    }
 
 
 def picture_format(path: str) -> str:

@@ -1,7 +1,6 @@
 """What the command does with files: a ledger from a finished run, pictures into it, tables out of it."""
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -19,7 +18,7 @@ from ..errors import UsageError
 from ..identities.groups import CSV_NAME, SUMMARY_NAME, harmless, read_csv
 from ..inference.embedder import Embedder
 from ..inference.jobs import EmbeddingJob, embed_files, list_files
-from ..utils.files import shown, write_atomically
+from ..utils.files import digest_of, shown, write_atomically
 from .batch import Batch
 from .identity_ledger import FALSE_ACCEPT, Added, IdentityLedger, Sighted
 from .retraining import Relabelled, corrections, relabel
@@ -191,20 +190,14 @@ def _batch(job: EmbeddingJob, files: Sequence[str], seen: Sequence[Sighting]) ->
         logger.warning(f"{len(job.problems)} files were left out: {'; '.join(map(str, job.problems[:3]))}")
     place = {name: i for i, name in reversed(list(enumerate(files)))}
     places = [place[name] for name in job.embeddings.paths]
-    digests = [digest_of(name) for name in job.embeddings.paths]
+    digests = [_digest(name) for name in job.embeddings.paths]
     return Batch(job.embeddings.paths, job.embeddings.vectors, [seen[i] for i in places], digests), places
 
 
-def digest_of(path: str) -> Optional[bytes]:
-    """SHA-256 of a file; None where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()  # type: ignore[attr-defined]
-    except AttributeError:  # before Python 3.11
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).digest()
-    except OSError:
-        return None
+def _digest(path: str) -> Optional[bytes]:
+    with suppress(OSError):
+        return bytes.fromhex(digest_of(path))
+    return None
 
 
 def export_csv(ledger: IdentityLedger, path: str) -> int:

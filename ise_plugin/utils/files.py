@@ -131,6 +131,15 @@ def shown(path: str) -> str:
     return path if path.isprintable() else repr(path)
 
 
+def digest_of(path: str) -> str:
+    """SHA-256 of a file, hexadecimal; OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def identical_files(paths: Iterable[str]) -> dict[str, str]:
     """Copies: path -> the first of the paths whose file has the same bytes. What cannot be read is no copy.
 
