@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -93,6 +93,13 @@ class Calibration:
         """
         level = (1 - unit_interval(false_accept, "false_accept")) ** min(1.0, self.people / max(1, people))
         return self.strange_mean + self.strange_spread * float(norm.ppf(level))
+
+    def among(self, people: int) -> "Calibration":
+        """The same among more people than it rests on: the strangers' best score is then the highest of so many more draws."""
+        level = 0.5 ** min(1.0, self.people / max(1, people))
+        mean = self.strange_mean + self.strange_spread * float(norm.ppf(level))
+        slope, offset = _odds(mean, self.strange_spread, self.own_mean, self.own_spread)
+        return replace(self, slope=slope, offset=offset)
 
     def recognised(self, threshold: float) -> float:
         """The share of known people's images whose score for the right person reaches a threshold."""
@@ -321,7 +328,7 @@ def _pairs(similarities: np.ndarray, indices: np.ndarray, labels: np.ndarray, un
     same, cosines = (labels[near] == labels[:, None])[apart], cosines[apart].astype(np.float64)
     if not 0 < same.sum() < len(same):
         return 0.0, 0.0
-    middle, spread = cosines.mean(), cosines.std() or 1.0
+    middle, spread = float(cosines.mean()), float(cosines.std()) or 1.0
     model = LogisticRegression(C=1e6).fit((cosines[:, None] - middle) / spread, same)
     slope = max(0.0, float(model.coef_[0, 0]) / spread)  # a lower similarity never speaks for the same person
     return slope, float(model.intercept_[0]) - slope * middle

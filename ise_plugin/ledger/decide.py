@@ -23,10 +23,13 @@ class Gallery(NamedTuple):
     Attributes:
         vectors: parts (n, D) float32, one after another; not put together, for there may be millions of rows.
         people: (N,) int64 numbers, -1: nobody's yet.
+        trust: (P,) of each person, in the order of the numbers that occur: the share of its images that are rightly its own, by
+            the probabilities of their decisions.
     """
 
     vectors: list
     people: np.ndarray
+    trust: np.ndarray
 
     def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines (Q, k), descending, and places (Q, k)."""
@@ -83,9 +86,8 @@ def decide(
         units: (N,) int64, 0..U-1: the images of a track have one number.
     """
     person, score = best_people(vectors, units, gallery)
-    prior = calibration.prior(score[person >= 0])
-    probability = np.where(person >= 0, calibration.probability(score, prior), 0.0)
-    known = (person >= 0) & (score >= calibration.threshold(false_accept, len(np.unique(gallery.people))))
+    probability = probabilities(person, score, gallery, calibration)
+    known = (person >= 0) & (score >= calibration.threshold(false_accept, len(gallery.trust)))
     verdicts = np.where(known, KNOWN, UNDECIDED).astype(object)
     people = np.where(known, person, _NOBODY)
     groups = group(vectors, units, gallery, calibration.eps)
@@ -105,6 +107,16 @@ def decide(
             number += 1
     candidates = np.where(verdicts == UNDECIDED, person, _NOBODY)
     return Decided(verdicts, people, candidates, probability)
+
+
+def probabilities(person: np.ndarray, score: np.ndarray, gallery: Gallery, calibration: Calibration) -> np.ndarray:
+    """(N,) that the best person (N,), -1: none, is the right one: that the image belongs to the group, by its score, times that
+    the group is this person."""
+    there = person >= 0
+    found, calibration = np.zeros(len(person)), calibration.among(len(gallery.trust))
+    trust = gallery.trust[np.searchsorted(np.unique(gallery.people[gallery.people >= 0]), person[there])]
+    found[there] = calibration.probability(score[there], calibration.prior(score[there])) * trust
+    return found
 
 
 def best_people(vectors: np.ndarray, units: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:

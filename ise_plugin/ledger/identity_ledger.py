@@ -7,19 +7,21 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..clustering.calibration import Calibration, calibrate
+from ..clustering.calibration import MOST_IMAGES, Calibration, calibrate
 from ..errors import UsageError
 from ..utils.files import shown
 from ..utils.logs import some_of
 from . import schema
 from .batch import Batch, check_batch, image_rows, to_bytes, to_text, unit_keys
-from .decide import CONTEXT, KNOWN, NEW, UNDECIDED, Decided, decide
+from .decide import CONTEXT, KNOWN, NEW, UNDECIDED, Decided, Gallery, best_people, decide, probabilities
 from .store import WAIT, Change, Store
 from .vectors import DTYPE, VectorCache
 
 logger = logging.getLogger("fastreid.ise.ledger")
 
 FALSE_ACCEPT = 0.01
+# The calibration is made anew when there are so many times the people that it rests on.
+_GROWTH = 1.2
 _NAMED_IN_MESSAGES = 3
 
 
@@ -265,13 +267,39 @@ class IdentityLedger:
         else:
             places = np.searchsorted(numbers, waiting)
             vectors = np.concatenate([gallery.rows(places), batch.vectors]) if len(waiting) else batch.vectors
-            decided = decide(vectors, self._units(everything), gallery, model.calibration, false_accept)
+            calibration = self._fresh(model, gallery, numbers)
+            decided = decide(vectors, self._units(everything), gallery, calibration, false_accept)
             groups = range(int(decided.people[decided.verdicts == NEW].max(initial=-1)) + 1)
             people = self.store.insert("people", [(None, 0, None)] * len(groups))
             rows = _decision_rows(everything, decided, people)
         self._delete_decisions(waiting)
         self.store.insert("decisions", [row for _, row in rows], [image for image, _ in rows])
         return Counter(row[0] for _, row in rows), people
+
+    def _fresh(self, model: Model, gallery: Gallery, images: np.ndarray) -> Calibration:
+        """The calibration, made anew where it rests on far fewer people than there are and could rest on more."""
+        old, people = model.calibration, len(gallery.trust)
+        assert old is not None
+        if old.images >= MOST_IMAGES or people < _GROWTH * old.people:
+            return old
+        rows = self.store.connection.execute("SELECT id FROM decisions WHERE source = 'person' AND person IS NOT NULL")
+        sure = np.isin(images, [image for (image,) in rows])
+        found = calibrate(np.concatenate(gallery.vectors), gallery.people, self._units(images), sure, old.eps)
+        if found is None:
+            return old
+        self.store.connection.execute("UPDATE models SET calibration = ? WHERE id = ?", (found.to_json(), model.number))
+        return found
+
+    def identify(self, vectors: np.ndarray) -> list[tuple[Optional[int], float]]:
+        """Who is it? For each of N embeddings (N, D), float32, unit rows, the most similar person, None: nobody, and the
+        probability that it is this one; nothing is written. UsageError where nothing tells what a similarity means."""
+        model = self.model()
+        if model.calibration is None:
+            raise UsageError(f"{shown(self.path)} has too few people to tell what a similarity means; add more")
+        gallery, _ = self._vectors.gallery(np.empty(0, np.int64))
+        person, score = best_people(vectors, np.arange(len(vectors)), gallery)
+        likely = probabilities(person, score, gallery, model.calibration)
+        return [(None if number < 0 else number, chance) for number, chance in zip(person.tolist(), likely.tolist())]
 
     def _units(self, images: np.ndarray) -> np.ndarray:
         """(N,) one number for the images of a track."""

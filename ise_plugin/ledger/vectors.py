@@ -38,14 +38,19 @@ class VectorCache:
         people = np.full(len(self._images), -1, np.int64)
         with self._store.named_errors():
             rows = self._store.connection.execute(
-                "SELECT id, person FROM decisions WHERE person IS NOT NULL"
+                "SELECT id, person, coalesce(probability, 1) FROM decisions WHERE person IS NOT NULL"
             ).fetchall()
+        trust = np.ones(len(people))
         if rows:
-            images, persons = np.array(rows, np.int64).T
+            images, persons, chances = (np.array(column) for column in zip(*rows))
             there = np.isin(images, self._images)  # what has no embedding is left out
-            people[np.searchsorted(self._images, images[there])] = persons[there]
+            places = np.searchsorted(self._images, images[there])
+            people[places], trust[places] = persons[there], chances[there]
         people[np.isin(self._images, without)] = -1
-        return Gallery(self._parts, people), self._images
+        owned = people >= 0
+        _, of, sizes = np.unique(people[owned], return_inverse=True, return_counts=True)
+        means = np.bincount(of.reshape(-1), trust[owned], minlength=len(sizes)) / sizes
+        return Gallery(self._parts, people, means), self._images
 
     def _follow(self) -> None:
         losses = self._store.counter("losses")

@@ -66,6 +66,33 @@ def test_new_people_are_grouped_with_their_like_and_get_the_next_numbers(ledger)
     assert len(groups) == 4 and {number for number, _ in groups} == set(added.people)
 
 
+def test_who_is_it_writes_nothing(ledger):
+    before = dump(ledger)
+    batch, who = draw([3, 5, 90], images=1, seed=8)
+    (first, second), (third, fourth), (_, chance) = ledger.identify(batch.vectors)
+    assert (first, third) == (4, 6) and min(second, fourth) > 0.9 > 0.1 > chance
+    assert dump(ledger) == before
+
+
+def test_groups_that_are_unsure_of_themselves_make_what_is_like_them_unsure(tmp_path):
+    batch, who = draw(range(12))
+    for trust in (1.0, 0.5):
+        labels = np.unique(who, return_inverse=True)[1]
+        path = str(tmp_path / f"{trust}")
+        with IdentityLedger.create(path, batch, labels, FINGERPRINT, "", np.full(len(who), trust)) as ledger:
+            assert ledger.identify(draw([3], images=1, seed=8)[0].vectors)[0][1] == pytest.approx(trust, abs=0.02)
+
+
+def test_a_grown_ledger_is_calibrated_anew(ledger):
+    old = ledger.model().calibration
+    ledger.add(draw(range(20, 26), seed=1)[0], FINGERPRINT)  # half as many again
+    assert ledger.model().calibration == old  # by what was there before
+    ledger.add(draw([1], images=2, seed=2)[0], FINGERPRINT)
+    assert (old.people, ledger.model().calibration.people) == (12, 18)
+    ledger.undo()
+    assert ledger.model().calibration == old
+
+
 def test_one_image_of_nobody_is_undecided_until_its_like_come(ledger):
     batch, _ = draw([30], images=12, seed=1)
     first = ledger.add(batch.of([0]), FINGERPRINT)

@@ -21,11 +21,12 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from ise_plugin.clustering import generate_pseudo_labels
+from ise_plugin.clustering import DBSCAN, generate_pseudo_labels, jaccard_graph
+from ise_plugin.clustering.purity import REACH, estimate_purities
 from ise_plugin.clustering.quality import adjusted_rand_index, outliers_alone
 from ise_plugin.data.sightings import Sighting
 from ise_plugin.ledger import Batch, IdentityLedger
-from ise_plugin.ledger.decide import best_people
+from ise_plugin.ledger.decide import best_people, probabilities
 from ise_plugin.utils.command_line import run_command
 
 NAME = re.compile(r"(-?\d+)_c(\d+)s(\d+)_(\d+)_")
@@ -74,9 +75,11 @@ def run(path: str, people: int, seed: int, eps: float) -> dict:
     images = read(path)
     days, strangers = plan(images, people, seed)
     with tempfile.TemporaryDirectory() as folder:
-        labels = generate_pseudo_labels(images.vectors[days[0]], eps=eps, k1=K1)
+        graph = jaccard_graph(images.vectors[days[0]], K1, max_distance=REACH)
+        labels = DBSCAN(eps).fit_predict(graph)
+        likely = np.r_[estimate_purities(labels, graph), np.nan][labels]
         first = batch_of(images, days[0])
-        ledger = IdentityLedger.create(os.path.join(folder, "ledger"), first, labels, "drawn", eps=eps)
+        ledger = IdentityLedger.create(os.path.join(folder, "ledger"), first, labels, "drawn", "", likely, eps)
         kept = []
         for rows in days[1:]:
             before = {row.path: row.person for row in ledger.images() if row.person is not None}
@@ -99,10 +102,10 @@ def measure(ledger: IdentityLedger, images: Images, rows: np.ndarray, strangers:
     gallery, numbers = ledger._vectors.gallery(np.empty(0, np.int64))
     calibration = ledger.model().calibration
     threshold = calibration.threshold(FALSE_ACCEPT, len(names))
-    _, strange = best_people(images.vectors[strangers], np.arange(len(strangers)), gallery)
+    best, strange = best_people(images.vectors[strangers], np.arange(len(strangers)), gallery)
     # each known image against the ledger without it
     whose, known, right = [], [], []
-    for i in range(0, len(rows), 1):
+    for i in range(len(rows)):
         if labels[i] > 0 and (labels == labels[i]).sum() > 3:
             whose.append(i)
     own = leave_out(gallery, images, rows, whose, labels)
@@ -110,16 +113,17 @@ def measure(ledger: IdentityLedger, images: Images, rows: np.ndarray, strangers:
         known.append(score)
         right.append(names.get(number) == images.people[rows[place]])
     known, right = np.array(known), np.array(right)
-    best = np.quantile(strange, 1 - FALSE_ACCEPT)
+    chosen = np.quantile(strange, 1 - FALSE_ACCEPT)  # with the truth
     accepted = lambda limit: (right & (known >= limit)).mean()
     scores, truth = np.r_[known, strange], np.r_[right, np.zeros(len(strange), bool)]
-    likely = calibration.probability(scores, calibration.prior(scores))
+    people = np.r_[[number for number, _ in own], best]
+    likely = probabilities(people, scores, gallery, calibration)
     return {
         "ARI": ari[0],
         "anew": ari[1],
         "false accepts": (strange >= threshold).mean(),
         "true accepts": accepted(threshold),
-        "of the best": accepted(threshold) / accepted(best),
+        "of the best": accepted(threshold) / accepted(chosen),
         "ECE": calibration_error(likely, truth),
     }
 
