@@ -43,7 +43,13 @@ def network_of(name, tmp_path):
     path.write_text(cfg.dump())
     network = EmbeddingNetwork(model.eval())
     return SimpleNamespace(
-        cfg=cfg, network=network, input_size=SIZE, fingerprint="f", config_file=str(path), trained=True
+        cfg=cfg,
+        network=network,
+        input_size=SIZE,
+        fingerprint="f",
+        calibration=None,
+        config_file=str(path),
+        trained=True,
     )
 
 

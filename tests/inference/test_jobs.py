@@ -10,6 +10,7 @@ from PIL import Image
 
 import ise_plugin.inference.jobs as module
 from ise_plugin.data.reading import ReadFile
+from ise_plugin.clustering.calibration import Calibration
 from ise_plugin.errors import UsageError
 from ise_plugin.inference import EmbeddingStore, read_embeddings
 from ise_plugin.inference.index import Match
@@ -19,7 +20,7 @@ from ise_plugin.inference.jobs import Found, embed_files, picture_format, table_
 class Network:
     """Gives every file the same vector; files named bad* cannot be read."""
 
-    fingerprint, run, weights, input_size = "one", "run", "some.pth", (8, 4)
+    fingerprint, run, weights, input_size, calibration = "one", "run", "some.pth", (8, 4), None
 
     def __init__(self, value=0.5):
         self.vector = np.full(4, value, np.float32)
@@ -189,6 +190,21 @@ def test_the_query_is_left_out_and_copies_are_named(tmp_path, monkeypatch):
     write_json(str(tmp_path / "m.json"), [only])
     entries = json.loads((tmp_path / "m.json").read_text())[0]["matches"]
     assert [entry.get("same_file_as") for entry in entries] == ["q.jpg", None, "a.jpg", None]
+
+
+def test_matches_of_a_calibrated_network_have_probabilities(monkeypatch, tmp_path):
+    likely = {"pair_slope": 10.0, "pair_offset": -8.0}  # even at 0.8
+    rest = dict.fromkeys(set(Calibration.__dataclass_fields__) - set(likely), 1.0)
+    index, network = NoMatches(), Network()
+    index.search = lambda vectors, k, *_: [[Match(1, "a.jpg", 0.8 + np.log(4) / 10), Match(2, "b.jpg", 0.8)]]
+    monkeypatch.setattr(network, "calibration", Calibration(**likely, **rest), raising=False)
+    monkeypatch.setattr(module.SearchIndex, "load", lambda folder: index)
+    monkeypatch.setattr(module, "Embedder", lambda *_: network)
+    (only,) = module.find_matches("index", ["q.jpg"])
+    assert [match.probability for match in only.matches] == pytest.approx([0.8, 0.5])
+    assert "| probability" in table_of([only]) and "| 0.800 " in table_of([only])
+    write_json(str(tmp_path / "m.json"), [only])
+    assert json.loads((tmp_path / "m.json").read_text())[0]["matches"][0]["probability"] == 0.8
 
 
 class NoMatches:
