@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import ise_plugin.inference.jobs as module
-from ise_plugin.data.reading import ReadFile
 from ise_plugin.clustering.calibration import Calibration
+from ise_plugin.data.reading import ReadFile
 from ise_plugin.errors import UsageError
 from ise_plugin.inference import EmbeddingStore, read_embeddings
 from ise_plugin.inference.index import Match
