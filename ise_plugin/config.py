@@ -27,6 +27,16 @@ logger = logging.getLogger("fastreid.ise.config")
 _IMPORT = "ISE.IMPORT"
 # Below it any key may be set: components of the user's own read them.
 _OWN = "ISE.OWN"
+# Keys that registered parts read when they are built: set without such a part, they do nothing.
+_OF_PARTS = (
+    "ISE.SUPPORT.",
+    "ISE.MEMORY.",
+    "ISE.LABEL_PRESERVING.",
+    "ISE.CAMERAS.PROXY.",
+    "ISE.PSEUDO_LABEL.",
+    f"{_OWN}.",
+)
+_OF_PARTS += ("DATALOADER.NUM_INSTANCE",)
 # Keys of an earlier release that switched a hook on or off, and that hook.
 _FORMER_SWITCHES = {"ISE.REPORT.ENABLED": "RunReport", "ISE.IDENTITIES.ENABLED": "IdentityChoice"}
 # Keys of numbers that may also be the word AUTO, each with a number of its type.
@@ -407,6 +417,54 @@ def _absolute(names, folder: str) -> tuple:
     return tuple(os.path.abspath(os.path.join(folder, name)) if name.endswith(".py") else name for name in given)
 
 
+class _Reads(set):
+    """Names of keys that were read; the copies of a configuration share them."""
+
+    def __deepcopy__(self, memo) -> "_Reads":
+        return self
+
+
+class _WatchedCfg(CfgNode):
+    """A configuration that notes which of its values are asked for one by one, as parts do, and not all, as a dump does."""
+
+    def __getitem__(self, name):
+        value = super().__getitem__(name)
+        if not isinstance(value, CfgNode):
+            self.__dict__["_reads"].add(self.__dict__["_prefix"] + name)
+        return value
+
+    def get(self, name, default=None):
+        return self[name] if name in self else default
+
+
+def watched(cfg: CfgNode) -> CfgNode:
+    """The configuration as one that :func:`unread_keys` can be asked of, frozen where it was."""
+    return cfg if isinstance(cfg, _WatchedCfg) else _watched(cfg, "", _Reads())
+
+
+def _watched(cfg: CfgNode, prefix: str, reads: _Reads) -> _WatchedCfg:
+    watching = _WatchedCfg()
+    watching.__dict__.update(cfg.__dict__, _prefix=prefix, _reads=reads)
+    groups = {
+        key: _watched(value, f"{prefix}{key}.", reads) for key, value in cfg.items() if isinstance(value, CfgNode)
+    }
+    dict.update(watching, {**cfg, **groups})
+    return watching
+
+
+def unread_keys(cfg: CfgNode) -> list[str]:
+    """Keys of registered parts that have other values than their defaults and that no part has read so far.
+
+    Args:
+        cfg: what :func:`watched` gave, or a copy of it, when all parts are built; of any other nothing is known.
+    """
+    if not isinstance(cfg, _WatchedCfg):
+        return []
+    defaults, reads = flat(get_cfg()), cfg.__dict__["_reads"]
+    changed = (key for key, value in flat(cfg).items() if value != defaults.get(key))
+    return [key for key in changed if key.startswith(_OF_PARTS) and key not in reads]
+
+
 def own_settings(cfg: CfgNode, name: str, **defaults) -> CfgNode:
     """The keys below ``ISE.OWN.<name>`` over their defaults, for the ``from_config`` of a part of the user's own.
 
@@ -426,11 +484,11 @@ def own_settings(cfg: CfgNode, name: str, **defaults) -> CfgNode:
     group = f"{_OWN}.{name}"
     given = cfg.ISE.OWN.get(name, {})
     settings = CfgNode(dict(defaults))
-    for key, value in given.items():
+    for key in given:
         if key not in defaults:
             nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0)
             raise UsageError(f"{group}: unknown key {key}; the nearest valid key is {nearest[0]}")
-        settings[key] = _as_type_of(defaults[key], value, f"{group}.{key}", group)
+        settings[key] = _as_type_of(defaults[key], given[key], f"{group}.{key}", group)
     return settings
 
 

@@ -1,16 +1,18 @@
 """Components are found by name or by where they are, and a wrong name says what may be meant."""
 
+import logging
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from clustering.references import random_embeddings
+from helpers import train_project
 
 from ise_plugin.clustering import DBSCAN
 from ise_plugin.errors import UsageError
 from ise_plugin.neighbors import exact
-from ise_plugin.registry import CLUSTERER, DISTANCE, build, registered
+from ise_plugin.registry import CLUSTERER, DISTANCE, LOSS, build, registered
 
 OWN = '''
 import numpy as np
@@ -110,3 +112,80 @@ def test_what_cannot_be_imported_is_one_line(name, reason, own_module):
         registered(CLUSTERER, name, "KEY")
     assert "\n" not in str(caught.value)
     assert caught.match(rf"^KEY: {name} cannot be imported \({reason}.*check the name, and PYTHONPATH$")
+
+
+OUTSIDE = """
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+from ise_plugin.config import own_settings
+from ise_plugin.registry import CLUSTERER, DISTANCE, LOSS
+
+
+@DISTANCE.register()
+class OutsideDistance:
+    @classmethod
+    def from_config(cls, cfg):
+        return {"scale": own_settings(cfg, "OUTSIDE", SCALE=1.0).SCALE}
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, features, neighbors):
+        self.distances = self.scale * (1 - features @ features.T).clamp(min=1e-7).cpu().numpy()
+        return self
+
+    def within(self, max_distance):
+        return csr_matrix(np.where(self.distances <= max_distance, self.distances, 0))
+
+    def of_rows(self, rows):
+        return self.distances[rows]
+
+
+@CLUSTERER.register()
+class OutsideHalves:
+    max_distance = 0.5
+
+    def __init__(self, cfg): ...
+
+    def fit_predict(self, graph):
+        return np.arange(graph.shape[0]) // ((graph.shape[0] + 1) // 2)
+
+
+@LOSS.register()
+class OutsideLoss(torch.nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+
+    def forward(self, outputs):
+        own = outputs["centroids"][outputs["labels"]]
+        return {"loss_outside": 1 - (outputs["features"] * own).sum(1).mean()}
+"""
+
+
+def test_one_class_in_a_file_that_the_config_names_is_a_distance_a_clusterer_or_a_loss(
+    tiny_dataset, tmp_path, monkeypatch, caplog
+):
+    """A run with all three; and what its config sets in vain is said."""
+    for registry in (DISTANCE, CLUSTERER, LOSS):
+        monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
+    (tmp_path / "parts.py").write_text(OUTSIDE)
+    (tmp_path / "own.yml").write_text("""
+        _BASE_: ISE/synthetic_tiny.yml
+        MODEL: {LOSSES: {NAME: ["OutsideLoss"]}}
+        ISE:
+          IMPORT: ["parts.py"]
+          PSEUDO_LABEL: {DISTANCE: OutsideDistance, CLUSTERER: OutsideHalves}
+          LABEL_PRESERVING: {WEIGHT: 0.7}
+          OWN: {OUTSIDE: {SCALE: 0.25}}
+    """)
+    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
+        trainer = train_project(tmp_path / "own.yml", tmp_path / "run", "DATASETS.TESTS", "()")
+    count = len(trainer.images)
+    np.testing.assert_array_equal(trainer.pseudo_labels.labels, np.arange(count) // ((count + 1) // 2))
+    losses = [value for value, _ in trainer.storage.history("loss_outside").values()]
+    assert len(losses) == 4 and all(0 < value < 2 for value in losses)
+    (said,) = [record.getMessage() for record in caplog.records if "read by no part" in record.getMessage()]
+    # of this file and of its base, which has DBSCAN's
+    assert said.endswith(": ISE.LABEL_PRESERVING.WEIGHT, ISE.PSEUDO_LABEL.EPS")

@@ -29,7 +29,6 @@ from ..method import cluster_centroids
 from ..modeling.precision import full_float32
 from ..registry import CLUSTERER, DISTANCE, HOOK, NEIGHBOR_SEARCH, build, registered
 from ..utils.distributed import computed_once, gather_rows, unwrapped, verify_same, world_size
-from ..utils.logs import log_once
 from ..utils.memory import advice_for_extraction, named_out_of_memory
 from ..utils.seeds import epoch_seed
 from .console import WithProgress
@@ -209,13 +208,10 @@ class DBSCANPseudoLabelHook(HookBase):
         return labels, getattr(self._clusterer, "eps_", None)
 
     def _say_what_the_clusterer_says(self) -> None:
-        clusterer, name = self._clusterer, self.cfg.ISE.PSEUDO_LABEL.CLUSTERER
+        clusterer = self._clusterer
         eps, summary = getattr(clusterer, "eps_", None), getattr(clusterer, "summary_", None)
-        if self.cfg.ISE.PSEUDO_LABEL.EPS == AUTO:
-            if eps is None:
-                log_once(f"ISE.PSEUDO_LABEL.EPS auto: the clusterer {name} has no eps, so none is chosen")
-            else:
-                logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {clusterer.reason_}")
+        if eps is not None and self.cfg.ISE.PSEUDO_LABEL.EPS == AUTO:
+            logger.info(f"ISE.PSEUDO_LABEL.EPS auto: {eps:.2f}, because {clusterer.reason_}")
         if summary:
             logger.info(summary)
 

@@ -14,7 +14,7 @@ from fastreid.utils.events import EventStorage
 from fastreid.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import with_steps
+from ..config import unread_keys, watched, with_steps
 from ..data import build_test_loader, read_evaluation_images, read_training_images
 from ..data.workers import explain_worker_death
 from ..errors import UsageError
@@ -67,7 +67,9 @@ class ISETrainer(DefaultTrainer):
             setup_logger()  # used from Python, without ise_plugin.engine.start
         os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
         self.start_time = time.perf_counter()
-        cfg, self.images = use_evidence(cfg, read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL, cfg))
+        cfg, self.images = use_evidence(
+            watched(cfg), read_training_images(cfg.DATASETS.NAMES, cfg.DATASETS.COMBINEALL, cfg)
+        )
         self.cfg = cfg = with_steps(cfg, len(self.images))
         if len(self.images) <= cfg.ISE.PSEUDO_LABEL.K1:
             raise UsageError(
@@ -128,6 +130,7 @@ class ISETrainer(DefaultTrainer):
         self._saving = hooks.SaveCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.ISE.CHECKPOINT_SECONDS)
         batches, precise_bn = self._endless_batches(), test.PRECISE_BN
         frozen, collapse = cfg.MODEL.FREEZE_LAYERS, cfg.ISE.COLLAPSE
+        supports = getattr(unwrapped(model).heads, "num_neighbors", 0)
         bounds = collapse.LABELLINGS, collapse.MAX_CLUSTER_SHARE, collapse.MAX_OUTLIER_SHARE
         named = {
             "SeedEpoch": hooks.SeedEpoch(cfg.SEED),
@@ -136,7 +139,8 @@ class ISETrainer(DefaultTrainer):
             "IterationTimer": fastreid_hooks.IterationTimer(warmup_iter=1),
             "LRScheduler": fastreid_hooks.LRScheduler(self.optimizer, self.scheduler),
             "Labelling": self.pseudo_labels,
-            "ExtensionDegree": hooks.ExtensionDegree(cfg.ISE.SUPPORT.BASE_DEGREE, cfg.ISE.SUPPORT.SCHEDULE),
+            "ExtensionDegree": supports
+            and hooks.ExtensionDegree(cfg.ISE.SUPPORT.BASE_DEGREE, cfg.ISE.SUPPORT.SCHEDULE),
             "WriteLosses": hooks.WriteLosses(_WRITER_PERIOD),
             "TrainingProgress": TrainingProgress(),
             "PreciseBN": precise_bn.ENABLED and fastreid_hooks.PreciseBN(model, batches, precise_bn.NUM_ITER),
@@ -207,11 +211,18 @@ class ISETrainer(DefaultTrainer):
             self.after_train()
         return self.results
 
+    def _tell_unread_keys(self) -> None:
+        keys = unread_keys(self.cfg)
+        if keys:
+            logger.info(f"set, but read by no part of this run: {', '.join(keys)}")
+
     def train_epoch(self) -> None:
         """One epoch with its hooks."""
         self.storage.iter = self.iter  # what is measured before the first step belongs to this epoch
         self.steps_done = self.iter - self.epoch * self.iters_per_epoch
         self._begin_epoch()
+        if self.epoch == self.start_epoch:
+            self._tell_unread_keys()  # now all parts are built
         while self.steps_done < self.iters_per_epoch:
             self.before_step()
             self.run_step()

@@ -95,7 +95,7 @@ class ClusterMemoryHead(nn.Module):
             "pool_type": heads.POOL_LAYER,
             "with_bnneck": heads.WITH_BNNECK,
             "norm_type": heads.NORM,
-            "num_neighbors": ise.SUPPORT.NUM_NEIGHBORS if with_supports and ise.SUPPORT.ENABLED else 0,
+            "num_neighbors": ise.SUPPORT.NUM_NEIGHBORS if ise.SUPPORT.ENABLED and with_supports else 0,
             "supports_in_contrast": ise.SUPPORT.IN_CONTRAST,
             "momentum": ise.MEMORY.MOMENTUM,
             "update": ise.MEMORY.UPDATE,

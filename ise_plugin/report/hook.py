@@ -26,6 +26,7 @@ from ..engine.evaluation import Evaluation, Retrieval
 from ..engine.labelling import Labelling
 from ..method import DEGREE_SCHEDULES
 from ..registry import HOOK
+from ..utils.distributed import unwrapped
 from ..utils.files import write_atomically, written_whole
 from . import figures, geometry, run_files
 from .facts import read_true_identities, run_facts
@@ -217,10 +218,11 @@ class RunReport(HookBase):
         if not len(images):
             self._chosen = None  # no clusters yet
             return None
-        # the degree that this epoch ends with: at its start the first epoch extends nothing
-        done = (self.trainer.epoch + 1) / self.trainer.max_epoch
-        degree = DEGREE_SCHEDULES[cfg.SUPPORT.SCHEDULE](done, cfg.SUPPORT.BASE_DEGREE)
-        neighbors = cfg.SUPPORT.NUM_NEIGHBORS if cfg.SUPPORT.ENABLED else 0
+        neighbors, degree = getattr(unwrapped(self.trainer.model).heads, "num_neighbors", 0), 0.0
+        if neighbors:
+            # the degree that this epoch ends with: at its start the first epoch extends nothing
+            done = (self.trainer.epoch + 1) / self.trainer.max_epoch
+            degree = DEGREE_SCHEDULES[cfg.SUPPORT.SCHEDULE](done, cfg.SUPPORT.BASE_DEGREE)
         points = geometry.map_of(labelling, images, group_of, neighbors, degree)
         return {**points, "images": images.tolist()}
 

@@ -210,15 +210,6 @@ def test_every_clusterer_labels_with_every_distance(trainer, monkeypatch, caplog
     assert (summary is None) == (clusterer == "Agglomerative") and (summary or "") in caplog.text
 
 
-def test_eps_auto_with_a_clusterer_that_has_none_is_said_once(trainer, monkeypatch, caplog):
-    give_embeddings(monkeypatch, blobs(len(trainer.images), 8, 0.02))
-    hook = set_up(trainer, CLUSTERER="HDBSCAN", EPS="auto")
-    log_once.cache_clear()
-    with caplog.at_level(logging.INFO, logger="fastreid.ise"):
-        assert (hook.label().eps, hook.label().eps) == (None, None)
-    assert caplog.text.count("EPS auto: the clusterer HDBSCAN has no eps") == 1
-
-
 def test_more_clusters_than_images_and_no_clusters_without_eps_are_one_line(trainer, monkeypatch):
     n = len(trainer.images)
     give_embeddings(monkeypatch, blobs(n, n, 0.0))
