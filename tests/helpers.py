@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
+PROJECTS = REPOSITORY / "projects"
 RECORDINGS = Path(__file__).parent / "data" / "conformance"
 
 # a wait of this many seconds is a hang, however busy the machine; below pytest's own limit in setup.cfg
@@ -99,7 +100,7 @@ def load_project(path):
     """The module projects/PATH, as ISE.IMPORT makes it."""
     from ise_plugin.utils.imports import import_file  # late: tests of the bare package do without fastreid
 
-    return import_file(str(REPOSITORY / "projects" / path), "load_project")
+    return import_file(str(PROJECTS / path), "load_project")
 
 
 def train_project(config, output_dir, *options):
@@ -109,9 +110,7 @@ def train_project(config, output_dir, *options):
     from ise_plugin.config import load_cfg
     from ise_plugin.engine import ISETrainer
 
-    cfg = load_cfg(
-        str(REPOSITORY / "projects" / config), [*PROJECT_RUN_OPTIONS, "OUTPUT_DIR", str(output_dir), *options]
-    )
+    cfg = load_cfg(str(PROJECTS / config), [*PROJECT_RUN_OPTIONS, "OUTPUT_DIR", str(output_dir), *options])
     seed_all_rng(cfg.SEED)
     trainer = ISETrainer(cfg)
     trainer.resume_or_load(resume=False)

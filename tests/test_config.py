@@ -1,12 +1,26 @@
 """Keys, files, values: what is read and what is refused, in one line that names the culprit."""
 
-import pytest
-from fastreid.config import get_cfg as get_fastreid_cfg
-from helpers import CONFIGS
+import pickle
 
-from ise_plugin.config import check_values, flat, get_cfg, load_cfg, own_settings, resolve_config_file
+import numpy as np
+import pytest
+import yaml
+from fastreid.config import get_cfg as get_fastreid_cfg
+from helpers import CONFIGS, PROJECTS
+
+from ise_plugin.config import (
+    check_values,
+    flat,
+    get_cfg,
+    load_cfg,
+    own_settings,
+    resolve_config_file,
+    unread_keys,
+    watched,
+)
 from ise_plugin.errors import UsageError
-from ise_plugin.registry import CLUSTERER
+from ise_plugin.modeling.build import build_model
+from ise_plugin.registry import CLUSTERER, HOOK, SAMPLER, build, registered
 
 RUNS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*/*.yml"))
 
@@ -295,3 +309,62 @@ def test_settings_of_ones_own_have_defaults_and_refuse_what_is_misspelt():
         own_settings(cfg, "X", RATE=0.5, NAME="")
     with pytest.raises(UsageError, match="ISE.OWN.X.NAMES must be of type float"):
         own_settings(cfg, "X", RATE=0.5, NAMES=0.5)
+
+
+PROJECT_RUNS = sorted(p.relative_to(PROJECTS).as_posix() for p in PROJECTS.glob("*/configs/*.yml"))
+# any network; the other parts are the config's
+SMALL_NETWORK = """
+    MODEL.DEVICE cpu MODEL.BACKBONE.NAME build_osnet_backbone MODEL.BACKBONE.DEPTH x0_25 MODEL.BACKBONE.FEAT_DIM 128
+    MODEL.BACKBONE.PRETRAIN False
+""".split()
+
+
+def unread_by_parts(file, *opts):
+    """What no part reads of a config, when everything is built that a run builds before its first step."""
+    cfg = watched(load_cfg(str(file), [*SMALL_NETWORK, *opts]))
+    settings = cfg.ISE.PSEUDO_LABEL
+    heads = build_model(cfg).heads
+    for name in (settings.HOOK, *cfg.ISE.HOOKS):
+        build(HOOK, name, "HOOK", cfg)
+    evidence = {"cameras": np.arange(800) % 3, "tracks": np.arange(800) // 4, "times": np.arange(800.0)}
+    wanted = getattr(registered(SAMPLER, cfg.ISE.SAMPLER, "ISE.SAMPLER"), "wants", ())
+    known = {name: evidence[name] for name in wanted}
+    build(SAMPLER, cfg.ISE.SAMPLER, "ISE.SAMPLER", cfg, labels=np.arange(800) // 20, seed=0, **known)
+    settings.K1, settings.PERIOD  # the engine reads them
+    if heads.num_neighbors:
+        cfg.ISE.SUPPORT.BASE_DEGREE, cfg.ISE.SUPPORT.SCHEDULE  # as well
+    return unread_keys(cfg)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_key_of_the_packages_configs_is_read(name):
+    assert unread_by_parts(CONFIGS / name) == []
+
+
+@pytest.mark.parametrize("name", PROJECT_RUNS)
+def test_a_project_sets_no_key_itself_that_its_parts_do_not_read(name):
+    own = yaml.safe_load((PROJECTS / name).read_text(encoding="utf-8"))
+    assert set(unread_by_parts(PROJECTS / name)).isdisjoint(flat(own)), "inherited ones alone may be of no use"
+
+
+def test_keys_that_no_part_reads_are_found_and_no_others():
+    opts = ["MODEL.LOSSES.NAME", "('CameraProxyLoss',)", "ISE.CAMERAS.PROXY.TEMPERATURE", "0.2"]
+    opts += ["ISE.MEMORY.TEMPERATURE", "0.1", "ISE.SUPPORT.BASE_DEGREE", "0.5", "ISE.OWN.X.Y", "1"]
+    file = CONFIGS / "ISE/market_r50.yml"
+    assert unread_by_parts(file, *opts) == ["ISE.SUPPORT.BASE_DEGREE", "ISE.MEMORY.TEMPERATURE", "ISE.OWN.X.Y"]
+    opts[1] = "('ISELoss', 'CameraProxyLoss')"
+    assert unread_by_parts(file, *opts) == ["ISE.OWN.X.Y"]
+
+
+def test_copies_share_what_was_read_and_writing_everything_out_reads_nothing():
+    cfg = load_cfg("ISE/msmt17_r50.yml")
+    cfg.freeze()
+    watching = watched(cfg)
+    assert watching == cfg and watching.dump() == cfg.dump() and watching.is_frozen() and watched(watching) is watching
+    before = unread_keys(watching)
+    assert {"ISE.MEMORY.MOMENTUM", "ISE.MEMORY.UPDATE"} < set(before) and unread_keys(cfg) == []
+    copy = watching.clone()
+    copy.defrost()
+    copy.ISE.MEMORY.MOMENTUM = 0.3
+    assert watching.ISE.MEMORY.MOMENTUM == 0.1 and pickle.loads(pickle.dumps(watching)) == cfg
+    assert set(before) - set(unread_keys(copy)) == {"ISE.MEMORY.MOMENTUM"}
