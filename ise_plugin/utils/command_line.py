@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import select
 import sys
 from typing import Callable, Optional, Sequence
 
@@ -17,7 +19,7 @@ def run_command(
 
     Returns:
         The exit code: what the command returns, 0 where that is nothing; 2 after a :class:`UsageError` or without a package
-        that is needed, 130 after Ctrl-C.
+        that is needed, 130 after Ctrl-C, 141 where the reader of the output, such as ``head``, has gone.
     """
     parser.add_argument("--traceback", action="store_true", help="show where an error of one line comes from")
     args = parser.parse_args(argv)
@@ -27,7 +29,9 @@ def run_command(
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        return command(args) or 0
+        code = command(args) or 0
+        sys.stdout.flush()
+        return code
     except (UsageError, ModuleNotFoundError) as error:
         if args.traceback:
             raise
@@ -36,3 +40,15 @@ def run_command(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # what a shell reports for a command that Ctrl-C has ended
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more when it ends
+        return 141  # what a shell reports for a command that a broken pipe has ended
+
+
+def _reader_has_gone() -> bool:
+    """Whether it is standard output that nobody reads any more, and not a pipe of the program's own."""
+    ends = select.poll()
+    ends.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in ends.poll(0))
