@@ -13,6 +13,7 @@ from fastreid.solver.build import build_lr_scheduler
 from fastreid.utils.env import seed_all_rng
 from helpers import CONFIGS
 from timm.models import build_model_with_cfg, register_model
+from timm.models.efficientnet import _gen_efficientnet_lite
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -31,7 +32,7 @@ SIZE = [64, 32]
 CPU = torch.device("cpu")
 
 
-# timm has tiny networks of its own for tests, but none of these two families
+# timm has tiny networks of its own for tests, but none of these families
 @register_model
 def tiny_swin(pretrained=False, **options):
     sizes = {"patch_size": 2, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
@@ -44,13 +45,25 @@ def tiny_dinov2(pretrained=False, **options):
     return build_model_with_cfg(VisionTransformer, "tiny_dinov2", pretrained, **{**sizes, **options})
 
 
+@register_model
+def tiny_clip(pretrained=False, **options):
+    sizes = {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "pre_norm": True}
+    return build_model_with_cfg(VisionTransformer, "tiny_clip", pretrained, **{**sizes, **options})
+
+
+@register_model
+def tiny_lite(pretrained=False, **options):
+    """EfficientNet-Lite with a block a stage and a quarter of its channels."""
+    return _gen_efficientnet_lite("tiny_lite", 0.25, 0.1, pretrained, **options)
+
+
 # family: timm's network
 FAMILY = {
     "ConvNeXt": "test_convnext",
     "Swin": "tiny_swin",
     "ViT": "test_vit",
     "DINOv2": "tiny_dinov2",
-    "EfficientNet-Lite": "efficientnet_lite0",
+    "EfficientNet-Lite": "tiny_lite",
     "ResNet": "test_resnet",
 }
 
@@ -257,14 +270,36 @@ def test_weights_of_timm_are_read_from_a_file_of_safetensors(tmp_path, caplog):
         build_model(cfg_of("test_vit", *more))
 
 
-def test_original_files_of_other_programs_go_through_timms_conversion(tmp_path, caplog):
+def of_dinov2(state):
     """DINOv2's own files have a mask token, which networks that are not trained by masking lack."""
-    state = build_model(cfg_of("tiny_dinov2")).backbone.state_dict()
-    torch.save({**state, "mask_token": torch.zeros(1, 32)}, tmp_path / "w.pth")
+    return {**state, "mask_token": torch.zeros(1, 32)}
+
+
+def of_clip(state):
+    """OpenAI's names, image and text side by side."""
+    swaps = [("patch_embed.proj", "conv1"), ("pos_embed", "positional_embedding"), ("norm_pre", "ln_pre")]
+    swaps += [("cls_token", "class_embedding"), ("attn.qkv.", "attn.in_proj_"), ("attn.proj", "attn.out_proj")]
+    swaps += [(".norm1", ".ln_1"), (".norm2", ".ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")]
+    swaps += [("blocks.", "transformer.resblocks.")]
+    written = {"token_embedding.weight": torch.zeros(9, 32)}
+    for name, value in state.items():
+        for own, other in swaps:
+            name = name.replace(own, other)
+        name = name.replace("norm.", "ln_post.") if name.startswith("norm.") else name
+        lines = {"class_embedding": lambda v: v[0, 0], "positional_embedding": lambda v: v[0]}
+        written[f"visual.{name}"] = lines.get(name, lambda v: v)(value)
+    return written
+
+
+@pytest.mark.parametrize("depth, write", [("tiny_dinov2", of_dinov2), ("tiny_clip", of_clip)])
+def test_original_files_go_through_timms_conversion(depth, write, tmp_path, caplog):
+    state = build_model(cfg_of(depth)).backbone.state_dict()
+    torch.save(write(state), tmp_path / "w.pth")
     more = ["MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.PRETRAIN_PATH", tmp_path / "w.pth"]
     with caplog.at_level(logging.INFO):
-        own = build_model(cfg_of("tiny_dinov2", *more)).backbone.state_dict()
+        own = build_model(cfg_of(depth, *more)).backbone.state_dict()
     assert all(torch.equal(own[name], value) for name, value in state.items())
+    assert f"{len(state)} of {len(state)} weights fit" in caplog.text
 
 
 def test_a_run_is_evaluated_at_another_size(tmp_path):
