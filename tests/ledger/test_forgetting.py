@@ -5,8 +5,11 @@ import shutil
 import numpy as np
 import pytest
 from ledger_helpers import FINGERPRINT, WIDTH, draw, new_ledger
+from PIL import Image
 
+from ise_plugin.clustering import CentroidSimilarities
 from ise_plugin.errors import UsageError
+from ise_plugin.identities.groups import identities_of, read_csv, write_identities
 from ise_plugin.inference import Embeddings, SearchIndex, build_index, read_embeddings
 from ise_plugin.inference.embeddings import write_embeddings
 from ise_plugin.ledger import IdentityLedger
@@ -87,3 +90,32 @@ def test_a_file_that_is_something_else_is_said_before_anything_goes(template, tm
         with pytest.raises(UsageError, match="notes.npz is no file of embeddings"):
             forget(ledger, 3, [str(tmp_path / "notes.npz")])
         assert len(ledger.images_of(3)) == 8
+
+
+def test_the_run_loses_the_person_from_its_table_and_contact_sheets(tmp_path):
+    batch, who = draw(range(4))
+    crops, run = tmp_path / "crops", tmp_path / "run"
+    crops.mkdir()
+    run.mkdir()
+    names = [f"{i:03d}.png" for i in range(len(who))]
+    for name, person in zip(names, who.tolist()):
+        Image.new("RGB", (32, 64), (250, 0, 0) if person == 2 else (0, 0, 250)).save(crops / name)
+    similarities = CentroidSimilarities(np.full(32, 0.9), np.full(32, 0.1), np.full(32, -1))
+    rows = identities_of(names, [""] * 32, who, similarities, np.ones(4))
+    write_identities(str(run), str(crops), rows)
+    (run / "model_final.pth").write_bytes(b"weights")
+    reds = lambda: sum(redness(path) > 100 for path in (run / "identities").iterdir())
+    assert reds() == 1
+    placed = batch._replace(paths=[str(crops / name) for name in names])
+    with IdentityLedger.create(str(tmp_path / "l"), placed, who, FINGERPRINT, str(run)) as ledger:
+        done = forget(ledger, 3)
+    assert [row.path for row in read_csv(str(run / "identities.csv"))] == names[:16] + names[24:]
+    assert reds() == 0 and len(done.files) == 3
+    assert any("model_final.pth" in line for line in done.remaining)
+    assert sum("your own image" in line for line in done.remaining) == 8  # and they are still there
+
+
+def redness(path):
+    """How many pixels of a picture are red."""
+    red, _, blue = np.moveaxis(np.asarray(Image.open(path).convert("RGB")).astype(int), 2, 0)
+    return int(((red > 200) & (blue < 60)).sum())
