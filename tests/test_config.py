@@ -327,6 +327,7 @@ def unread_by_parts(file, *opts):
     for name in (settings.HOOK, *cfg.ISE.HOOKS):
         build(HOOK, name, "HOOK", cfg)
     evidence = {"cameras": np.arange(800) % 3, "tracks": np.arange(800) // 4, "times": np.arange(800.0)}
+    evidence["camera_names"] = ("SyntheticSource/1", "DukeMTMC/1", "Market1501/1")
     wanted = getattr(registered(SAMPLER, cfg.ISE.SAMPLER, "ISE.SAMPLER"), "wants", ())
     known = {name: evidence[name] for name in wanted}
     build(SAMPLER, cfg.ISE.SAMPLER, "ISE.SAMPLER", cfg, labels=np.arange(800) // 20, seed=0, **known)
