@@ -70,7 +70,7 @@ class InstanceMemory(Memory):
     """A unit row for each training image, outliers included: its embedding at the labelling, moved by the batches it is in.
 
     ``v_i <- normalize(m v_i + (1 - m) f_i)``, Ge et al., "Self-paced Contrastive Learning with Hybrid Memory", NeurIPS 2020,
-    equation 4. Losses get ``instances`` (N, D) and ``indices`` (B,), the rows of the batch.
+    momentum update of instance features. Losses get ``instances`` (N, D) and ``indices`` (B,), the rows of the batch.
 
     Args:
         momentum: m, share of the old row kept at an update, in [0, 1).
