@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple, Optional
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from scipy.stats import norm
 
 from ..neighbors.checks import unit_interval
@@ -205,6 +206,7 @@ def calibrate(
     units: Optional[np.ndarray] = None,
     sure: Optional[np.ndarray] = None,
     eps: Optional[float] = None,
+    graph: Optional[csr_matrix] = None,
     seed: int = 0,
 ) -> Optional[Calibration]:
     """A calibration from a labelling of a network's embeddings.
@@ -217,7 +219,8 @@ def calibrate(
         labels: (N,) int64, -1 for outliers.
         units: (N,) int64, one number for the images of a track; None: no tracks.
         sure: (N,) bool, images whose group a person has confirmed: it is a core as it is.
-        eps: of the labelling; None: chosen from the embeddings.
+        eps: of the labelling; None: chosen from the graph.
+        graph: (N, N) symmetric distances, every pair within that eps and the diagonal stored; None: made of the embeddings.
 
     Returns:
         None where there are too few groups to learn from.
@@ -232,7 +235,10 @@ def calibrate(
     if (own > -1).sum() < _FEWEST:
         return None
     own_mean, own_spread = _middle(own[own > -1])
-    graph = jaccard_graph(features, min(_K1, len(features) - 1), max_distance=LARGEST_EPS)
+    if graph is None:
+        graph = jaccard_graph(features, min(_K1, len(features) - 1), max_distance=LARGEST_EPS)
+    else:
+        graph = graph[kept][:, kept]
     eps = float(choose_eps(graph, _MIN_SAMPLES, DBSCAN).eps) if eps is None else eps
     found = []
     for share in CORE_SHARES:

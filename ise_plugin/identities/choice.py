@@ -108,7 +108,8 @@ class IdentityChoice(HookBase):
         lost = {path for path, gone in zip(paths, stand_ins.lost.tolist()) if gone} if stand_ins else set()
         units = np.where(images.tracks >= 0, images.tracks, images.tracks.max(initial=-1) + 1 + np.arange(len(paths)))
         features = labelling.features.cpu().numpy()
-        found_out = calibrate(features, labelling.labels, units, eps=labelling.eps)
+        made_by = {} if labelling.eps is None else {"eps": labelling.eps, "graph": labelling.graph}
+        found_out = calibrate(features, labelling.labels, units, **made_by)
         write_calibration(self._cfg.OUTPUT_DIR, found_out, self._path)
         more = {
             "lost_during_the_run": len(lost),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_helpers import draw
+from scipy.sparse import block_diag
 
 from ise_plugin.clustering.calibration import (
     BEST,
@@ -17,6 +18,8 @@ from ise_plugin.clustering.calibration import (
     score_people,
     write_calibration,
 )
+from ise_plugin.clustering.eps import LARGEST_EPS
+from ise_plugin.clustering.jaccard import jaccard_graph
 
 NUMBERS = dict(zip(Calibration.__dataclass_fields__, [0.4, 0.1, 0.8, 0.05, 60.0, -36.0, 40.0, -24.0, 0.5, 40, 400]))
 
@@ -82,6 +85,14 @@ def test_a_person_in_two_groups_hardly_moves_the_threshold(found):
     batch, who = draw(range(40), images=12, spread=0.7)
     split = np.where((who < 8) & (np.arange(len(who)) % 2 == 0), who + 40, who)
     assert calibrate(batch.vectors, split).threshold(0.01) == pytest.approx(found.threshold(0.01), abs=0.03)
+
+
+def test_a_graph_that_is_there_serves_as_one_that_is_made(found):
+    batch, who = draw(range(40), images=12, spread=0.7)
+    strange = np.ones(32, np.float32) / np.sqrt(32)  # an outlier, which the graph of the labelling holds, too
+    rows, labels = np.vstack([strange, batch.vectors]), np.append(-1, who)
+    graph = block_diag([[[0.0]], jaccard_graph(batch.vectors, 20, max_distance=LARGEST_EPS)], "csr")
+    assert calibrate(rows, labels, eps=found.eps, graph=graph) == found
 
 
 def test_more_people_ask_for_more(found):

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import sqlite3
 import time
@@ -43,6 +44,11 @@ def other_process(target, *arguments):
         process.join()
 
 
+def unnumbered(dumped):
+    """Without the numbers of answers, which go on from one merge to the next."""
+    return re.sub(r'("table": "answers", "id": )\d+', r"\1", dumped)
+
+
 @pytest.mark.parametrize("kind", ["add", "merge", "forget"])
 def test_a_kill_leaves_a_change_whole_or_absent(template, tmp_path, kind):
     path, moments = tmp_path / "people.ledger", random.Random(kind)
@@ -67,7 +73,7 @@ def test_a_kill_leaves_a_change_whole_or_absent(template, tmp_path, kind):
                 # numbers of images and people go on from kill to kill, so the whole change is told by what it says and holds
                 assert found in states or (changes[0].summary == whole and found.count('"table": "images"') == 96 + 12)
             elif kind == "merge":
-                assert found in states
+                assert unnumbered(found) in map(unnumbered, states)
             else:
                 assert found in states or all(person.number != 3 for person in ledger.people())
 
