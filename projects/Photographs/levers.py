@@ -15,6 +15,7 @@ from ise_plugin.data import CrossCameraBatchSampler
 from ise_plugin.engine.labelling import DBSCANPseudoLabelHook, Labelling
 from ise_plugin.method import moved_in_turn
 from ise_plugin.modeling import Memory
+from ise_plugin.modeling.memories import of_images
 from ise_plugin.registry import HOOK, LOSS, MEMORY, SAMPLER
 from ise_plugin.utils.distributed import unwrapped
 
@@ -137,7 +138,7 @@ class OutlierMemory(Memory):
 
     def forward(self, features: Tensor, batch: Any) -> dict:
         """See :meth:`Memory.forward`."""
-        own, before = self._numbers[batch.indices], self.rows
+        own, before = self._numbers[of_images(batch)], self.rows
         self.rows = moved_in_turn(before, features, own, self.momentum)
         return {"outliers": before, "own_outliers": own.to(features.device, non_blocking=True)}
 

@@ -7,18 +7,11 @@ import sqlite3
 
 import numpy as np
 import pytest
-from ledger_helpers import FINGERPRINT, draw, dump, new_ledger
+from ledger_helpers import FINGERPRINT, draw, dump
 
 from ise_plugin.errors import UsageError
 from ise_plugin.ledger import IdentityLedger
 from ise_plugin.ledger.checking import check, salvage
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("template") / "people.ledger"
-    new_ledger(path).close()
-    return path
 
 
 def spoil(path, statement, *values):

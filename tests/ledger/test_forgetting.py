@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from ledger_helpers import FINGERPRINT, WIDTH, draw, new_ledger
+from ledger_helpers import FINGERPRINT, WIDTH, draw
 from PIL import Image
 
 from ise_plugin.clustering import CentroidSimilarities
@@ -14,13 +14,6 @@ from ise_plugin.inference import Embeddings, SearchIndex, build_index, read_embe
 from ise_plugin.inference.embeddings import write_embeddings
 from ise_plugin.ledger import IdentityLedger
 from ise_plugin.ledger.forgetting import forget
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("template") / "people.ledger"
-    new_ledger(path).close()
-    return path
 
 
 def bytes_of(folder):

@@ -8,24 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_helpers import FINGERPRINT, draw, dump, new_ledger
+from ledger_helpers import FINGERPRINT, draw, dump
 
 from ise_plugin.data.sightings import Sighting
 from ise_plugin.errors import UsageError
 from ise_plugin.ledger import Batch, IdentityLedger
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("template") / "people.ledger"
-    new_ledger(path).close()
-    return path
-
-
-@pytest.fixture
-def ledger(template, tmp_path):
-    with IdentityLedger(shutil.copy(template, tmp_path / "people.ledger")) as made:
-        yield made
 
 
 def verdicts(ledger, batch):

@@ -1,31 +1,15 @@
 """A network trained anew: people keep their numbers, and corrections hold."""
 
-import shutil
-
 import numpy as np
 import pytest
-from ledger_helpers import draw, dump, new_ledger
+from ledger_helpers import draw, dump
 
 from ise_plugin.clustering import DBSCAN, jaccard_graph
 from ise_plugin.clustering.constraints import fit_constrained, track_constraints
 from ise_plugin.errors import UsageError
-from ise_plugin.ledger import IdentityLedger
 from ise_plugin.ledger.retraining import corrections, relabel
 
 BATCH, WHO = draw(range(12))
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("template") / "people.ledger"
-    new_ledger(path).close()
-    return path
-
-
-@pytest.fixture
-def ledger(template, tmp_path):
-    with IdentityLedger(shutil.copy(template, tmp_path / "people.ledger")) as made:
-        yield made
 
 
 def again(ledger, labels, paths=BATCH.paths, vectors=BATCH.vectors[:, ::-1]):

@@ -22,13 +22,6 @@ from ise_plugin.ledger.store import Store
 KILLS = 50 if os.environ.get("ISE_TEST_LONG") else 6
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("template") / "people.ledger"
-    new_ledger(path).close()
-    return path
-
-
 @contextmanager
 def other_process(target, *arguments):
     """It runs, and has said so; it is killed at the end."""
