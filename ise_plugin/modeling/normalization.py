@@ -120,7 +120,9 @@ class _GroupedBatchNorm(_BatchNorm):
             kept, added = self._momenta(layout)
             running = (self.running_mean, self.running_var, kept, added * parts[0].weight)
             return _AllGroups.apply(input, self.weight, self.bias, kernels, len(parts), self.eps, running)
-        found = [self._normalize(x, part) for x, part in zip(input.split([p.images for p in parts]), parts)]
+        # one group is not cut out: the gradient of a cut is a copy
+        pieces = input.split([part.images for part in parts]) if len(parts) > 1 else (input,)
+        found = [self._normalize(x, part) for x, part in zip(pieces, parts)]
         outputs, means, variances = zip(*found)
         if self.track_running_stats:
             self._move(layout, means, variances)
