@@ -29,7 +29,7 @@ logger = logging.getLogger("fastreid.ise.mot")
 
 TABLE_NAME = "sightings.csv"
 _COLUMNS = ("path", "camera", "sequence", "track", "frame")
-_FRAMES, _SOURCE = "img1", "source.json"
+FRAMES, _SOURCE = "img1", "source.json"
 _QUALITY = 95  # of the JPEG files: hardly worse than the frames
 # Ground truth rows have this many columns; confidence 0 means that a row does not count, and people are of class 1.
 _TRUTH_COLUMNS, _PERSON = 9, 1
@@ -97,7 +97,7 @@ def _path_of_rows(folder: str, rows: str) -> str:
 
 def _cut(folder: str, rows: str, place: str, every: int, camera: str) -> None:
     """Writes the crops of a sequence to ``place``, unless they are there."""
-    frames = _frames_in(os.path.join(folder, _FRAMES))
+    frames = find_frames(os.path.join(folder, FRAMES))
     try:
         with open(rows, "rb") as file:
             content = file.read()
@@ -131,14 +131,14 @@ def _cut(folder: str, rows: str, place: str, every: int, camera: str) -> None:
             json.dump({"digest": digest, "camera": camera, "crops": crops}, source)
 
 
-def _frames_in(folder: str) -> dict[int, str]:
+def find_frames(folder: str) -> dict[int, str]:
     """Number -> path of a sequence's frames; the number is what the file's name ends with."""
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     stems = [(os.path.splitext(name)[0], name) for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
     found = [(re.search(r"\d+$", stem), name) for stem, name in stems]
     frames = {int(number[0]): os.path.join(folder, name) for number, name in found if number}
     if not frames:
-        raise UsageError(f"{shown(folder)} has no frames like 000001.jpg; name the folder above {_FRAMES}")
+        raise UsageError(f"{shown(folder)} has no frames like 000001.jpg; name the folder above {FRAMES}")
     return frames
 
 

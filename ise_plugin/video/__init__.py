@@ -1,0 +1,1 @@
+"""Recordings in, people out: frames, boxes, tracks, crops, identities over all cameras. Needs the extra ``video``."""
