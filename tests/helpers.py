@@ -66,7 +66,7 @@ def forkserver():
     They have the environment that the server was started in, not that of the test.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distributed_workers", "reliability_runs"])
+    context.set_forkserver_preload(["distributed_workers", "reliability_runs", "ledger_helpers"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]))
         multiprocessing.forkserver.ensure_running()
