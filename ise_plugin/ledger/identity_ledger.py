@@ -255,7 +255,7 @@ class IdentityLedger:
         return found
 
     def _add(self, batch: Batch, model: Model, false_accept: float) -> tuple[Counter, list]:
-        gallery, numbers = self._vectors.gallery(np.empty(0, np.int64))
+        gallery, numbers = self.gallery()
         near = gallery.nearest(batch.vectors, min(CONTEXT, len(numbers)))[1] if len(numbers) else np.empty(0, np.int64)
         near = np.unique(near)
         waiting = self._tracks_of(numbers[near[gallery.people[near] < 0]])
@@ -296,7 +296,7 @@ class IdentityLedger:
         model = self.model()
         if model.calibration is None:
             raise UsageError(f"{shown(self.path)} has too few people to tell what a similarity means; add more")
-        gallery, _ = self._vectors.gallery(np.empty(0, np.int64))
+        gallery, _ = self.gallery()
         person, score = best_people(vectors, np.arange(len(vectors)), gallery)
         likely = probabilities(person, score, gallery, model.calibration)
         return [(None if number < 0 else number, chance) for number, chance in zip(person.tolist(), likely.tolist())]
@@ -406,7 +406,7 @@ class IdentityLedger:
         or merged or split; the answer is held to then."""
         with self.store.change("answer", f"{one} and {other}: {'one person' if same else 'two'}"):
             for image in (one, other):
-                self._image(image)
+                self.image(image)
             if one == other:
                 raise UsageError(f"image {one} is one image; name two")
             pair = min(one, other), max(one, other)
@@ -422,7 +422,7 @@ class IdentityLedger:
                 person = self.store.insert("people", [(None, 0, None)])[0]
             self._free(person)
             for image in images:
-                owner = self._image(image).person
+                owner = self.image(image).person
                 if owner is not None:
                     self._free(owner)
             self.store.connection.executemany(
@@ -466,7 +466,8 @@ class IdentityLedger:
             raise UsageError(f"person {number} was merged into {found.merged_into}; name that one")
         return found
 
-    def _image(self, number: int) -> Sighted:
+    def image(self, number: int) -> Sighted:
+        """An image and what was decided of it; UsageError where there is none of that number."""
         found = next(self._sighted("WHERE images.id = ?", (number,)), None)
         if found is None:
             raise UsageError(f"{shown(self.path)} has no image {number}; ise-identities export lists them")
@@ -516,6 +517,10 @@ class IdentityLedger:
     def images(self) -> Iterator[Sighted]:
         """All of them, by number."""
         return self._sighted("")
+
+    def gallery(self) -> tuple[Gallery, np.ndarray]:
+        """Embeddings with their people, and the (N,) int64 numbers of their images, ascending; not to be changed."""
+        return self._vectors.gallery(np.empty(0, np.int64))
 
     def images_of(self, person: int) -> list[int]:
         """Numbers of the images of a person, ascending."""

@@ -53,6 +53,7 @@ class Store:
         if not os.path.isfile(path):
             raise UsageError(f"{shown(path)} is no ledger; ise-identities init makes one")
         self.path, self._wait, self._depth = path, wait, 0
+        self._change: Optional[int] = None
         self.connection = _connect(path)
         with self.named_errors():
             found = self._pragma("application_id"), self._pragma("user_version")
@@ -167,7 +168,14 @@ class Store:
 
     @contextmanager
     def change(self, kind: str, summary: str = "") -> Iterator[int]:
-        """A transaction that can be undone; gives the number of the change. Nothing is recorded where nothing was touched."""
+        """A transaction that can be undone; gives the number of the change. Nothing is recorded where nothing was touched.
+
+        Within another change it is a part of that: an exception takes back this part alone.
+        """
+        if self._change is not None:
+            with self._part():
+                yield self._change
+            return
         with self.writing(kind):
             row = self.connection.execute(
                 "INSERT INTO changes (kind, at, summary) VALUES (?, ?, ?)", (kind, now(), summary)
@@ -175,12 +183,25 @@ class Store:
             number = row.lastrowid
             assert number is not None
             schema.start_recording(self.connection, number)
+            self._change = number
             try:
                 yield number
             finally:
+                self._change = None
                 schema.stop_recording(self.connection)
             if not schema.touched(self.connection, number):
                 self.connection.execute("DELETE FROM changes WHERE id = ?", (number,))
+
+    @contextmanager
+    def _part(self) -> Iterator[None]:
+        self.connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self.connection.execute("ROLLBACK TO part")
+            raise
+        finally:
+            self.connection.execute("RELEASE part")
 
     def describe(self, change: int, summary: str) -> None:
         """Says what a change has come to, within it."""

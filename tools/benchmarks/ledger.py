@@ -99,7 +99,7 @@ def measure(ledger: IdentityLedger, images: Images, rows: np.ndarray, strangers:
     names = {
         number: np.bincount(images.people[rows][labels == number]).argmax() for number in np.unique(labels[labels > 0])
     }
-    gallery, numbers = ledger._vectors.gallery(np.empty(0, np.int64))
+    gallery, numbers = ledger.gallery()
     calibration = ledger.model().calibration
     threshold = calibration.threshold(FALSE_ACCEPT, len(names))
     best, strange = best_people(images.vectors[strangers], np.arange(len(strangers)), gallery)
@@ -150,26 +150,25 @@ def calibration_error(likely: np.ndarray, truth: np.ndarray, bins: int = 10) -> 
     return float(gap.sum() / counts.sum())
 
 
+def drawn_batch(who: np.ndarray, start: int, width: int, rng: np.random.Generator) -> Batch:
+    """Images of people (numbers), whose embeddings lie around a direction for each."""
+    centers = np.random.default_rng(0).normal(size=(int(who.max()) + 1, width)).astype(np.float32)
+    vectors = centers[who] + 0.7 * rng.standard_normal((len(who), width), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    paths = [f"{start + i:09d}.jpg" for i in range(len(who))]
+    return Batch(paths, vectors, [Sighting()] * len(who), [(start + i).to_bytes(32, "big") for i in range(len(who))])
+
+
 def size(count: int, width: int) -> dict:
     """Seconds for 1,000 images into a ledger of so many."""
     rng = np.random.default_rng(0)
     people = max(2, count // 30)
-    centers = rng.normal(size=(people, width)).astype(np.float32)
-
-    def drawn(who: np.ndarray, start: int) -> Batch:
-        vectors = centers[who] + 0.7 * rng.normal(size=(len(who), width)).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        paths = [f"{start + i:09d}.jpg" for i in range(len(who))]
-        return Batch(
-            paths, vectors, [Sighting()] * len(who), [(start + i).to_bytes(32, "big") for i in range(len(who))]
-        )
-
     who = np.arange(count) % people
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "ledger")
         begun = time.perf_counter()
-        IdentityLedger.create(path, drawn(who, 0), who, "drawn", eps=0.5).close()
-        made, batch = time.perf_counter(), drawn(rng.integers(0, people, 1000), count)
+        IdentityLedger.create(path, drawn_batch(who, 0, width, rng), who, "drawn", eps=0.5).close()
+        made, batch = time.perf_counter(), drawn_batch(rng.integers(0, people, 1000), count, width, rng)
         with IdentityLedger(path) as ledger:
             start = time.perf_counter()
             added = ledger.add(batch, "drawn")
