@@ -57,7 +57,8 @@ class Likeness:
 
     def _clear(self) -> None:
         self.labels, self.sizes = np.empty(0, np.int64), np.empty(0, np.int64)
-        self.edges, self.alike, self.cuts = np.empty((0, 2), np.int64), np.empty(0), {}
+        self.edges, self.alike = np.empty((0, 2), np.int64), np.empty(0)
+        self.cuts: dict[int, Cut] = {}
         self._sums: Optional[np.ndarray] = None
         self._usual: Optional[float] = None
 

@@ -116,6 +116,11 @@ class Questions:
         """
         if len(same) != len(question.others):
             raise UsageError(f"{len(same)} answers do not fit a question about {len(question.others)} others")
+        self.learn(question, same)
+        return apply(self._ledger, [said_of(question, same)])
+
+    def learn(self, question: Question, same: Sequence[Optional[bool]]) -> None:
+        """Takes an answer for what it tells of others, before it is written: what a likeness means, what not to ask again."""
         about, people = question.about, self._likeness
         place = lambda part: int(np.searchsorted(self._images, part.images[0]))
         for part, said in zip(question.others, same):
@@ -126,7 +131,6 @@ class Questions:
                 self._answered[1].append((people.cuts[own].likeness, said))
             elif not part.own and own != other:
                 self._answered[0].append((float(people.between(np.array([own]), np.array([other]))[0]), said))
-        return apply(self._ledger, [said_of(question, same)])
 
     # -- what is known
 
