@@ -12,6 +12,7 @@ import sys
 import types
 
 import fastreid
+import fresh_interpreter
 import miniatures
 import pytest
 import torch
@@ -36,13 +37,7 @@ WITHOUT_INIT = (
 
 def run_python(code, **environment):
     code = WITHOUT_INIT.format(path=os.path.dirname(ise_plugin.__file__)) + code
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        env={**os.environ, **environment},
-    )
+    return fresh_interpreter.run(code=code, environment=environment)
 
 
 IMPORT_PATCHES = ["supply_collections_names", "supply_torch_six", "declare_torchvision_operators"]

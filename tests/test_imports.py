@@ -4,7 +4,9 @@ import importlib
 import subprocess
 import sys
 
+import fresh_interpreter
 import pytest
+from helpers import HANG
 
 import ise_plugin
 from ise_plugin import _imports
@@ -23,10 +25,6 @@ print("registered")
 """
 
 
-def run_python(code):
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=600)
-
-
 @pytest.mark.parametrize(
     "first",
     [
@@ -41,19 +39,21 @@ def run_python(code):
     ],
 )
 def test_components_are_registered_whatever_comes_first(first):
-    result = run_python(first + REGISTERED)
+    result = fresh_interpreter.run(code=first + REGISTERED)
     assert result.stdout.split() == ["registered"], result.stderr
 
 
 def test_what_needs_no_fastreid_imports_none():
-    result = run_python("""
+    code = """
 import sys, ise_plugin
 import ise_plugin.data.reading, ise_plugin.utils.command_line
 print([name for name in ("torch", "fastreid") if name in sys.modules])
 from ise_plugin.clustering import generate_pseudo_labels
 from ise_plugin.method import ClusterMemory
 print([name for name in ("fastreid", "torchvision", "tensorboard") if name in sys.modules])
-""")
+"""
+    words = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=HANG)
     assert result.stdout.split("\n") == ["[]", "[]", ""], result.stderr
 
 
@@ -115,7 +115,7 @@ def test_the_warning_names_the_line_that_imports():
         [sys.executable, "-c", "from ise_plugin.search.index import SearchIndex\nprint(SearchIndex.__module__)"],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANG,
     )
     assert result.stdout.strip() == "ise_plugin.inference.index"
     assert "<string>:1: DeprecationWarning: ise_plugin.search is now ise_plugin.inference" in result.stderr

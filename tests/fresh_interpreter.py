@@ -1,0 +1,63 @@
+"""Interpreters that have imported slow packages already, but neither this one nor fastreid nor torchvision.
+
+A server imports them once and forks; to the program it is as if it had just started. What depends on the first moments of
+a process (threads, variables of the environment that libraries read when they are loaded) needs one of its own.
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+_SERVER = """
+import json, os, runpy, sys, traceback
+import faiss, numba, scipy.stats, sklearn.metrics, tensorboard, torch, torch._dynamo, torch.utils.data
+assert not {"ise_plugin", "fastreid", "torchvision"} & set(sys.modules)
+
+def begin(job):
+    if job["new_session"]:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    for descriptor, path in enumerate([os.devnull, job["stdout"], job["stderr"]]):
+        os.dup2(os.open(path, os.O_RDWR), descriptor)
+    sys.path[:0] = job["environment"].get("PYTHONPATH", "").split(os.pathsep)
+
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        begin(job)
+        sys.argv = job["arguments"]
+        if job["code"] is None:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        else:
+            exec(compile(job["code"], "<string>", "exec"), {"__name__": "__main__"})
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+_server = None
+
+
+def run(*arguments, code=None, environment=None, new_session=False) -> subprocess.CompletedProcess:
+    """Runs a script with its arguments, or a piece of code, to its end; ``environment`` is added to that of the test."""
+    global _server
+    if _server is None:
+        command = [sys.executable, "-W", "ignore", "-c", _SERVER]
+        _server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        atexit.register(_server.stdin.close)
+    with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
+        job = {
+            "arguments": [str(argument) for argument in arguments] or ["-c"],
+            "code": code,
+            "environment": {**os.environ, **(environment or {})},
+            "folder": os.getcwd(),
+            "new_session": new_session,
+            "stdout": stdout.name,
+            "stderr": stderr.name,
+        }
+        print(json.dumps(job), file=_server.stdin, flush=True)
+        return subprocess.CompletedProcess(job["arguments"], int(_server.stdout.readline()), stdout.read(), stderr.read())
