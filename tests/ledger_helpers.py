@@ -1,6 +1,8 @@
 """Drawn people: embeddings around a direction for each, with a shift for each camera."""
 
 import hashlib
+import json
+import re
 import time
 
 import numpy as np
@@ -62,3 +64,9 @@ def write_slowly(ready, path, seconds):
     with IdentityLedger(path) as ledger, ledger.store.writing("a long change"):
         ready.set()
         time.sleep(float(seconds))
+
+
+def page_content(page):
+    """What a page of questions has for its script."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(found[1])

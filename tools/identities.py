@@ -13,6 +13,8 @@ from ise_plugin.errors import UsageError
 from ise_plugin.utils.command_line import run_command
 
 FALSE_ACCEPT = 0.01
+QUESTIONS = 40
+FORMATS = ("csv", "cvat", "label-studio")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,12 +83,22 @@ def parser() -> argparse.ArgumentParser:
         "corrections", corrections, "write what people said as pairs of images, for ISE.CORRECTIONS of a training"
     )
     made.add_argument("--output", required=True, metavar="FILE")
+    made = command("review", review, "ask a person what helps most: a page to answer offline, or served with saving")
+    made.add_argument("--output", metavar="FILE.html", help="the page; import reads the answers that it saves")
+    made.add_argument("--questions", type=int, default=QUESTIONS, help=f"on the page (default: {QUESTIONS})")
+    made.add_argument("--serve", action="store_true", help="on this machine's loopback, until Ctrl-C; saves at once")
+    made.add_argument("--port", type=int, default=0, help="of --serve (default: a free one)")
+    made = command("import", take_in, "take in what a person said: answers of review, or an edited table of export")
+    made.add_argument("file", metavar="FILE")
     made = command("retrain", retrain, "take the groups of a network trained anew; people keep their numbers")
     made.add_argument("--run", required=True, help="output folder of the new run, on all images of the ledger")
     made.add_argument("--changes", metavar="FILE", help="write a line for every image that moved (CSV)")
     _network(made)
-    made = command("export", export, "write a CSV file with a line for every image")
+    made = command("export", export, "write whose every image is: a table, or a task of an annotation program")
     made.add_argument("--output", required=True, metavar="FILE")
+    made.add_argument(
+        "--format", choices=FORMATS, default=FORMATS[0], help=f"{', '.join(FORMATS)}; import reads each of them, edited"
+    )
     made = command("check", check, "look for damage, and for pictures that are gone")
     made.add_argument("--repair", metavar="FILE", help="write what can be saved into a new ledger")
     command("stats", stats, "count, and list the changes that can be undone")
@@ -221,6 +233,42 @@ def corrections(args: argparse.Namespace) -> None:
     print(f"{args.output}: {links} pairs of one person, {apart} of two")
 
 
+def review(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.review import write_page
+
+    if bool(args.output) == args.serve:
+        raise UsageError("name --output FILE.html for a page to answer offline, or --serve")
+    if args.questions < 1:
+        raise UsageError(f"--questions must be 1 or more, not {args.questions}")
+    if args.serve:
+        _serve(args)
+        return
+    with _opened(args) as ledger:
+        count = write_page(ledger, args.output, args.questions)
+    print(f"{args.output}: {count} questions; open it in a browser, save the answers, then ise-identities import")
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.serving import ReviewServer
+
+    server = ReviewServer(args.ledger, args.port)
+    print(f"open {server.address}\nCtrl-C ends it; every answer is in the ledger at once", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        server.server_close()
+
+
+def take_in(args: argparse.Namespace) -> None:
+    from ise_plugin.ledger.exchange import import_file
+
+    with _opened(args) as ledger:
+        taken, refused = import_file(ledger, args.file)
+    print(f"{taken} taken, {len(refused)} refused", *refused, sep="\n  ")
+
+
 def retrain(args: argparse.Namespace) -> None:
     from ise_plugin.ledger.jobs import retrain_from_run
 
@@ -232,10 +280,10 @@ def retrain(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from ise_plugin.ledger.jobs import export_csv
+    from ise_plugin.ledger.exchange_files import WRITERS
 
     with _opened(args) as ledger:
-        print(f"{args.output}: {export_csv(ledger, args.output)} images")
+        print(f"{args.output}: {WRITERS[args.format](ledger, args.output)} images")
 
 
 def check(args: argparse.Namespace) -> None:

@@ -1,7 +1,5 @@
 """What the command does with files: a ledger from a finished run, pictures into it, tables out of it."""
 
-import csv
-import io
 import json
 import logging
 import os
@@ -18,26 +16,13 @@ from ..errors import UsageError
 from ..identities.groups import CSV_NAME, SUMMARY_NAME, harmless, read_csv
 from ..inference.embedder import Embedder
 from ..inference.jobs import EmbeddingJob, embed_files, list_files
-from ..utils.files import digest_of, shown, write_atomically
+from ..utils.files import digest_of, shown
 from .batch import Batch
-from .identity_ledger import FALSE_ACCEPT, Added, IdentityLedger, Sighted
+from .exchange_files import write_table
+from .identity_ledger import FALSE_ACCEPT, Added, IdentityLedger
 from .retraining import Relabelled, corrections, relabel
 
 logger = logging.getLogger("fastreid.ise.ledger")
-
-EXPORTED = (
-    "path",
-    "person",
-    "name",
-    "verdict",
-    "probability",
-    "candidate",
-    "camera",
-    "track",
-    "sequence",
-    "time",
-    "source",
-)
 
 
 def init_from_run(path: str, run: str, device: str = "auto", weights: Optional[str] = None) -> IdentityLedger:
@@ -152,7 +137,7 @@ def retrain_from_run(
         if changes is not None:
             by_number = {row.image: row.path for row in ledger.images()}
             lines = [(harmless(by_number[image]), *people) for image, *people in done.moved]
-            _write_table(changes, ("path", "before", "after"), lines)
+            write_table(changes, ("path", "before", "after"), lines)
     return done
 
 
@@ -198,27 +183,6 @@ def _digest(path: str) -> Optional[bytes]:
     with suppress(OSError):
         return bytes.fromhex(digest_of(path))
     return None
-
-
-def export_csv(ledger: IdentityLedger, path: str) -> int:
-    """Writes a line for every image, columns as in :data:`EXPORTED`; how many. Spreadsheets run no text as a formula."""
-    names = {person.number: person.name for person in ledger.people()}
-    rows = [_exported(row, names.get(row.person or 0, "")) for row in ledger.images()]
-    _write_table(path, EXPORTED, rows)
-    return len(rows)
-
-
-def _write_table(path: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer)
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_atomically(path, buffer.getvalue().encode("utf-8", "surrogateescape"))
-
-
-def _exported(row: Sighted, name: str) -> list:
-    values = {**row._asdict(), "name": name}
-    return [harmless(value) if isinstance(value, str) else value for value in map(values.get, EXPORTED)]
 
 
 def stats(ledger: IdentityLedger, false_accept: float = FALSE_ACCEPT) -> dict:

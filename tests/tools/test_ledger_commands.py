@@ -116,3 +116,24 @@ def test_a_run_of_another_network(made, identities, tmp_path):
     (tmp_path / "other/model_final.pth").write_bytes(sealed(buffer.getvalue()))
     code, said = identities("add", "--device", "cpu", "--run", tmp_path / "other", crops)
     assert code == 2 and "embeddings of another network" in said and "ise-identities retrain" in said
+
+
+def test_a_page_of_questions_and_its_answers(identities, tmp_path):
+    page = tmp_path / "page.html"
+    code, said = identities("review", "--output", page, "--questions", 2)
+    if code:  # a run whose groups leave nothing to ask
+        assert "nothing worth asking" in said
+    else:
+        assert "2 questions" in said or "1 questions" in said
+        assert page.read_text().startswith("<!doctype html>")
+    for wrong in ((), ("--output", page, "--serve"), ("--output", page, "--questions", 0)):
+        assert identities("review", *wrong)[0] != 0
+    table = exported(identities, tmp_path)
+    edited = [{**row, "name": "Ada"} if row["person"] == "1" else row for row in table]
+    with open(tmp_path / "edited.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(edited)
+    count = sum(row["person"] == "1" for row in table)
+    assert identities("import", tmp_path / "edited.csv") == (0, f"{count} taken, 0 refused\n")
+    assert {row["name"] for row in exported(identities, tmp_path) if row["person"] == "1"} == {"Ada"}
