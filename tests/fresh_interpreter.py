@@ -60,4 +60,6 @@ def run(*arguments, code=None, environment=None, new_session=False) -> subproces
             "stderr": stderr.name,
         }
         print(json.dumps(job), file=_server.stdin, flush=True)
-        return subprocess.CompletedProcess(job["arguments"], int(_server.stdout.readline()), stdout.read(), stderr.read())
+        return subprocess.CompletedProcess(
+            job["arguments"], int(_server.stdout.readline()), stdout.read(), stderr.read()
+        )
