@@ -28,20 +28,21 @@ from .reading import MIN_SIDE, UnreadableImage, read_rgb
 logger = logging.getLogger("fastreid.ise.mot")
 
 TABLE_NAME = "sightings.csv"
-_COLUMNS = ("path", "camera", "sequence", "track", "frame")
-FRAMES, _SOURCE = "img1", "source.json"
-_QUALITY = 95  # of the JPEG files: hardly worse than the frames
+_COLUMNS = ("path", "camera", "sequence", "track")
+FRAMES, SOURCE = "img1", "source.json"
+QUALITY = 95  # of the JPEG files: hardly worse than the frames
 # Ground truth rows have this many columns; confidence 0 means that a row does not count, and people are of class 1.
 _TRUTH_COLUMNS, _PERSON = 9, 1
 
 
 class Box(NamedTuple):
-    """A row: number of its line and of its frame, track or None, and the corners in pixels."""
+    """A row: number of its line and of its frame, track or None, the corners in pixels, and its confidence, 1 by default."""
 
     line: int
     frame: int
     track: Optional[int]
     corners: tuple[int, int, int, int]
+    score: float = 1.0
 
 
 def cut_crops(folders: Sequence[str], output: str, rows: str = "gt/gt.txt", every: int = 1, camera: str = "") -> int:
@@ -70,17 +71,18 @@ def cut_crops(folders: Sequence[str], output: str, rows: str = "gt/gt.txt", ever
     for name, times in Counter(map(os.path.basename, folders)).items():
         if times > 1:
             raise UsageError(f"{times} sequences are called {shown(name)}; rename one, or cut them into other folders")
-    cameras = [_camera_of(os.path.basename(folder), camera) for folder in folders]
+    cameras = [camera_of(os.path.basename(folder), camera) for folder in folders]
     try:
         os.makedirs(output, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{shown(output)} cannot be made ({error.strerror}); name another folder") from error
     for folder, of_camera in zip(folders, cameras):
         _cut(folder, _path_of_rows(folder, rows), os.path.join(output, os.path.basename(folder)), every, of_camera)
-    return _write_table(output)
+    return write_table(output)
 
 
-def _camera_of(sequence: str, pattern: str) -> str:
+def camera_of(sequence: str, pattern: str) -> str:
+    """The first group of a regular expression searched in a name; the name without one. UsageError where it does not fit."""
     try:
         found = re.search(pattern, sequence) if pattern else None
         if pattern and (found is None or not found[1]):
@@ -107,7 +109,7 @@ def _cut(folder: str, rows: str, place: str, every: int, camera: str) -> None:
         ) from error
     sizes = [(path, os.path.getsize(path)) for path in frames.values()]
     digest = hashlib.sha256(repr((content, sizes, every, camera)).encode("utf-8", "surrogateescape")).hexdigest()
-    before = _read_source(place)
+    before = read_source(place)
     if before and before["digest"] == digest:
         return
     wanted: dict[int, list[Box]] = {}
@@ -116,7 +118,7 @@ def _cut(folder: str, rows: str, place: str, every: int, camera: str) -> None:
             wanted.setdefault(box.frame, []).append(box)
     for left in glob.glob(f"{glob.escape(place)}.*.tmp"):  # by a call that was killed; it would be read with the crops
         shutil.rmtree(left)
-    own = {_SOURCE, *(row[0] for row in before["crops"])} if before else set()
+    own = {SOURCE, *(row[0] for row in before["crops"])} if before else set()
     with replaced_folder(place, own) as temporary, progress_bar(len(wanted), os.path.basename(folder), "frames") as bar:
         crops: list = []
         flaws: dict[str, list] = defaultdict(list)
@@ -127,8 +129,8 @@ def _cut(folder: str, rows: str, place: str, every: int, camera: str) -> None:
             logger.warning(f"{shown(rows)}: {len(left_out)} {kind}, {left_out[0]} for one; left out")
         if not crops:
             raise UsageError(f"{shown(rows)} gives no crop; check that it belongs to the frames in {shown(folder)}")
-        with open(os.path.join(temporary, _SOURCE), "w", encoding="utf-8") as source:
-            json.dump({"digest": digest, "camera": camera, "crops": crops}, source)
+        with open(os.path.join(temporary, SOURCE), "w", encoding="utf-8") as source:
+            json.dump({"digest": digest, "camera": camera, "told": "frame", "crops": crops}, source)
 
 
 def find_frames(folder: str) -> dict[int, str]:
@@ -156,7 +158,9 @@ def read_boxes(text: str, name: str) -> list[Box]:
         try:
             values = [float(value) for value in row.strip().strip(",").split(",")]
             frame, number, left, top, width, height = values[:6]
-            box = Box(line, int(frame), int(number) if number >= 0 else None, _corners(left, top, width, height))
+            corners = _corners(left, top, width, height)
+            score = values[6] if len(values) > 6 else 1.0
+            box = Box(line, int(frame), int(number) if number >= 0 else None, corners, score)
         except (ValueError, OverflowError):
             bad.append(line)
             continue
@@ -206,32 +210,40 @@ def _cut_frame(path: Optional[str], boxes: Sequence[Box], folder: str, flaws: di
             continue
         track = f"unknown{number:03d}" if box.track is None else f"{box.track:04d}"
         name = f"{track}_{box.frame:06d}.jpg"
-        image.crop(corners).save(os.path.join(folder, name), quality=_QUALITY)
+        image.crop(corners).save(os.path.join(folder, name), quality=QUALITY)
         crops.append((name, box.track, box.frame))
     return crops
 
 
-def _read_source(place: str) -> Optional[dict]:
-    """What an earlier call wrote to ``place``, where there is something."""
+def read_source(place: str) -> Optional[dict]:
+    """What an earlier call wrote beside the crops in ``place``, if anything is there; UsageError where it is no such folder."""
     if not os.path.lexists(place):
         return None
     try:
-        with open(os.path.join(place, _SOURCE), encoding="utf-8") as file:
+        with open(os.path.join(place, SOURCE), encoding="utf-8") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
         raise UsageError(f"{shown(place)} holds no crops that were cut from a sequence; name another folder") from error
 
 
-def _write_table(output: str) -> int:
+def write_table(output: str) -> int:
+    """Writes ``OUTPUT/sightings.csv`` of all sequences whose crops are below a folder; the number of crops.
+
+    UsageError where some tell frames and others times, which do not compare.
+    """
+    sources = {}
+    for sequence in sorted(os.listdir(output)):
+        if os.path.isfile(os.path.join(output, sequence, SOURCE)):
+            sources[sequence] = read_source(os.path.join(output, sequence))
+    told = {source.get("told", "frame") for source in sources.values()}
+    if len(told) > 1:
+        raise UsageError(f"{shown(output)} holds crops with frames and crops with times; name another folder for these")
     text, count = io.StringIO(newline=""), 0
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for sequence in sorted(os.listdir(output)):
-        if not os.path.isfile(os.path.join(output, sequence, _SOURCE)):
-            continue
-        source = _read_source(os.path.join(output, sequence))
-        for name, track, frame in source["crops"]:
-            writer.writerow([f"{sequence}/{name}", source["camera"], sequence, "" if track is None else track, frame])
+    writer.writerow([*_COLUMNS, *(told or ("frame",))])
+    for sequence, source in sources.items():
+        for name, track, moment in source["crops"]:
+            writer.writerow([f"{sequence}/{name}", source["camera"], sequence, "" if track is None else track, moment])
         count += len(source["crops"])
     write_atomically(os.path.join(output, TABLE_NAME), text.getvalue().encode("utf-8", "surrogateescape"))
     return count

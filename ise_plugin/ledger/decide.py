@@ -1,14 +1,17 @@
 """Known, new or undecided: what is made of images that come into a ledger."""
 
+from collections import defaultdict
 from typing import NamedTuple, Optional
 
 import numpy as np
 
 from ..clustering import DBSCAN, OUTLIER, jaccard_graph
 from ..clustering.calibration import NEIGHBORS, Calibration, Scored, nearest, score_people
+from ..clustering.constraints import Constraints
 
 KNOWN, NEW, UNDECIDED = "known", "new", "undecided"
 _NOBODY = -1
+NOBODY_APART = np.empty((0, 2), np.int64)
 # Of the Jaccard distance that new people are grouped by, and of DBSCAN, as in the configs for folders.
 _K1, _MIN_SAMPLES = 20, 4
 # Neighbours of every image of a batch that tell what is usual where people are grouped.
@@ -73,6 +76,7 @@ def decide(
     gallery: Gallery,
     calibration: Calibration,
     false_accept: float,
+    apart: np.ndarray = NOBODY_APART,
 ) -> Decided:
     """Decides for the images of a batch.
 
@@ -84,13 +88,17 @@ def decide(
     Args:
         vectors: (N, D) float32 unit rows.
         units: (N,) int64, 0..U-1: the images of a track have one number.
+        apart: (P, 2) int64, pairs of units that are two people. Of two that are like one person, the more similar is.
     """
     person, score = best_people(vectors, units, gallery)
     probability = probabilities(person, score, gallery, calibration)
     known = (person >= 0) & (score >= calibration.threshold(false_accept, len(gallery.trust)))
+    taken = _Taken(apart)
+    for place in np.flatnonzero(known)[np.argsort(-score[known], kind="stable")].tolist():
+        known[place] = taken.give(int(units[place]), int(person[place]))
     verdicts = np.where(known, KNOWN, UNDECIDED).astype(object)
     people = np.where(known, person, _NOBODY)
-    groups = group(vectors, units, gallery, calibration.eps)
+    groups = group(vectors, units, gallery, calibration.eps, apart)
     number = 0
     for label in range(groups.max(initial=OUTLIER) + 1):
         members = np.flatnonzero(groups == label)
@@ -99,7 +107,9 @@ def decide(
             continue
         names, counts = np.unique(person[recognised], return_counts=True)
         if len(names) and counts.max() * 2 > len(members):
-            verdicts[left], people[left] = KNOWN, names[counts.argmax()]
+            name = int(names[counts.argmax()])
+            left = left[[taken.give(unit, name) for unit in units[left].tolist()]]
+            verdicts[left], people[left] = KNOWN, name
             probability[left] = probability[recognised].mean()
         elif not len(recognised) and probability[left].mean() < _EVEN:
             verdicts[left], people[left] = NEW, number
@@ -107,6 +117,24 @@ def decide(
             number += 1
     candidates = np.where(verdicts == UNDECIDED, person, _NOBODY)
     return Decided(verdicts, people, candidates, probability)
+
+
+class _Taken:
+    """Whose people are given to units so far, never one to two that are apart."""
+
+    def __init__(self, apart: np.ndarray):
+        self._foes: dict = defaultdict(set)
+        for one, other in apart.tolist():
+            self._foes[one].add(other)
+            self._foes[other].add(one)
+        self._people: dict = {}
+
+    def give(self, unit: int, person: int) -> bool:
+        """Gives the unit the person, if it may be."""
+        if any(self._people.get(foe) == person for foe in self._foes.get(unit, ())):
+            return False
+        self._people[unit] = person
+        return True
 
 
 def probabilities(person: np.ndarray, score: np.ndarray, gallery: Gallery, calibration: Calibration) -> np.ndarray:
@@ -146,11 +174,13 @@ def _of_units(scored: Scored, units: np.ndarray, least: np.ndarray) -> Scored:
     return Scored(keys[:, 0], keys[:, 1], sums / sizes[keys[:, 0]])
 
 
-def group(vectors: np.ndarray, units: np.ndarray, gallery: Gallery, eps: float) -> np.ndarray:
+def group(
+    vectors: np.ndarray, units: np.ndarray, gallery: Gallery, eps: float, apart: np.ndarray = NOBODY_APART
+) -> np.ndarray:
     """(N,) int64 groups of a batch as the labelling would make them, -1 for images in none.
 
     The images of the ledger that are near take part in the distances, because what is near depends on what is usual, and none
-    in the groups. The images of a unit stay together.
+    in the groups. The images of a unit stay together, and units that are apart get two groups.
     """
     rows = vectors
     if len(gallery.people):
@@ -161,7 +191,9 @@ def group(vectors: np.ndarray, units: np.ndarray, gallery: Gallery, eps: float) 
         return np.full(len(vectors), OUTLIER)
     clusterer = DBSCAN(eps, _MIN_SAMPLES)
     graph = jaccard_graph(rows, min(_K1, len(rows) - 1), max_distance=eps)[: len(vectors), : len(vectors)]
-    return _whole_units(clusterer.fit_predict(graph.tocsr()), units)
+    graph = graph.tocsr()
+    found = _whole_units(clusterer.fit_predict(graph), units)
+    return Constraints(units, units, apart).repaired(found, graph) if len(apart) else found
 
 
 def _whole_units(labels: np.ndarray, units: np.ndarray) -> np.ndarray:

@@ -228,7 +228,13 @@ class IdentityLedger:
 
     # -- adding
 
-    def add(self, batch: Batch, fingerprint: str, false_accept: float = FALSE_ACCEPT) -> Added:
+    def add(
+        self,
+        batch: Batch,
+        fingerprint: str,
+        false_accept: float = FALSE_ACCEPT,
+        apart: Sequence[tuple[str, str]] = (),
+    ) -> Added:
         """Decides of images that are not there yet, and of undecided ones that they are like: known, new, or undecided.
 
         Adding what is there changes nothing. See :func:`.decide.decide`.
@@ -236,6 +242,7 @@ class IdentityLedger:
         Args:
             fingerprint: of the network that made the embeddings.
             false_accept: share of people who are not in the ledger that may be taken for somebody, in (0, 1).
+            apart: pairs of paths of the batch whose tracks are two people, seen at once; they never become one.
 
         Raises:
             UsageError: embeddings of another network than the ledger's.
@@ -246,7 +253,7 @@ class IdentityLedger:
             model = self.model(fingerprint)
             check_batch(batch, model.width)
             (batch,), copies = self._without_copies(batch)
-            counts, people = self._add(batch, model, false_accept) if len(batch.paths) else (Counter(), [])
+            counts, people = self._add(batch, model, false_accept, apart) if len(batch.paths) else (Counter(), [])
             self._keep_copies(copies)
             found = Added(len(batch.paths), counts[KNOWN], counts[NEW], counts[UNDECIDED], people, copies)
             self.store.describe(
@@ -254,7 +261,9 @@ class IdentityLedger:
             )
         return found
 
-    def _add(self, batch: Batch, model: Model, false_accept: float) -> tuple[Counter, list]:
+    def _add(
+        self, batch: Batch, model: Model, false_accept: float, apart: Sequence[tuple[str, str]]
+    ) -> tuple[Counter, list]:
         gallery, numbers = self.gallery()
         near = gallery.nearest(batch.vectors, min(CONTEXT, len(numbers)))[1] if len(numbers) else np.empty(0, np.int64)
         near = np.unique(near)
@@ -268,7 +277,11 @@ class IdentityLedger:
             places = np.searchsorted(numbers, waiting)
             vectors = np.concatenate([gallery.rows(places), batch.vectors]) if len(waiting) else batch.vectors
             calibration = self._fresh(model, gallery, numbers)
-            decided = decide(vectors, self._units(everything), gallery, calibration, false_accept)
+            units = self._units(everything)
+            unit_of = dict(zip(batch.paths, units[len(waiting) :].tolist()))
+            known = {(unit_of[a], unit_of[b]) for a, b in apart if a in unit_of and b in unit_of}
+            pairs = np.array(sorted(known), np.int64).reshape(-1, 2)
+            decided = decide(vectors, units, gallery, calibration, false_accept, pairs)
             groups = range(int(decided.people[decided.verdicts == NEW].max(initial=-1)) + 1)
             people = self.store.insert("people", [(None, 0, None)] * len(groups))
             rows = _decision_rows(everything, decided, people)

@@ -30,6 +30,8 @@ _DASHES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1)), "--", "-.")
 _MOST_MARKS = 25
 _STYLE_FILE = os.path.join(os.path.dirname(__file__), "templates", "figures.mplstyle")
 _LEGEND_COLUMNS = 3
+# Rows of a timeline that can have a name beside them.
+_MOST_ROW_NAMES = 14
 # Fonts and styles are the page's own.
 _NOT_FOR_THE_PAGE = re.compile(
     r"<metadata>.*?</metadata>|<defs>\s*<style[^>]*>.*?</style>\s*</defs>|font-family: [^;\"]*;?", re.DOTALL
@@ -60,7 +62,7 @@ class Figures:
         self._drawn: dict = {}
 
     def draw(self, paint: Callable, title: str, *data, caption: str = "", **options) -> Figure:
-        """A figure by :func:`lines`, :func:`bars`, :func:`sizes`, :func:`distances` or :func:`scatter`, which get the data."""
+        """A figure by :func:`lines`, :func:`bars`, :func:`sizes`, :func:`distances`, :func:`timeline` or :func:`scatter`."""
         before, svg = self._drawn.get(title, (None, ""))
         if before is None or before != (data, options) and not (self.reuse and paint in (lines, bars)):
             svg = _draw(paint, *data, **options)
@@ -162,6 +164,19 @@ def distances(axes, histogram: dict, distance: str) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k")
     _label(axes, f"{distance} distance", "pairs")
+
+
+def timeline(axes, bars: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], names: Sequence[str]) -> None:
+    """A row for each name, the first at the top; of each named series (of whom, from, to) a bar."""
+    place = {name: row for row, name in enumerate(names)}
+    for i, (label, spans) in enumerate(bars):
+        rows, starts, widths = [place[n] for n, _, _ in spans], [a for _, a, _ in spans], [b - a for _, a, b in spans]
+        color = SERIES[i % len(SERIES)]
+        axes.barh(rows, widths, left=starts, color=color, label=label, height=0.7, edgecolor=PAPER, linewidth=0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    step = -(-len(names) // _MOST_ROW_NAMES)
+    axes.set_yticks(range(0, len(names), step), names[::step])
+    _label(axes, "seconds", "person", whole_numbers=True)
 
 
 def scatter(axes, points: dict) -> None:

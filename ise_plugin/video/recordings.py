@@ -1,5 +1,6 @@
 """Frames of a recording, one after another in little memory: of a video file, of an address, or of a folder of pictures."""
 
+import hashlib
 import heapq
 import logging
 import os
@@ -53,25 +54,26 @@ class Recording:
         source: as given.
         name: of files made from it: the file's name without its ending, the folder's, the address without what is secret.
         camera: the name, unless the user says otherwise.
+        live: whether it is an address, which is seen once.
         skipped: frames of the last :meth:`frames` that could not be decoded.
     """
 
     def __init__(self, source: str, frame_rate: Optional[float] = None):
         self.source, self.skipped = source, 0
-        self._live = bool(_ADDRESS.match(source))
-        self._folder = "" if self._live else _folder_of_frames(source)
+        self.live = bool(_ADDRESS.match(source))
+        self._folder = "" if self.live else _folder_of_frames(source)
         plain = os.path.abspath(os.path.expanduser(source))
         self.camera = self.name = (
             os.path.basename(plain) if self._folder else os.path.splitext(os.path.basename(plain))[0]
         )
-        if self._live:
+        if self.live:
             self.camera = _without_secrets(source)
             self.name = f"{self.camera}_{time.strftime('%Y%m%dT%H%M%S')}"
         self._frame_rate = _rate_of(plain) if self._folder and frame_rate is None else frame_rate or FRAME_RATE
 
     def count(self) -> Optional[int]:
         """How many frames there are; None for an address. A file is read, but not decoded."""
-        if self._live:
+        if self.live:
             return None
         if self._folder:
             return len(find_frames(self._folder))
@@ -79,6 +81,18 @@ class Recording:
             if stream.frames:
                 return int(stream.frames)
             return sum(packet.size > 0 and not packet.is_discard for packet in container.demux(stream))
+
+    def stamp(self) -> Optional[str]:
+        """What changes with the pictures: names, sizes and times of files; None for an address."""
+        if self.live:
+            return None
+        path = self._folder or os.path.expanduser(self.source)
+        try:
+            files = list(os.scandir(path)) if self._folder else [path]
+            told = [(os.path.basename(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+        except OSError as error:
+            raise UsageError(f"{shown(self.source)} cannot be read ({error.strerror}); check the path") from error
+        return hashlib.sha256(repr(sorted(told)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def numbers(self) -> Optional[list[int]]:
         """Numbers of the frames of a folder; None where frames are counted."""
