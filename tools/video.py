@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "sources", nargs="*", metavar="RECORDING", help="where they are now (default: all, where they were)"
     )
+    made.add_argument("--frame", type=int, metavar="NUMBER", help="draw this frame alone, as a picture")
     command("export", export, "write tables and report anew, after corrections with ise-identities")
     return result
 
@@ -119,7 +120,7 @@ def annotate(args: argparse.Namespace) -> None:
 
     with IdentityLedger(os.path.join(args.output, LEDGER)) as ledger:
         names = {person.number: person.name for person in ledger.people()}
-    print(*draw(args.output, args.sources, names), sep="\n")
+    print(*draw(args.output, args.sources, names, args.frame), sep="\n")
 
 
 def export(args: argparse.Namespace) -> None:

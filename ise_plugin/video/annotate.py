@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Optional, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.thumbnails import to_jpeg
 from ..errors import UsageError
-from ..utils.files import shown, written_whole
+from ..utils.files import shown, write_atomically, written_whole
 from ..utils.parallel import progress_bar
 from .recordings import Recording
 from .results import MOT_FILES, recordings_in
@@ -38,12 +39,15 @@ class Drawn(NamedTuple):
     text: str
 
 
-def annotate(output: str, sources: Sequence[str] = (), names: Optional[dict[int, str]] = None) -> list[str]:
+def annotate(
+    output: str, sources: Sequence[str] = (), names: Optional[dict[int, str]] = None, number: Optional[int] = None
+) -> list[str]:
     """Draws recordings of an output folder into ``OUTPUT/annotated/NAME.mp4``.
 
     Args:
         sources: those to draw, where they are now; by default all, where they were.
         names: person -> name, shown beside the number.
+        number: of a single frame, which is drawn as a picture, ``NAME_NUMBER.jpg``, in the video's place.
 
     Returns:
         The files.
@@ -62,10 +66,13 @@ def annotate(output: str, sources: Sequence[str] = (), names: Optional[dict[int,
     for name, source in places.items():
         if not os.path.exists(os.path.expanduser(source)):
             raise UsageError(f"{shown(source)} is gone; name where {shown(name)} is now: ise-video annotate … FILE")
-        path = os.path.join(output, FOLDER, f"{name}.mp4")
+        path = os.path.join(output, FOLDER, f"{name}.mp4" if number is None else f"{name}_{number}.jpg")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         boxes = read_people(os.path.join(output, MOT_FILES, f"{name}.txt"), names or {})
-        _write(path, Recording(source), boxes)
+        if number is None:
+            _write(path, Recording(source), boxes)
+        else:
+            write_atomically(path, to_jpeg(_picture(Recording(source), number, boxes)))
         written.append(path)
     return written
 
@@ -99,6 +106,13 @@ def draw(image: np.ndarray, people: Sequence[Drawn]) -> Image.Image:
         canvas.rectangle(canvas.textbbox(corner, text, font), fill=color)
         canvas.text(corner, text, fill="black", font=font)
     return picture
+
+
+def _picture(recording: Recording, number: int, people: dict[int, list[Drawn]]) -> Image.Image:
+    for frame in recording.frames():
+        if frame.number == number:
+            return draw(frame.image, people.get(number, ()))
+    raise UsageError(f"{shown(recording.source)} has no frame {number}; name another")
 
 
 def _write(path: str, recording: Recording, people: dict[int, list[Drawn]]) -> None:

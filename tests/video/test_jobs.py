@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from helpers import FOLDER_RUN_OPTIONS, load_tool
+from PIL import Image
 from video_helpers import Colours, write_world
 
 from ise_plugin.ledger import IdentityLedger
@@ -182,7 +183,11 @@ def test_numbers_are_drawn_on_the_recordings(found, world):
         change = np.abs(drawn[int(frame) - 1].image.astype(int) - plain[int(frame) - 1].image)
         edge = change[round(top), round(left) : round(left + width)].mean()
         assert edge > 30 and np.median(change) < 10
-    assert video("annotate", "--output", found, world / "cam3.mp4") == 2
+    assert video("annotate", "--output", found, world / "cam1.mp4", "--frame", 5) == 0
+    picture = np.asarray(Image.open(found / "annotated/cam1_5.jpg"), int)
+    assert np.abs(picture - drawn[4].image).mean() < 10 < np.abs(picture - plain[4].image).max()
+    for wrong in ([world / "cam3.mp4"], [world / "cam1.mp4", "--frame", 500]):
+        assert video("annotate", "--output", found, *wrong) == 2
 
 
 def test_trained_on_the_crops(world, found, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def identities(args: argparse.Namespace) -> None:
         rows["ise-video, stock network"]["crops per second"] = round(crops / seconds, 1)
         if args.model != STOCK:
             own = args.output / (f"trained_{seed}" if args.model is None else f"model_{seed}")
-            words = [*FOLDER_TRAINING, "--set", "SEED", str(seed)] if args.model is None else ["--model", args.model]
+            words = FOLDER_TRAINING if args.model is None else ["--model", args.model]
             seconds = timed(command(folder, own, words))
             rows["ise-video, trained" if args.model is None else args.model] = {
                 **found_in(own, truth),
@@ -199,7 +199,7 @@ def repeated(folder: Path, output: Path, times: int) -> None:
 def kills(args: argparse.Namespace) -> None:
     """SIGKILL at random moments, each time taken up again; in the end all is as without."""
     folder, whole, killed = world(args, args.seeds[0]), args.output / "whole", args.output / "killed"
-    words = ["--model", STOCK] if args.model else [*FOLDER_TRAINING, "--set", "SEED", "0"]
+    words = ["--model", STOCK] if args.model else FOLDER_TRAINING
     for place in (whole, killed):
         shutil.rmtree(place, ignore_errors=True)
     seconds, chance, done = timed(command(folder, whole, words)), random.Random(0), 0
