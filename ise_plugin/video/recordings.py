@@ -164,6 +164,7 @@ class Recording:
             self.skipped += len(waiting)
 
 
+INSTALL = "pip install av opencv-python-headless 'supervision>=0.31' && pip install --no-deps trackers"
 _REPAIR = "convert it with: ffmpeg -i FILE -c:v libx264 NEW.mp4"
 
 
@@ -197,7 +198,10 @@ class _opened:
         self._source = source
 
     def __enter__(self) -> tuple[Any, Any]:
-        import av
+        try:
+            import av
+        except ImportError as error:
+            raise UsageError(f"videos need PyAV; install it with: {INSTALL}") from error
 
         live = bool(_ADDRESS.match(self._source))
         path = self._source if live else os.path.expanduser(self._source)

@@ -6,8 +6,8 @@ import numpy as np
 
 from ..errors import UsageError
 from .boxes import NO_TRACK, Found
+from .recordings import INSTALL
 
-_INSTALL = "pip install av opencv-python-headless 'supervision>=0.31' && pip install --no-deps trackers"
 # What the tracker counts its patience in, 30 of these: a second, whatever the recording's own rate, which its times tell.
 _FRAMES_PER_SECOND = 30.0
 
@@ -22,7 +22,7 @@ class Tracker:
 
     def __init__(self) -> None:
         if importlib.util.find_spec("trackers") is None:
-            raise UsageError(f"tracking needs the library trackers; install it with: {_INSTALL}")
+            raise UsageError(f"tracking needs the library trackers; install it with: {INSTALL}")
         from trackers import ByteTrackTracker
 
         # a box that was seen twice begins a track; short ones give no crops

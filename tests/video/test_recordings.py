@@ -1,6 +1,7 @@
 """Frames of recordings: their numbers, times and pictures, whatever is wrong with the file."""
 
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -92,6 +93,12 @@ def test_what_is_no_video_gets_one_line_with_the_cure(tmp_path, pictures):
         said = str(caught.value)
         assert words in said and name in said and "\n" not in said, said
         assert name == "audio.wav" or "ffmpeg -i" in said
+
+
+def test_what_is_not_installed_is_named_with_the_command(tmp_path, pictures, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UsageError, match="videos need PyAV; install it with: pip install av "):
+        Recording("a.mp4").count()
 
 
 def test_a_folder_of_frames(tmp_path, pictures, caplog):
