@@ -269,25 +269,39 @@ class IdentityLedger:
         near = np.unique(near)
         waiting = self._tracks_of(numbers[near[gallery.people[near] < 0]])
         images = self._insert_images(batch, model.number)
-        everything = np.r_[waiting, images].astype(np.int64)
         if model.calibration is None:
-            rows = [(image, (UNDECIDED, None, None, None, "program")) for image in images]
-            people: list = []
-        else:
-            places = np.searchsorted(numbers, waiting)
-            vectors = np.concatenate([gallery.rows(places), batch.vectors]) if len(waiting) else batch.vectors
-            calibration = self._fresh(model, gallery, numbers)
-            units = self._units(everything)
-            unit_of = dict(zip(batch.paths, units[len(waiting) :].tolist()))
-            known = {(unit_of[a], unit_of[b]) for a, b in apart if a in unit_of and b in unit_of}
-            pairs = np.array(sorted(known), np.int64).reshape(-1, 2)
-            decided = decide(vectors, units, gallery, calibration, false_accept, pairs)
-            groups = range(int(decided.people[decided.verdicts == NEW].max(initial=-1)) + 1)
-            people = self.store.insert("people", [(None, 0, None)] * len(groups))
-            rows = _decision_rows(everything, decided, people)
+            self.store.insert("decisions", [(UNDECIDED, None, None, None, "program")] * len(images), images)
+            return Counter({UNDECIDED: len(images)}), []
+        places = np.searchsorted(numbers, waiting)
+        vectors = np.concatenate([gallery.rows(places), batch.vectors]) if len(waiting) else batch.vectors
+        calibration = self._fresh(model, gallery, numbers)
+        everything = np.r_[waiting, images].astype(np.int64)
+        units = self._units(everything)
+        unit_of = dict(zip(batch.paths, units[len(waiting) :].tolist()))
+        known = {(unit_of[a], unit_of[b]) for a, b in apart if a in unit_of and b in unit_of}
+        pairs = np.array(sorted(known), np.int64).reshape(-1, 2)
         self._delete_decisions(waiting)
+        return self._write(everything, decide(vectors, units, gallery, calibration, false_accept, pairs))
+
+    def _write(self, images: np.ndarray, decided: Decided) -> tuple[Counter, list]:
+        """Writes what was decided of images that have no decision; counts of verdicts, numbers of new people."""
+        groups = range(int(decided.people[decided.verdicts == NEW].max(initial=-1)) + 1)
+        people = self.store.insert("people", [(None, 0, None)] * len(groups))
+        rows = _decision_rows(images, decided, people)
         self.store.insert("decisions", [row for _, row in rows], [image for image, _ in rows])
         return Counter(row[0] for _, row in rows), people
+
+    def decide_again(self, images: Sequence[int], false_accept: float = FALSE_ACCEPT) -> list[int]:
+        """Decides of images that are nobody's, as :meth:`add` does of new ones; numbers of new people. Others stay."""
+        with self.store.change("add", f"{len(images)} images again"):
+            model, (gallery, numbers) = self.model(), self.gallery()
+            places = np.flatnonzero(np.isin(numbers, images) & (gallery.people < 0))
+            if model.calibration is None or not len(places):
+                return []
+            waiting = numbers[places]
+            self._delete_decisions(waiting)
+            vectors, units = gallery.rows(places), self._units(waiting)
+            return self._write(waiting, decide(vectors, units, gallery, model.calibration, false_accept))[1]
 
     def _fresh(self, model: Model, gallery: Gallery, images: np.ndarray) -> Calibration:
         """The calibration, made anew where it rests on far fewer people than there are and could rest on more."""

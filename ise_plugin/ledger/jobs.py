@@ -104,7 +104,8 @@ def retrain_from_run(
     weights: Optional[str] = None,
     changes: Optional[str] = None,
 ) -> Relabelled:
-    """Takes the groups of a new run on the ledger's images; images that the run did not see are added by what it knows.
+    """Takes the groups of a new run on the ledger's images; images that the run did not see stay whose they are,
+    or are decided of by what it knows.
 
     Args:
         changes: file for a line for each image that moved.
@@ -132,6 +133,7 @@ def retrain_from_run(
             os.path.abspath(run),
             likely,
             eps,
+            np.array([row is not None for row in rows], bool),
         )
         _done(path)
         if changes is not None:

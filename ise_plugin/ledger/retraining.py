@@ -100,6 +100,7 @@ def relabel(
     run: str = "",
     probabilities: Optional[np.ndarray] = None,
     eps: Optional[float] = None,
+    seen: Optional[np.ndarray] = None,
 ) -> Relabelled:
     """Takes the embeddings and groups of a network trained anew; people keep their numbers, names and locks. One change.
 
@@ -111,6 +112,8 @@ def relabel(
         paths: of images of the ledger, in any order. Those that are not among them, whose files are gone, stay whose they are.
         vectors, labels, probabilities: of these, as for :meth:`.IdentityLedger.create`.
         fingerprint, run, eps: of the network.
+        seen: (N,) bool, images that were labelled. The others stay whose they are; those that are nobody's are decided of by what
+            the network knows now, as images that come in are. None: all.
 
     Raises:
         UsageError: an image that is not in the ledger; labels do not hold to a correction.
@@ -122,10 +125,11 @@ def relabel(
         logger.warning(
             f"{(rows < 0).sum()} images of the ledger are not among these: they stay whose they are, without embedding"
         )
-    vectors, labels = vectors[rows], np.where(rows < 0, OUTLIER, labels[rows])
+    left = rows < 0 if seen is None else (rows < 0) | ~seen[rows]
+    vectors, labels = vectors[rows], np.where(left, OUTLIER, labels[rows])
     locked = {person.number for person in ledger.people() if person.locked}
-    said = corrections(ledger, [row.path for row, at in zip(known, rows) if at >= 0])
-    wrong = said.violated(labels[rows >= 0])
+    said = corrections(ledger, [row.path for row, alone in zip(known, left) if not alone])
+    wrong = said.violated(labels[~left])
     if wrong:
         raise UsageError(f"the new labels do not hold to {wrong} corrections; train with ISE.CORRECTIONS")
     before = [row.person for row in known]
@@ -135,13 +139,14 @@ def relabel(
         people = ledger.store.insert("people", [(None, 0, None)] * len(fresh))
         assigned |= dict(zip(fresh, people))
         after = [
-            old if old in locked or at < 0 else assigned.get(label)
-            for old, label, at in zip(before, labels.tolist(), rows)
+            old if old in locked or alone else assigned.get(label)
+            for old, label, alone in zip(before, labels.tolist(), left)
         ]
-        likely = None if probabilities is None else np.where(rows < 0, np.nan, probabilities[rows])
+        likely = None if probabilities is None else np.where(left, np.nan, probabilities[rows])
         _write(ledger, known, after, set(people), likely)
         _replace_embeddings(ledger, [row.image for row in known], vectors, rows >= 0, labels, fingerprint, run, eps)
-        found = _changes(known, after, people)
+        ledger.decide_again([row.image for row, alone, at in zip(known, left, rows) if alone and at >= 0])
+        found = _changes(known, [row.person for row in ledger.images()], people)
         ledger.store.describe(change, f"{found.kept:.1%} of the images keep their person, {len(people)} new people")
     return found
 

@@ -125,7 +125,7 @@ def take(ledger: IdentityLedger, action: Any) -> list[str]:
     """
     try:
         kind = _KINDS[action["kind"]]
-        with ledger.store.change("review"):
+        with ledger.store.change("review", str(action["kind"])):
             return kind(ledger, _image(ledger, action), action)
     except UsageError as error:
         return [str(error)]

@@ -78,6 +78,29 @@ def test_files_that_are_gone_stay_whose_they_are(ledger, caplog):
     ledger.merge(2, 1)  # nothing trips over it
 
 
+def test_images_that_the_run_did_not_see(ledger):
+    """They stay whose they are; nobody's are decided of by the new network."""
+    later, who = draw([3, 90], images=1, seed=7)
+    ledger.add(
+        later._replace(vectors=np.roll(later.vectors, 5, 1)), "0123456789abcdef"
+    )  # like nobody, as it was seen then
+    assert people_of(ledger)[-2:] == [None, None]
+    ledger.answer(1, 17, False)
+    ledger.merge(1, 2)
+    before = dump(ledger)
+    seen = np.ones(98, bool)
+    seen[[0, 96, 97]] = False
+    paths, vectors = [*BATCH.paths, *later.paths], np.concatenate([BATCH.vectors, later.vectors])
+    labels = np.r_[np.where(WHO == 1, 0, WHO), -1, -1]
+    labels[0] = -1
+    relabel(ledger, paths, vectors, labels, "another", "run2", seen=seen)
+    found = people_of(ledger)
+    assert found[0] == 1 and found[96] == 4 and found[97] is None
+    assert found[1:96] == np.where(WHO == 1, 1, WHO + 1)[1:].tolist()
+    ledger.undo()
+    assert dump(ledger) == before
+
+
 def test_labels_that_do_not_hold_to_a_correction_are_refused(ledger):
     ledger.answer(1, 9, True)
     before = dump(ledger)
