@@ -26,7 +26,7 @@ from ise_plugin.utils import files
 LONG = os.environ.get("ISE_TEST_LONG") == "1"
 OPTIONS = """
     MODEL.DEVICE cpu SOLVER.CHECKPOINT_PERIOD 1 ISE.CHECKPOINT_SECONDS 1e-9 ISE.HOOKS ()
-    ISE.KEEP_CHECKPOINTS 2
+    ISE.KEEP_CHECKPOINTS 2 MODEL.BACKBONE.DEPTH 0.35x MODEL.BACKBONE.PRETRAIN False
 """.split()
 # pieces that a file is written in, so that a run can be killed between any two
 _PIECES = 16

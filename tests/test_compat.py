@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import types
 
@@ -22,7 +21,6 @@ from fastreid.data.transforms.build import build_transforms
 from fastreid.modeling.backbones import repvgg
 from fastreid.modeling.backbones.regnet import config as regnet_config
 from fastreid.solver import build_optimizer
-from helpers import HANG
 from PIL import Image
 
 import ise_plugin

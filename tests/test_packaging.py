@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 
+import fresh_interpreter
 import pytest
 from helpers import REPOSITORY
 
@@ -39,7 +40,7 @@ def test_every_file_of_the_package_is_in_the_wheel(installed):
     }
 
 
-def test_commands_of_the_wheel_find_its_configs_from_anywhere(installed, tmp_path):
+def test_commands_of_the_wheel_find_its_configs_from_anywhere(installed, tmp_path, monkeypatch):
     points = configparser.ConfigParser()
     points.read(next(installed.glob("*.dist-info")) / "entry_points.txt")
     assert {
@@ -53,6 +54,6 @@ def test_commands_of_the_wheel_find_its_configs_from_anywhere(installed, tmp_pat
     program += "from ise_plugin.config import load_cfg, resolve_config_file\n"
     program += "assert load_cfg('ISE/folder.yml').DATASETS.NAMES == ('Folder',)\n"
     program += "print(resolve_config_file('ISE/folder.yml'))"
-    command = [sys.executable, "-c", program, str(installed)]
-    said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    assert said.strip() == str(installed / "ise_plugin/configs/ISE/folder.yml")
+    monkeypatch.chdir(tmp_path)
+    said = fresh_interpreter.run("-c", installed, code=program)
+    assert said.stdout.strip() == str(installed / "ise_plugin/configs/ISE/folder.yml")

@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
+import fresh_interpreter
 import pytest
 import torch
 from fastreid.engine.hooks import HookBase
 from fastreid.utils.env import seed_all_rng
-from helpers import CONFIGS, HANG, REPOSITORY
+from helpers import CONFIGS, REPOSITORY
 
 from ise_plugin.config import load_cfg
 from ise_plugin.engine import ISETrainer
@@ -110,15 +109,9 @@ def command(datasets_folder, tmp_path_factory):
     script.write_text(own.replace("def train(", SIGNALLED.lstrip() + "def train("))
 
     def run(folder, *options, **environment):
-        words = [sys.executable, script, "--config-file", CONFIGS / "ISE/synthetic_tiny.yml"]
-        return subprocess.run(
-            [*words, "OUTPUT_DIR", folder, *OPTIONS, *options],
-            env={**os.environ, "FASTREID_DATASETS": str(datasets_folder), **environment},
-            capture_output=True,
-            text=True,
-            timeout=HANG,
-            start_new_session=True,
-        )
+        words = [script, "--config-file", CONFIGS / "ISE/synthetic_tiny.yml", "OUTPUT_DIR", folder, *OPTIONS, *options]
+        environment = {"FASTREID_DATASETS": str(datasets_folder), **environment}
+        return fresh_interpreter.run(*words, environment=environment, new_session=True)
 
     return run
 

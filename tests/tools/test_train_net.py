@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import fresh_interpreter
 import pytest
 import torch
 from helpers import CONFIGS, HANG, REPOSITORY, load_tool
@@ -17,13 +18,7 @@ main = load_tool("train_net").main
 
 
 def run(datasets, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, TOOL, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        env={**os.environ, "FASTREID_DATASETS": str(datasets), **environment},
-    )
+    return fresh_interpreter.run(TOOL, *arguments, environment={"FASTREID_DATASETS": str(datasets), **environment})
 
 
 def opts(output_dir, *more):
