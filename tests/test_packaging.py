@@ -45,7 +45,7 @@ def test_commands_of_the_wheel_find_its_configs_from_anywhere(installed, tmp_pat
     points.read(next(installed.glob("*.dist-info")) / "entry_points.txt")
     assert {
         f"ise-{name}"
-        for name in ("train", "crops", "embed", "index", "search", "export", "identities", "report", "sweep")
+        for name in ("train", "crops", "embed", "index", "search", "export", "identities", "report", "sweep", "video")
     } == {*points["console_scripts"]}
     program = "import importlib, sys; sys.path.insert(0, sys.argv[1])\n"
     for target in points["console_scripts"].values():
