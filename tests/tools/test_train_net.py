@@ -134,13 +134,15 @@ def test_unreadable_image_is_named(datasets_folder, tmp_path, monkeypatch, capfd
 
 # Plain gradient descent in small steps: within four of 0.001 a rounding of 1e-7 grows to 0.04, and labels made after
 # training would hang on it, so one labelling serves both epochs. Its eps lies in a gap of the distances, 0.0018 from the
-# nearest one. Groups of 8 are half a batch: two in one process, one for each two of four.
+# nearest one. Groups of 8 are half a batch: two in one process, one for each two of four. Still a share of the batch is
+# convolved by other kernels than the whole, and in eight steps their rounding grows to 3e-4 (CPU with AVX2).
 SAME_FOR_ANY_NUMBER_OF_PROCESSES = """
     MODEL.BACKBONE.NAME build_resnet_backbone MODEL.BACKBONE.DEPTH 18x MODEL.BACKBONE.FEAT_DIM 512
     MODEL.BACKBONE.PRETRAIN False SOLVER.AMP.ENABLED False ISE.BN_GROUP_SIZE 8
     SOLVER.OPT SGD SOLVER.BASE_LR 0.00001 ISE.PSEUDO_LABEL.EPS 0.3968 ISE.PSEUDO_LABEL.PERIOD 2
     SOLVER.CHECKPOINT_PERIOD 1
 """.split()
+ROUNDING = 1e-3
 
 
 def torchrun(datasets, world, *arguments, restarts=0):
@@ -173,8 +175,8 @@ def test_any_number_of_processes_labels_and_learns_as_one(datasets_folder, one_p
         a, b = load_checkpoint_file(str(one / name)), load_checkpoint_file(str(several / name))
         assert a["pseudo_labels"]["labels"].max() >= 3
         assert torch.equal(a["pseudo_labels"]["labels"], b["pseudo_labels"]["labels"])
-        assert torch.allclose(a["pseudo_labels"]["centroids"], b["pseudo_labels"]["centroids"], atol=1e-4)
-        assert all(torch.allclose(a["model"][key], b["model"][key], atol=1e-4) for key in a["model"])
+        assert torch.allclose(a["pseudo_labels"]["centroids"], b["pseudo_labels"]["centroids"], atol=ROUNDING)
+        assert all(torch.allclose(a["model"][key], b["model"][key], atol=ROUNDING) for key in a["model"])
     results = [json.loads((folder / "results.json").read_text()) for folder in (one, several)]
     for part in ("initial", "final"):
         assert results[0][part]["mAP"] == pytest.approx(results[1][part]["mAP"], abs=0.01)
