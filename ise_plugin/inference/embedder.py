@@ -9,7 +9,6 @@ from typing import Iterator, Optional, Sequence, Union
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastreid.data.transforms import build_transforms
 from fastreid.data.transforms.transforms import ToTensor
 from PIL import Image
@@ -35,6 +34,8 @@ _WEIGHTS_NAMES = (CHOSEN, "model_final.pth")
 # Images in a batch: large enough that starting it costs nothing, small enough for the caches of a CPU.
 BATCH_SIZE = 64
 _DIGEST_SIZE = 8
+# Of an embedding, for divisions by it; torch's.
+_LEAST_NORM = 1e-12
 
 ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]
 
@@ -56,7 +57,9 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), float32, RGB, 0..255 -> (B, D), float32, unit rows."""
-        return F.normalize(self.heads(self.backbone((images - self.mean) * self.scale)), dim=1)
+        embeddings = self.heads(self.backbone((images - self.mean) * self.scale))
+        # F.normalize to the bit; that asks for the shape, which makes a longer graph of ONNX
+        return embeddings / embeddings.norm(dim=1, keepdim=True).clamp_min(_LEAST_NORM)
 
 
 class Embedder:

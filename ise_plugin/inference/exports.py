@@ -1,4 +1,4 @@
-"""One self-contained file of a network: ONNX or TorchScript, pixels in, unit embeddings out, checked when it is made."""
+"""One self-contained file of a network: ONNX or TorchScript, images in, unit embeddings out, checked when it is made."""
 
 import importlib
 import io
@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import __version__
 from ..config import load_cfg
@@ -21,8 +21,19 @@ from .embedder import Embedder, traced
 
 logger = logging.getLogger("fastreid.ise.export")
 
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt"}
+# Endings of a format's files; the first is added where none is there. BoxMOT takes TorchScript by the last alone.
+SUFFIXES = {"onnx": (".onnx",), "torchscript": (".pt", ".torchscript")}
 FORMATS = tuple(SUFFIXES)
+# What the file takes: pixels of 0 to 255, or those pixels as torchreid, BoxMOT and Roboflow's reid hand them to a network.
+INPUTS = ("pixels", "normalized")
+# Of RGB in 0 to 1, over ImageNet: torchvision's numbers, which these programs have as constants.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_RANGES = {
+    "pixels": "RGB, 0 to 255, float32; resized with bicubic interpolation; normalisation is inside",
+    "normalized": f"RGB, float32, 0 to 1, less {IMAGENET_MEAN}, divided by {IMAGENET_STD}; resized with bicubic interpolation",
+}
+# Of the file beside a network in which BoxMOT looks for what the network does not say.
+BOXMOT_SUFFIX = ".metadata.json"
 INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
 # The least cosine similarity between the exported and the original embedding of an image.
 LEAST_COSINE = 0.9999
@@ -41,16 +52,37 @@ class Exported(NamedTuple):
     least_cosine: float
 
 
-def export(embedder: Embedder, output: str, kind: str = "onnx") -> Exported:
+class NormalizedInput(nn.Module):
+    """A network of pixels 0..255 as one of normalised images, which are RGB in 0..1, less ImageNet's mean, by its deviation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), float32 -> what the network gives for their pixels."""
+        return self.network(images * self.std + self.mean)
+
+
+def export(embedder: Embedder, output: str, kind: str = "onnx", inputs: str = "pixels") -> Exported:
     """Writes the network of a run as one file and checks what the file computes.
 
-    Its input ``images`` is (B, 3, H, W), float32, RGB, 0..255, for any B and the H and W of the metadata; its output
-    ``embeddings`` (B, D), float32, unit rows. The metadata (:func:`metadata_of`) is in the file as JSON under "ise_plugin".
+    Its input ``images`` is (B, 3, H, W), float32, RGB, for any B and the H and W of the metadata; its output ``embeddings``
+    (B, D), float32, unit rows. The metadata (:func:`metadata_of`) is in the file as JSON under "ise_plugin". Beside one that
+    takes normalised images a small FILE.metadata.json tells BoxMOT the size, which it can read from some formats only and
+    takes for 256 x 128 elsewhere.
 
     Args:
         embedder: of the run, on the CPU.
         output: file name; the ending of the format is added where it is missing.
         kind: "onnx" or "torchscript".
+        inputs: what the file takes: "pixels" of 0..255, or "normalized" ones: (pixels / 255 - mean) / std of ImageNet.
 
     Raises:
         UsageError: an unknown format, a package that is missing, a file that cannot be written, or embeddings that differ from
@@ -58,23 +90,38 @@ def export(embedder: Embedder, output: str, kind: str = "onnx") -> Exported:
     """
     if kind not in FORMATS:
         raise UsageError(f"--format must be one of {', '.join(FORMATS)}, not {kind!r}")
+    if inputs not in INPUTS:
+        raise UsageError(f"--inputs must be one of {', '.join(INPUTS)}, not {inputs!r}")
     if not os.path.basename(output):
         raise UsageError(f"--output {output!r} names no file; give the name of the file to write")
-    path = output if output.endswith(SUFFIXES[kind]) else output + SUFFIXES[kind]
-    metadata = metadata_of(embedder)
+    path = output if output.endswith(SUFFIXES[kind]) else output + SUFFIXES[kind][0]
+    metadata = metadata_of(embedder, inputs)
     make, run = {"onnx": (_to_onnx, _run_onnx), "torchscript": (_to_torchscript, _run_torchscript)}[kind]
-    content = make(embedder.network, embedder.input_size, metadata)
-    least = _check(embedder.network, embedder.input_size, lambda images: run(content, images))
+    network = embedder.network if inputs == "pixels" else NormalizedInput(embedder.network)
+    content = make(network, embedder.input_size, metadata)
+    least = _check(embedder.network, embedder.input_size, lambda images: run(content, as_input(images, inputs)))
     if not least >= LEAST_COSINE:
         raise UsageError(
             f"the exported network gives other embeddings (cosine similarity {least:.6f}, less than {LEAST_COSINE}); "
             f"nothing was written, try --format {FORMATS[1 - FORMATS.index(kind)]}"
         )
     write_atomically(path, content)
+    if inputs == "normalized":
+        size = {"model_kwargs": {"img_size": list(embedder.input_size)}}
+        write_atomically(path + BOXMOT_SUFFIX, json.dumps(size).encode())
     return Exported(path, least)
 
 
-def metadata_of(embedder: Embedder) -> dict:
+def as_input(pixels: np.ndarray, inputs: str) -> np.ndarray:
+    """Pixels (B, 3, H, W), RGB, 0..255 -> float32, what a file takes whose metadata has these ``inputs``."""
+    pixels = np.asarray(pixels, np.float32)
+    if inputs == "pixels":
+        return pixels
+    mean, std = (np.array(values, np.float32).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels / 255 - mean) / std
+
+
+def metadata_of(embedder: Embedder, inputs: str = "pixels") -> dict:
     """What somebody who only has the file needs to know: all values are JSON."""
     cfg, (height, width) = embedder.cfg, embedder.input_size
     backbone, start = load_cfg(embedder.config_file).MODEL.BACKBONE, "random weights"
@@ -84,7 +131,8 @@ def metadata_of(embedder: Embedder) -> dict:
     return {
         "input_height": height,
         "input_width": width,
-        "input_range": "RGB, 0 to 255, float32; resized with bicubic interpolation; normalisation is inside",
+        "inputs": inputs,
+        "input_range": _RANGES[inputs],
         "backbone": f"{cfg.MODEL.BACKBONE.NAME} {cfg.MODEL.BACKBONE.DEPTH}",
         "weights": training,
         "started_from": start,

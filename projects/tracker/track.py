@@ -33,6 +33,8 @@ def exported_embedder(path: str) -> Embed:
     import onnxruntime
 
     about = read_metadata(path)
+    if about.get("inputs", "pixels") != "pixels":
+        raise UsageError(f"{path} takes {about['inputs']} images; export it anew without --inputs")
     size = about["input_width"], about["input_height"]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 

