@@ -10,7 +10,7 @@ from PIL import Image
 from ..data.reading import ReadFile, decode_rgb, read_many
 from ..errors import UsageError
 from ..inference.embedder import BATCH_SIZE, Embedder
-from ..inference.exports import read_metadata
+from ..inference.exports import as_input, read_metadata
 from ..utils.files import digest_of, shown
 from ..utils.parallel import num_threads
 
@@ -43,6 +43,7 @@ class ExportedNetwork:
         about = read_metadata(path)
         self.run = self.weights = os.path.abspath(path)
         self.input_size = int(about["input_height"]), int(about["input_width"])
+        self._inputs = about.get("inputs", "pixels")  # older files do not say it
         self.fingerprint = digest_of(path)[:_DIGITS]
         wanted = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
@@ -69,7 +70,7 @@ class ExportedNetwork:
         return np.asarray(decode_rgb(content).resize((width, height), Image.Resampling.BICUBIC))
 
     def _embed(self, pixels: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {"images": pixels.transpose(0, 3, 1, 2).astype(np.float32)})[0]
+        return self._session.run(None, {"images": as_input(pixels.transpose(0, 3, 1, 2), self._inputs)})[0]
 
     def _width(self) -> int:
         return self._embed(np.zeros((1, *self.input_size, 3), np.uint8)).shape[1]
