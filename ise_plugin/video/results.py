@@ -1,7 +1,5 @@
 """What a ledger says of recordings, written anew at any time: MOT files with people's numbers, a timeline, a report."""
 
-import csv
-import io
 import logging
 import os
 from collections import defaultdict
@@ -11,6 +9,7 @@ from ..data.mot import SOURCE, read_source
 from ..errors import UsageError
 from ..identities.groups import harmless
 from ..ledger import IdentityLedger
+from ..ledger.exchange_files import write_table
 from ..report import figures
 from ..report.page import render
 from ..utils.files import shown, write_atomically, written_whole
@@ -130,13 +129,17 @@ class _Visits:
 
 
 def _write_timeline(path: str, visits: Iterable[Visit]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for visit in visits:
-        texts = map(harmless, (visit.name, visit.camera, visit.recording))
-        writer.writerow([visit.person, *texts, round(visit.start, 3), round(visit.end, 3), visit.frames])
-    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    rows = [
+        (
+            visit.person,
+            *map(harmless, (visit.name, visit.camera, visit.recording)),
+            round(visit.start, 3),
+            round(visit.end, 3),
+            visit.frames,
+        )
+        for visit in visits
+    ]
+    write_table(path, COLUMNS, rows)
 
 
 def _page(output: str, results: Results, recordings: dict[str, dict]) -> str:
