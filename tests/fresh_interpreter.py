@@ -48,7 +48,7 @@ def run(*arguments, code=None, environment=None, new_session=False) -> subproces
     if _server is None:
         command = [sys.executable, "-W", "ignore", "-c", _SERVER]
         _server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        atexit.register(_server.stdin.close)
+        atexit.register(_server.communicate)  # the end of its input ends it
     with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
         job = {
             "arguments": [str(argument) for argument in arguments] or ["-c"],

@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..utils.files import digest_of, replaced_folder, shown
 from .boxes import NO_TRACK, Boxes, Found, flaw_counter, inside, read_boxes_of
 from .crop_filter import CropFilter, CropRules
+from .detectors import build_detector
 from .recordings import Recording
 from .tracking import Tracker
 
@@ -133,7 +134,7 @@ def _tracked(
     recording: Recording, boxes: Optional[Boxes], settings: CutSettings, flaws: dict
 ) -> Iterator[tuple[Any, Found]]:
     """Frames with their boxes and tracks."""
-    detect = _detector(settings.detector) if boxes is None else None
+    detect = build_detector(settings.detector) if boxes is None else None
     tracker = None if boxes is not None and boxes.tracked else Tracker()
     seen = 0
     for frame in recording.frames(settings.every, settings.fps, settings.seconds):
@@ -153,14 +154,6 @@ def _tracked(
         yield frame, found if tracker is None else tracker.update(found, frame.time)
     if boxes is not None and settings.every == 1 and settings.fps is None and settings.seconds is None:
         flaws["boxes of frames that are not there"] += len(boxes.frames) - seen
-
-
-def _detector(spec: Any) -> Callable:
-    if callable(spec):
-        return spec
-    from .detectors import build_detector
-
-    return build_detector(spec)
 
 
 def _digest(recording: Recording, camera: str, settings: CutSettings) -> Optional[str]:
