@@ -225,7 +225,7 @@ def calibrate(
     Returns:
         None where there are too few groups to learn from.
     """
-    kept = _some_groups(labels, seed)
+    kept = some_groups(labels, seed)
     labels, features = np.unique(labels[kept], return_inverse=True)[1].reshape(-1), features[kept]
     units = np.arange(len(kept)) if units is None else units[kept]
     if len(labels) < _FEWEST or labels.max() < 1:
@@ -268,8 +268,8 @@ def nearest(queries: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarr
     )
 
 
-def _some_groups(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Rows of whole groups, drawn until there are enough images."""
+def some_groups(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Rows, ascending, of whole groups, drawn until there are :data:`MOST_IMAGES`; no outliers."""
     numbers, sizes = np.unique(labels[labels != OUTLIER], return_counts=True)
     order = np.random.default_rng(seed).permutation(len(numbers))
     taken = order[: np.searchsorted(np.cumsum(sizes[order]), MOST_IMAGES) + 1]

@@ -1,7 +1,7 @@
 """Known, new or undecided: what is made of images that come into a ledger."""
 
 from collections import defaultdict
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,13 @@ CONTEXT = 20
 _EVEN = 0.5
 
 
+class Near(NamedTuple):
+    """What a ledger holds that is near to each of Q images: cosines (Q, k), descending, and places (Q, k) in the gallery."""
+
+    similarities: np.ndarray
+    places: np.ndarray
+
+
 class Gallery(NamedTuple):
     """What a ledger holds, as far as decisions need it.
 
@@ -34,20 +41,17 @@ class Gallery(NamedTuple):
     people: np.ndarray
     trust: np.ndarray
 
-    def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines (Q, k), descending, and places (Q, k)."""
-        found: Optional[tuple] = None
+    def near(self, queries: np.ndarray) -> "Near":
+        """The images that are most similar to each of some others (Q, D), float32, unit rows."""
+        k = min(NEIGHBORS, len(self.people))
+        found = Near(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64))
         start = 0
         for part in self.vectors:
             similar, places = nearest(queries, part, min(k, len(part)))
-            places = places + start
+            similar, places = np.c_[found.similarities, similar], np.c_[found.places, places + start]
+            order = np.argsort(-similar, axis=1, kind="stable")[:, :k]
+            found = Near(np.take_along_axis(similar, order, 1), np.take_along_axis(places, order, 1))
             start += len(part)
-            if found is not None:
-                similar, places = np.c_[found[0], similar], np.c_[found[1], places]
-                order = np.argsort(-similar, axis=1, kind="stable")[:, :k]
-                similar, places = np.take_along_axis(similar, order, 1), np.take_along_axis(places, order, 1)
-            found = similar, places
-        assert found is not None
         return found
 
     def rows(self, places: np.ndarray) -> np.ndarray:
@@ -73,6 +77,7 @@ class Decided(NamedTuple):
 def decide(
     vectors: np.ndarray,
     units: np.ndarray,
+    near: Near,
     gallery: Gallery,
     calibration: Calibration,
     false_accept: float,
@@ -88,9 +93,10 @@ def decide(
     Args:
         vectors: (N, D) float32 unit rows.
         units: (N,) int64, 0..U-1: the images of a track have one number.
+        near: of the gallery, to them.
         apart: (P, 2) int64, pairs of units that are two people. Of two that are like one person, the more similar is.
     """
-    person, score = best_people(vectors, units, gallery)
+    person, score = best_people(near, units, gallery)
     probability = probabilities(person, score, gallery, calibration)
     known = (person >= 0) & (score >= calibration.threshold(false_accept, len(gallery.trust)))
     taken = _Taken(apart)
@@ -98,8 +104,10 @@ def decide(
         known[place] = taken.give(int(units[place]), int(person[place]))
     verdicts = np.where(known, KNOWN, UNDECIDED).astype(object)
     people = np.where(known, person, _NOBODY)
-    groups = group(vectors, units, gallery, calibration.eps, apart)
     number = 0
+    groups = (
+        np.full(len(known), OUTLIER) if known.all() else group(vectors, units, near, gallery, calibration.eps, apart)
+    )
     for label in range(groups.max(initial=OUTLIER) + 1):
         members = np.flatnonzero(groups == label)
         recognised, left = members[known[members]], members[~known[members]]
@@ -147,17 +155,16 @@ def probabilities(person: np.ndarray, score: np.ndarray, gallery: Gallery, calib
     return found
 
 
-def best_people(vectors: np.ndarray, units: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
+def best_people(near: Near, units: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
     """(N,) the best person for the unit of each image, -1 where the ledger has none, and the unit's score."""
     if not (gallery.people >= 0).any():
-        return np.full(len(vectors), _NOBODY), np.full(len(vectors), -1.0)
+        return np.full(len(units), _NOBODY), np.full(len(units), -1.0)
     numbers, places = np.unique(gallery.people, return_inverse=True)
     places = places.reshape(-1) - int(numbers[0] < 0)  # nobody's images: -1
     numbers = numbers[numbers >= 0]
     sizes = np.bincount(places[places >= 0], minlength=len(numbers))
-    similarities, found = gallery.nearest(vectors, min(NEIGHBORS, len(gallery.people)))
-    scored = score_people(similarities, places[found], sizes)
-    person, score = _of_units(scored, units, similarities[:, -1]).best(int(units.max()) + 1)
+    scored = score_people(near.similarities, places[near.places], sizes)
+    person, score = _of_units(scored, units, near.similarities[:, -1]).best(int(units.max()) + 1)
     named = np.where(person >= 0, numbers[person], _NOBODY)
     return named[units], score[units]
 
@@ -175,7 +182,7 @@ def _of_units(scored: Scored, units: np.ndarray, least: np.ndarray) -> Scored:
 
 
 def group(
-    vectors: np.ndarray, units: np.ndarray, gallery: Gallery, eps: float, apart: np.ndarray = NOBODY_APART
+    vectors: np.ndarray, units: np.ndarray, near: Near, gallery: Gallery, eps: float, apart: np.ndarray = NOBODY_APART
 ) -> np.ndarray:
     """(N,) int64 groups of a batch as the labelling would make them, -1 for images in none.
 
@@ -184,9 +191,9 @@ def group(
     """
     rows = vectors
     if len(gallery.people):
-        near = np.unique(gallery.nearest(vectors, min(CONTEXT, len(gallery.people)))[1])
-        near = near[gallery.people[near] >= 0]  # nobody's may be among the batch
-        rows = np.concatenate([vectors, gallery.rows(near)])
+        usual = np.unique(near.places[:, :CONTEXT])
+        usual = usual[gallery.people[usual] >= 0]  # nobody's may be among the batch
+        rows = np.concatenate([vectors, gallery.rows(usual)])
     if len(rows) < 2:
         return np.full(len(vectors), OUTLIER)
     clusterer = DBSCAN(eps, _MIN_SAMPLES)

@@ -15,7 +15,8 @@ from urllib.parse import quote
 from ..errors import UsageError
 from ..identities.groups import harmless
 from ..utils.files import shown, write_atomically
-from .identity_ledger import IdentityLedger, Sighted
+from .identity_ledger import IdentityLedger
+from .reading import Sighted
 
 COLUMNS = (
     "path",

@@ -1,56 +1,20 @@
 """Identities that last: a ledger of people, what was seen of them, and what was decided of it."""
 
-import logging
 import os
-from collections import Counter
-from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..clustering.calibration import MOST_IMAGES, Calibration, calibrate
 from ..errors import UsageError
 from ..utils.files import shown
-from ..utils.logs import some_of
-from . import schema
-from .batch import Batch, check_batch, image_rows, to_bytes, to_text, unit_keys
-from .decide import CONTEXT, KNOWN, NEW, UNDECIDED, Decided, Gallery, best_people, decide, probabilities
-from .store import WAIT, Change, Store
-from .vectors import DTYPE, VectorCache
-
-logger = logging.getLogger("fastreid.ise.ledger")
+from .adding import add_again, add_new, fill
+from .batch import Batch, check_batch, to_text
+from .decide import KNOWN, NEW, UNDECIDED
+from .incoming import keep_copies, look_up
+from .reading import LedgerReader
+from .store import Change, Store
 
 FALSE_ACCEPT = 0.01
-# The calibration is made anew when there are so many times the people that it rests on.
-_GROWTH = 1.2
-_NAMED_IN_MESSAGES = 3
-
-
-class Person(NamedTuple):
-    """Number, name (empty: none), whether locked, how many images; the number of the person that it was merged into."""
-
-    number: int
-    name: str
-    locked: bool
-    images: int
-    merged_into: Optional[int] = None
-
-
-class Sighted(NamedTuple):
-    """An image and what was decided of it; fields as in :class:`ise_plugin.data.sightings.Sighting`, ``person`` and ``candidate``
-    numbers or None, ``probability`` that the person named is the right one, ``source`` who decided: init, program, person,
-    retraining."""
-
-    image: int
-    path: str
-    camera: Optional[str]
-    track: Optional[str]
-    sequence: Optional[str]
-    time: Optional[float]
-    verdict: str
-    person: Optional[int]
-    candidate: Optional[int]
-    probability: Optional[float]
-    source: str
 
 
 class Added(NamedTuple):
@@ -65,17 +29,7 @@ class Added(NamedTuple):
     copies: dict
 
 
-class Model(NamedTuple):
-    """The network that made the embeddings: its row, fingerprint, run, numbers in an embedding, what similarities mean."""
-
-    number: int
-    fingerprint: str
-    run: str
-    width: int
-    calibration: Optional[Calibration]
-
-
-class IdentityLedger:
+class IdentityLedger(LedgerReader):
     """People, their images and what was decided, in one SQLite file.
 
     Numbers of people are never given twice, whatever is undone or forgotten. Every change is one transaction, and :meth:`undo`
@@ -97,24 +51,11 @@ class IdentityLedger:
             ledger.undo()
     """
 
-    def __init__(self, path: str, wait: float = WAIT):
-        self.store = Store(path, wait)
-        self._vectors = VectorCache(self.store)
-
     def __enter__(self) -> "IdentityLedger":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Ends the use of the file."""
-        self.store.close()
-
-    @property
-    def path(self) -> str:
-        """Of the file."""
-        return self.store.path
 
     # -- making and filling
 
@@ -143,90 +84,15 @@ class IdentityLedger:
         Store.create(path)
         try:
             ledger = cls(path)
-            (batch, labels, probabilities), copies = ledger._without_copies(batch, labels, probabilities)
+            new, copies = look_up(ledger.store, batch)
+            likely = None if probabilities is None else probabilities[new]
             with ledger.store.writing("init"):
-                ledger._fill(batch, labels, fingerprint, run, probabilities, eps)
-                ledger._keep_copies(copies)
+                fill(ledger.store, batch.of(new), labels[new], fingerprint, run, likely, eps)
+                keep_copies(ledger.store, copies)
         except BaseException:
             os.remove(path)
             raise
         return ledger
-
-    def _fill(
-        self,
-        batch: Batch,
-        labels: np.ndarray,
-        fingerprint: str,
-        run: str,
-        probabilities: Optional[np.ndarray],
-        eps: Optional[float],
-    ) -> None:
-        units = unit_keys([row[2:5] for row in image_rows(batch)])
-        calibration = calibrate(batch.vectors, labels, units, eps=eps)
-        if calibration is None:
-            logger.warning("there are too few groups to tell what a similarity means; add leaves everything undecided")
-        text = calibration and calibration.to_json()
-        model = self.store.insert("models", [(fingerprint, to_bytes(run), batch.vectors.shape[1], text)])[0]
-        kept = np.unique(labels[labels >= 0])
-        people = self.store.insert("people", [(None, 0, None)] * len(kept))
-        images = self._insert_images(batch, model)
-        rows = []
-        for place, label in enumerate(labels.tolist()):
-            likely = None if probabilities is None or label < 0 else float(probabilities[place])
-            person = people[np.searchsorted(kept, label)] if label >= 0 else None
-            rows.append((UNDECIDED if person is None else NEW, person, None, likely, "init"))
-        self.store.insert("decisions", rows, images)
-
-    def _insert_images(self, batch: Batch, model: int) -> list[int]:
-        images = self.store.insert("images", image_rows(batch))
-        vectors = batch.vectors.astype(DTYPE)
-        self.store.insert("embeddings", [(model, vector.tobytes()) for vector in vectors], images)
-        return images
-
-    def _without_copies(self, batch: Batch, *more: Optional[np.ndarray]) -> tuple[tuple, dict]:
-        """The batch, and arrays beside it, without what is there already; other names of files that are: name -> image."""
-        paths, digests = self._known_files()
-        taken, copies, changed = [], {}, []
-        mine: dict = {}
-        for place, (path, digest) in enumerate(zip(map(to_bytes, batch.paths), batch.digests)):
-            if path in paths:
-                known = paths[path]
-                changed += [batch.paths[place]] * (None not in (known, digest) and known != digest)
-            elif digest is not None and digest in digests:
-                copies[batch.paths[place]] = digests[digest]
-            elif digest is not None and digest in mine:
-                copies[batch.paths[place]] = batch.paths[mine[digest]]
-            else:
-                taken.append(place)
-                mine[digest] = place
-            paths.setdefault(path, digest)
-        if changed:
-            names = some_of([shown(path) for path in changed], _NAMED_IN_MESSAGES)
-            logger.warning(
-                f"{len(changed)} files are others than when they were added: {names}; give new pictures new names"
-            )
-        rest = [None if array is None else array[taken] for array in more]
-        return (batch.of(taken), *rest), copies
-
-    def _known_files(self) -> tuple[dict, dict]:
-        """path -> digest, of images and of copies; digest -> path of the image."""
-        with self.store.named_errors():
-            rows = self.store.connection.execute("SELECT path, digest FROM images").fetchall()
-            others = self.store.connection.execute(
-                "SELECT copies.path, digest FROM copies JOIN images ON images.id = copies.image"
-            ).fetchall()
-        return dict(rows + others), {digest: to_text(path) for path, digest in rows if digest is not None}
-
-    def _keep_copies(self, copies: dict) -> None:
-        """Other names of known files, said once: next time they are known."""
-        if not copies:
-            return
-        number = {path: image for image, path in self.store.connection.execute("SELECT id, path FROM images")}
-        self.store.insert("copies", [(to_bytes(path), number[to_bytes(first)]) for path, first in copies.items()])
-        named = [f"{shown(path)} is {shown(first)}" for path, first in copies.items()]
-        logger.warning(f"{len(copies)} files are there under another name: {some_of(named, _NAMED_IN_MESSAGES)}")
-
-    # -- adding
 
     def add(
         self,
@@ -252,123 +118,19 @@ class IdentityLedger:
         with self.store.change("add") as change:
             model = self.model(fingerprint)
             check_batch(batch, model.width)
-            (batch,), copies = self._without_copies(batch)
-            counts, people = self._add(batch, model, false_accept, apart) if len(batch.paths) else (Counter(), [])
-            self._keep_copies(copies)
-            found = Added(len(batch.paths), counts[KNOWN], counts[NEW], counts[UNDECIDED], people, copies)
+            new, copies = look_up(self.store, batch)
+            counts, people = add_new(self, batch.of(new), model, false_accept, apart)
+            keep_copies(self.store, copies)
+            found = Added(len(new), counts[KNOWN], counts[NEW], counts[UNDECIDED], people, copies)
             self.store.describe(
                 change, f"{found.images} images: {found.known} known, {found.new} new, {found.undecided} undecided"
             )
         return found
 
-    def _add(
-        self, batch: Batch, model: Model, false_accept: float, apart: Sequence[tuple[str, str]]
-    ) -> tuple[Counter, list]:
-        gallery, numbers = self.gallery()
-        near = gallery.nearest(batch.vectors, min(CONTEXT, len(numbers)))[1] if len(numbers) else np.empty(0, np.int64)
-        near = np.unique(near)
-        waiting = self._tracks_of(numbers[near[gallery.people[near] < 0]])
-        images = self._insert_images(batch, model.number)
-        if model.calibration is None:
-            self.store.insert("decisions", [(UNDECIDED, None, None, None, "program")] * len(images), images)
-            return Counter({UNDECIDED: len(images)}), []
-        places = np.searchsorted(numbers, waiting)
-        vectors = np.concatenate([gallery.rows(places), batch.vectors]) if len(waiting) else batch.vectors
-        calibration = self._fresh(model, gallery, numbers)
-        everything = np.r_[waiting, images].astype(np.int64)
-        units = self._units(everything)
-        unit_of = dict(zip(batch.paths, units[len(waiting) :].tolist()))
-        known = {(unit_of[a], unit_of[b]) for a, b in apart if a in unit_of and b in unit_of}
-        pairs = np.array(sorted(known), np.int64).reshape(-1, 2)
-        self._delete_decisions(waiting)
-        return self._write(everything, decide(vectors, units, gallery, calibration, false_accept, pairs))
-
-    def _write(self, images: np.ndarray, decided: Decided) -> tuple[Counter, list]:
-        """Writes what was decided of images that have no decision; counts of verdicts, numbers of new people."""
-        groups = range(int(decided.people[decided.verdicts == NEW].max(initial=-1)) + 1)
-        people = self.store.insert("people", [(None, 0, None)] * len(groups))
-        rows = _decision_rows(images, decided, people)
-        self.store.insert("decisions", [row for _, row in rows], [image for image, _ in rows])
-        return Counter(row[0] for _, row in rows), people
-
     def decide_again(self, images: Sequence[int], false_accept: float = FALSE_ACCEPT) -> list[int]:
         """Decides of images that are nobody's, as :meth:`add` does of new ones; numbers of new people. Others stay."""
         with self.store.change("add", f"{len(images)} images again"):
-            model, (gallery, numbers) = self.model(), self.gallery()
-            places = np.flatnonzero(np.isin(numbers, images) & (gallery.people < 0))
-            if model.calibration is None or not len(places):
-                return []
-            waiting = numbers[places]
-            self._delete_decisions(waiting)
-            vectors, units = gallery.rows(places), self._units(waiting)
-            return self._write(waiting, decide(vectors, units, gallery, model.calibration, false_accept))[1]
-
-    def _fresh(self, model: Model, gallery: Gallery, images: np.ndarray) -> Calibration:
-        """The calibration, made anew where it rests on far fewer people than there are and could rest on more."""
-        old, people = model.calibration, len(gallery.trust)
-        assert old is not None
-        if old.images >= MOST_IMAGES or people < _GROWTH * old.people:
-            return old
-        rows = self.store.connection.execute("SELECT id FROM decisions WHERE source = 'person' AND person IS NOT NULL")
-        sure = np.isin(images, [image for (image,) in rows])
-        found = calibrate(np.concatenate(gallery.vectors), gallery.people, self._units(images), sure, old.eps)
-        if found is None:
-            return old
-        self.store.connection.execute("UPDATE models SET calibration = ? WHERE id = ?", (found.to_json(), model.number))
-        return found
-
-    def identify(self, vectors: np.ndarray) -> list[tuple[Optional[int], float]]:
-        """Who is it? For each of N embeddings (N, D), float32, unit rows, the most similar person, None: nobody, and the
-        probability that it is this one; nothing is written. UsageError where nothing tells what a similarity means."""
-        model = self.model()
-        if model.calibration is None:
-            raise UsageError(f"{shown(self.path)} has too few people to tell what a similarity means; add more")
-        gallery, _ = self.gallery()
-        person, score = best_people(vectors, np.arange(len(vectors)), gallery)
-        likely = probabilities(person, score, gallery, model.calibration)
-        return [(None if number < 0 else number, chance) for number, chance in zip(person.tolist(), likely.tolist())]
-
-    def _units(self, images: np.ndarray) -> np.ndarray:
-        """(N,) one number for the images of a track."""
-        rows = self._rows_of("SELECT id, camera, track, sequence FROM images", images)
-        return unit_keys([rows[image] for image in images.tolist()])
-
-    def _tracks_of(self, images: np.ndarray) -> np.ndarray:
-        """Undecided images and the other undecided ones of their tracks, ascending."""
-        rows = self._rows_of("SELECT id, camera, track, sequence FROM images", images)
-        found = set(images.tolist())
-        for camera, track, sequence in {row for row in rows.values() if row[1] is not None}:
-            same = self.store.connection.execute(
-                "SELECT id FROM images JOIN decisions USING (id) WHERE track = ? AND camera IS ? AND sequence IS ? "
-                "AND person IS NULL",
-                (track, camera, sequence),
-            )
-            found.update(image for (image,) in same)
-        return np.array(sorted(found), np.int64)
-
-    def _rows_of(self, query: str, images: np.ndarray) -> dict[int, tuple]:
-        """First column -> the other columns, of some images."""
-        found = {}
-        for image in images.tolist():
-            number, *rest = self.store.connection.execute(f"{query} WHERE id = ?", (image,)).fetchone()
-            found[number] = tuple(rest)
-        return found
-
-    def _delete_decisions(self, images: Iterable) -> None:
-        self.store.connection.executemany("DELETE FROM decisions WHERE id = ?", [(int(image),) for image in images])
-
-    def model(self, fingerprint: Optional[str] = None) -> Model:
-        """The network of the embeddings; UsageError where it is not the one with this fingerprint."""
-        with self.store.named_errors():
-            number, own, run, width, text = self.store.connection.execute(
-                "SELECT id, fingerprint, run, width, calibration FROM models ORDER BY id DESC"
-            ).fetchone()
-        if fingerprint is not None and own != fingerprint:
-            raise UsageError(
-                f"{shown(self.path)} holds embeddings of another network ({own}, not {fingerprint}); name the run that it was "
-                f"made with ({shown(to_text(run) or '')}), or embed its images anew: ise-identities retrain"
-            )
-        return Model(number, own, to_text(run) or "", width, None if text is None else Calibration.from_json(text))
+            return add_again(self, images, false_accept)
 
     # -- corrections
 
@@ -484,31 +246,6 @@ class IdentityLedger:
             if self.require(number).locked:
                 raise UsageError(f"person {number} is locked; ise-identities lock --off {number} opens it")
 
-    def require(self, number: int) -> Person:
-        """What is known of a person; UsageError where there is none of that number, or it was merged into another."""
-        found = next(iter(self._people("WHERE people.id = ?", (number,))), None)
-        if found is None:
-            raise UsageError(f"{shown(self.path)} has no person {number}; ise-identities stats counts them")
-        if found.merged_into is not None:
-            raise UsageError(f"person {number} was merged into {found.merged_into}; name that one")
-        return found
-
-    def image(self, number: int) -> Sighted:
-        """An image and what was decided of it; UsageError where there is none of that number."""
-        found = next(self._sighted("WHERE images.id = ?", (number,)), None)
-        if found is None:
-            raise UsageError(f"{shown(self.path)} has no image {number}; ise-identities export lists them")
-        return found
-
-    def _typical(self, person: int) -> Optional[int]:
-        """The image of a person that is most like the others."""
-        rows = self._rows_of("SELECT id, vector FROM embeddings", np.array(self.images_of(person), np.int64))
-        images = [image for image, (vector,) in rows.items() if vector]
-        if not images:
-            return next(iter(rows), None)
-        vectors = np.array([np.frombuffer(rows[image][0], DTYPE) for image in images])
-        return images[int((vectors @ vectors.sum(0)).argmax())]
-
     def _said_apart(self, one: int, other: int) -> Optional[tuple[str, str]]:
         """Names of two images of two people that were said to be two people's."""
         query = (
@@ -525,69 +262,3 @@ class IdentityLedger:
         rows = self.store.connection.execute("SELECT id, one, other FROM answers WHERE same").fetchall()
         crossing = [(n,) for n, a, b in rows if (a in inside and b in rest) or (b in inside and a in rest)]
         self.store.connection.executemany("DELETE FROM answers WHERE id = ?", crossing)
-
-    # -- reading
-
-    def people(self) -> list[Person]:
-        """Those with a number of their own, ascending."""
-        return self._people("WHERE merged_into IS NULL")
-
-    def _people(self, condition: str, values: tuple = ()) -> list[Person]:
-        with self.store.named_errors():
-            rows = self.store.connection.execute(
-                "SELECT people.id, coalesce(name, ''), locked, count(decisions.id), merged_into FROM people "
-                f"LEFT JOIN decisions ON decisions.person = people.id {condition} GROUP BY people.id ORDER BY people.id",
-                values,
-            )
-            return [Person(number, name, bool(locked), *rest) for number, name, locked, *rest in rows]
-
-    def images(self) -> Iterator[Sighted]:
-        """All of them, by number."""
-        return self._sighted("")
-
-    def gallery(self) -> tuple[Gallery, np.ndarray]:
-        """Embeddings with their people, and the (N,) int64 numbers of their images, ascending; not to be changed."""
-        return self._vectors.gallery(np.empty(0, np.int64))
-
-    def images_of(self, person: int) -> list[int]:
-        """Numbers of the images of a person, ascending."""
-        with self.store.named_errors():
-            rows = self.store.connection.execute("SELECT id FROM decisions WHERE person = ? ORDER BY id", (person,))
-            return [image for (image,) in rows]
-
-    def image_numbers(self, paths: Sequence[str]) -> list[int]:
-        """Of files; UsageError names the first that is not there."""
-        known = {path: image for image, path in self.store.connection.execute("SELECT id, path FROM images")}
-        missing = [path for path in paths if to_bytes(path) not in known]
-        if missing:
-            raise UsageError(f"{shown(missing[0])} is not in {shown(self.path)}; ise-identities export lists what is")
-        return [known[to_bytes(path)] for path in paths]
-
-    def _sighted(self, condition: str, values: tuple = ()) -> Iterator[Sighted]:
-        with self.store.named_errors():
-            rows = self.store.connection.execute(
-                "SELECT images.id, path, camera, track, sequence, time, verdict, person, candidate, probability, source "
-                f"FROM images JOIN decisions USING (id) {condition} ORDER BY images.id",
-                values,
-            )
-            for image, path, camera, track, sequence, *rest in rows:
-                texts = map(to_text, (camera, track, sequence))
-                yield Sighted(image, to_text(path) or "", *texts, *rest)  # type: ignore[arg-type]
-
-    def changes(self) -> list[Change]:
-        """What can be undone, the last one last."""
-        return self.store.changes()
-
-    def dump(self) -> Iterator[str]:
-        """The content, a line for each row; equal content gives equal lines."""
-        with self.store.named_errors():
-            yield from schema.dump(self.store.connection)
-
-
-def _decision_rows(images: np.ndarray, decided: Decided, people: Sequence[int]) -> list[tuple]:
-    """(image, row of the table of decisions); groups of new people get their numbers."""
-    rows = []
-    for image, verdict, person, candidate, probability in zip(images.tolist(), *map(np.ndarray.tolist, decided)):
-        number = None if person < 0 else people[person] if verdict == NEW else person
-        rows.append((image, (verdict, number, None if candidate < 0 else candidate, round(probability, 6), "program")))
-    return rows

@@ -10,7 +10,7 @@ import socket
 import sqlite3
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 
 from ..errors import UsageError
 from ..utils.files import shown, write_atomically
@@ -21,6 +21,7 @@ logger = logging.getLogger("fastreid.ise.ledger")
 # Seconds that a second writer waits before it says so, and then until it gives up.
 _PATIENCE, WAIT = 1.0, 60.0
 _CACHE_KIB = 1 << 16
+_VALUES = 500  # in one query: SQLite may have been built to take 999
 # What reading a damaged file raises: the second where text in it, or in SQLite's own message, is no text.
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 CHECK = "ise-identities check --ledger {} says what is lost"
@@ -217,11 +218,25 @@ class Store:
         """The value of one of :data:`.schema.COUNTERS`."""
         return self.connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()[0]
 
-    def insert(self, table: str, rows: Sequence[tuple], ids: Optional[Sequence[int]] = None) -> list[int]:
+    def find(self, query: str, values: Sequence) -> list[tuple]:
+        """Rows of a query, which ends with a column, where that is one of the values; in no order."""
+        found = []
+        with self.named_errors():
+            for start in range(0, len(values), _VALUES):
+                block = values[start : start + _VALUES]
+                found += self.connection.execute(f"{query} IN ({', '.join('?' * len(block))})", block).fetchall()
+        return found
+
+    def next_ids(self, table: str, count: int) -> range:
+        """So many ids that no row of the table has had, given away."""
+        start = self.count(f"last_{table}", count) + 1
+        return range(start, start + count)
+
+    def insert(self, table: str, rows: Iterable[tuple], ids: Optional[Sequence[int]] = None) -> list[int]:
         """Adds rows within a transaction; their ids, the next ones where none are given."""
         if ids is None:
-            start = self.count(f"last_{table}", len(rows)) + 1
-            ids = range(start, start + len(rows))
+            rows = list(rows)
+            ids = self.next_ids(table, len(rows))
         names = schema.columns(table)
         places = ", ".join("?" * len(names))
         self.connection.executemany(

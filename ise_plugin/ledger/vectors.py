@@ -9,6 +9,7 @@ from .schema import seal
 from .store import CHECK, Store
 
 _READ_AT_ONCE = 1 << 16  # embeddings: 64 MiB of 256 numbers
+_DECISIONS_AT_ONCE = 1 << 18  # numbers are read as float64, which holds them up to 2^53
 DTYPE = "<f4"  # as in the file
 
 
@@ -25,28 +26,23 @@ class VectorCache:
         self._images = np.empty(0, np.int64)
         self._losses = -1
 
-    def gallery(self, without: np.ndarray) -> tuple[Gallery, np.ndarray]:
+    def gallery(self) -> tuple[Gallery, np.ndarray]:
         """Embeddings with their people, and the numbers of their images.
-
-        Args:
-            without: numbers of images that are nobody's in it.
 
         Raises:
             UsageError: an embedding does not fit its checksum.
         """
         self._follow()
-        people = np.full(len(self._images), -1, np.int64)
+        people, trust = np.full(len(self._images), -1, np.int64), np.ones(len(self._images))
         with self._store.named_errors():
-            rows = self._store.connection.execute(
+            cursor = self._store.connection.execute(
                 "SELECT id, person, coalesce(probability, 1) FROM decisions WHERE person IS NOT NULL"
-            ).fetchall()
-        trust = np.ones(len(people))
-        if rows:
-            images, persons, chances = (np.array(column) for column in zip(*rows))
-            there = np.isin(images, self._images)  # what has no embedding is left out
-            places = np.searchsorted(self._images, images[there])
-            people[places], trust[places] = persons[there], chances[there]
-        people[np.isin(self._images, without)] = -1
+            )
+            while block := cursor.fetchmany(_DECISIONS_AT_ONCE):
+                images, persons, chances = np.array(block).T
+                there = np.isin(images, self._images)  # what has no embedding is left out
+                places = np.searchsorted(self._images, images[there])
+                people[places], trust[places] = persons[there], chances[there]
         owned = people >= 0
         _, of, sizes = np.unique(people[owned], return_inverse=True, return_counts=True)
         means = np.bincount(of.reshape(-1), trust[owned], minlength=len(sizes)) / sizes
