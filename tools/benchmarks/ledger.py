@@ -6,13 +6,15 @@
 
 Each file is one that tools/embed.py wrote, of images named as Market-1501's are (0002_c1s1_000451_03.jpg: identity, camera).
 Three days of --people new people each; of everybody who came before, some images come again. One camera is new on day 3. The
-ledger begins with a labelling of day 1. People who never come are the ones who must not be recognised. With --size: 1,000 images
-into a ledger of so many drawn embeddings, and what is asked next.
+ledger begins with a labelling of day 1. People who never come are the ones who must not be recognised. With --size: seconds for
+1,000 images into a ledger of so many drawn embeddings, a fifth of them of new people, and for 1,000 more; beside them the seconds
+that a core has worked for it.
 """
 
 import argparse
 import os
 import re
+import resource
 import sys
 import tempfile
 import time
@@ -22,17 +24,19 @@ import numpy as np
 from tabulate import tabulate
 
 from ise_plugin.clustering import DBSCAN, generate_pseudo_labels, jaccard_graph
+from ise_plugin.clustering.calibration import score_people
 from ise_plugin.clustering.purity import REACH, estimate_purities
 from ise_plugin.clustering.quality import adjusted_rand_index, outliers_alone
 from ise_plugin.data.sightings import Sighting
 from ise_plugin.ledger import Batch, IdentityLedger
-from ise_plugin.ledger.decide import best_people, probabilities
+from ise_plugin.ledger.decide import Gallery, best_people, probabilities
 from ise_plugin.utils.command_line import run_command
 
 NAME = re.compile(r"(-?\d+)_c(\d+)s(\d+)_(\d+)_")
 FALSE_ACCEPT = 0.01
 NEW_SHARE = 0.6  # of a person's images that come on the first day; the rest on the days after
 K1 = 20
+BLOCK = 1 << 16
 
 
 class Images(NamedTuple):
@@ -99,24 +103,19 @@ def measure(ledger: IdentityLedger, images: Images, rows: np.ndarray, strangers:
     names = {
         number: np.bincount(images.people[rows][labels == number]).argmax() for number in np.unique(labels[labels > 0])
     }
-    gallery, numbers = ledger.gallery()
+    gallery, _ = ledger.gallery()  # its images are in the order of the rows
     calibration = ledger.model().calibration
     threshold = calibration.threshold(FALSE_ACCEPT, len(names))
-    best, strange = best_people(images.vectors[strangers], np.arange(len(strangers)), gallery)
+    best, strange = best_people(gallery.near(images.vectors[strangers]), np.arange(len(strangers)), gallery)
     # each known image against the ledger without it
-    whose, known, right = [], [], []
-    for i in range(len(rows)):
-        if labels[i] > 0 and (labels == labels[i]).sum() > 3:
-            whose.append(i)
-    own = leave_out(gallery, images, rows, whose, labels)
-    for place, (number, score) in zip(whose, own):
-        known.append(score)
-        right.append(names.get(number) == images.people[rows[place]])
-    known, right = np.array(known), np.array(right)
+    sizes = dict(zip(*np.unique(labels, return_counts=True)))
+    whose = np.array([i for i, label in enumerate(labels) if label > 0 and sizes[label] > 3])
+    own, known = leave_out(gallery, whose)
+    right = np.array([names.get(number) == images.people[rows[i]] for number, i in zip(own.tolist(), whose)])
     chosen = np.quantile(strange, 1 - FALSE_ACCEPT)  # with the truth
     accepted = lambda limit: (right & (known >= limit)).mean()
     scores, truth = np.r_[known, strange], np.r_[right, np.zeros(len(strange), bool)]
-    people = np.r_[[number for number, _ in own], best]
+    people = np.r_[own, best]
     likely = probabilities(people, scores, gallery, calibration)
     return {
         "ARI": ari[0],
@@ -128,18 +127,17 @@ def measure(ledger: IdentityLedger, images: Images, rows: np.ndarray, strangers:
     }
 
 
-def leave_out(gallery, images: Images, rows: np.ndarray, whose: list, labels: np.ndarray) -> list:
-    """(person, score) of each image against the rest."""
-    found = []
-    vectors = np.concatenate(gallery.vectors)
-    place = {row.tobytes(): i for i, row in enumerate(vectors)}
-    for i in whose:
-        vector = images.vectors[rows[i]].astype(np.float32)
-        people = gallery.people.copy()
-        people[place[vector.tobytes()]] = -1
-        person, score = best_people(vector[None], np.zeros(1, np.int64), gallery._replace(people=people))
-        found.append((int(person[0]), float(score[0])))
-    return found
+def leave_out(gallery: Gallery, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) best person of each of some images of a ledger against the rest, and the score."""
+    numbers, people = np.unique(gallery.people, return_inverse=True)
+    people = people.reshape(-1) - int(numbers[0] < 0)
+    numbers = numbers[numbers >= 0]
+    sizes = np.tile(np.bincount(people[people >= 0], minlength=len(numbers)), (len(places), 1))
+    sizes[np.arange(len(places)), people[places]] -= 1
+    near = gallery.near(gallery.rows(places))
+    found = np.where(near.places == places[:, None], -1, people[near.places])
+    person, score = score_people(near.similarities, found, sizes).best(len(places))
+    return np.where(person >= 0, numbers[person], -1), score
 
 
 def calibration_error(likely: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
@@ -153,14 +151,16 @@ def calibration_error(likely: np.ndarray, truth: np.ndarray, bins: int = 10) -> 
 def drawn_batch(who: np.ndarray, start: int, width: int, rng: np.random.Generator) -> Batch:
     """Images of people (numbers), whose embeddings lie around a direction for each."""
     centers = np.random.default_rng(0).normal(size=(int(who.max()) + 1, width)).astype(np.float32)
-    vectors = centers[who] + 0.7 * rng.standard_normal((len(who), width), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = rng.standard_normal((len(who), width), np.float32)
+    for block in np.array_split(np.arange(len(who)), -(-len(who) // BLOCK)):
+        some = centers[who[block]] + 0.7 * vectors[block]
+        vectors[block] = some / np.linalg.norm(some, axis=1, keepdims=True)
     paths = [f"{start + i:09d}.jpg" for i in range(len(who))]
     return Batch(paths, vectors, [Sighting()] * len(who), [(start + i).to_bytes(32, "big") for i in range(len(who))])
 
 
 def size(count: int, width: int) -> dict:
-    """Seconds for 1,000 images into a ledger of so many."""
+    """Seconds for 1,000 images into a ledger of so many, a fifth of them of people who are new; and for 1,000 more."""
     rng = np.random.default_rng(0)
     people = max(2, count // 30)
     who = np.arange(count) % people
@@ -168,14 +168,21 @@ def size(count: int, width: int) -> dict:
         path = os.path.join(folder, "ledger")
         begun = time.perf_counter()
         IdentityLedger.create(path, drawn_batch(who, 0, width, rng), who, "drawn", eps=0.5).close()
-        made, batch = time.perf_counter(), drawn_batch(rng.integers(0, people, 1000), count, width, rng)
+        made, seconds, added = time.perf_counter(), [], []
         with IdentityLedger(path) as ledger:
-            start = time.perf_counter()
-            added = ledger.add(batch, "drawn")
-            cold = time.perf_counter() - start
-            ledger.undo()
+            for number in range(2):
+                new = people + 20 * number + np.arange(1000) % 20
+                coming = np.where(np.arange(1000) < 800, rng.integers(0, people, 1000), new)
+                batch = drawn_batch(coming, count + 1000 * number, width, rng)
+                start, used = time.perf_counter(), time.process_time()
+                added.append(ledger.add(batch, "drawn"))
+                seconds += [time.perf_counter() - start, time.process_time() - used]
         megabytes = os.path.getsize(path) / 1e6
-    return {"images": count, "init s": made - begun, "add 1,000 s": cold, "known": added.known, "file MB": megabytes}
+    names = ("add 1,000 s", "of a core", "1,000 more s", "of one core")
+    verdicts = {"known": sum(one.known for one in added), "new": sum(one.new for one in added)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    times = {"init s": made - begun, **dict(zip(names, seconds))}
+    return {"images": count, **times, **verdicts, "file MB": megabytes, "peak GB": peak}
 
 
 def parser() -> argparse.ArgumentParser:
