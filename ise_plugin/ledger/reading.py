@@ -126,7 +126,7 @@ class LedgerReader:
     def units(self, images: np.ndarray) -> np.ndarray:
         """(N,) int64, one number for the images of a track."""
         found = self.store.find("SELECT id, camera, track, sequence FROM images WHERE id", images.tolist())
-        rows = {image: row for image, *row in found}
+        rows = {image: tuple(row) for image, *row in found}
         return unit_keys([rows[image] for image in images.tolist()])
 
     def _sighted(self, condition: str, values: tuple = ()) -> Iterator[Sighted]:

@@ -10,8 +10,9 @@ from typing import Any, Callable, Optional, Sequence
 from ..data.thumbnails import thumbnail
 from ..errors import UsageError
 from ..utils.files import shown, write_atomically
+from .answers import Part, Question, Said, apply
 from .identity_ledger import IdentityLedger
-from .questions import Part, Question, Questions, Said, apply
+from .questions import Questions
 
 QUESTIONS = 40
 FORMAT, VERSION = "ise-review", 1

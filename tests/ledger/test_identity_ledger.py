@@ -1,6 +1,5 @@
 """People in a file: what is added, corrected and undone."""
 
-import logging
 import shutil
 import sqlite3
 
@@ -10,14 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_helpers import FINGERPRINT, draw, dump
 
-from ise_plugin.data.sightings import Sighting
 from ise_plugin.errors import UsageError
-from ise_plugin.ledger import Batch, IdentityLedger
-
-
-def verdicts(ledger, batch):
-    rows = {row.path: row for row in ledger.images()}
-    return [rows[path] for path in batch.paths]
+from ise_plugin.ledger import IdentityLedger
 
 
 def test_a_new_ledger_has_a_person_for_each_group(ledger):
@@ -34,113 +27,6 @@ def test_outliers_of_a_run_are_undecided(tmp_path):
         rows = list(ledger.images())
         assert [row.person is None for row in rows] == (labels < 0).tolist()
         assert {row.verdict for row in rows if row.person is None} == {"undecided"}
-
-
-def test_images_of_known_people_are_known(ledger):
-    batch, who = draw(range(6), images=4, seed=1)
-    ledger.add(batch, FINGERPRINT)
-    found = verdicts(ledger, batch)
-    right = [row.person == person + 1 for row, person in zip(found, who)]
-    assert np.mean(right) > 0.9 and {row.source for row in found} == {"program"}
-    assert all(row.person == person + 1 for row, person in zip(found, who) if row.verdict == "known")
-
-
-def test_new_people_are_grouped_with_their_like_and_get_the_next_numbers(ledger):
-    batch, who = draw(range(20, 24), images=8, seed=1)
-    added = ledger.add(batch, FINGERPRINT)
-    assert added.people == [13, 14, 15, 16] and added.new == 32
-    groups = {(row.person, person) for row, person in zip(verdicts(ledger, batch), who)}
-    assert len(groups) == 4 and {number for number, _ in groups} == set(added.people)
-
-
-def test_who_is_it_writes_nothing(ledger):
-    before = dump(ledger)
-    batch, who = draw([3, 5, 90], images=1, seed=8)
-    (first, second), (third, fourth), (_, chance) = ledger.identify(batch.vectors)
-    assert (first, third) == (4, 6) and min(second, fourth) > 0.9 > 0.1 > chance
-    assert dump(ledger) == before
-
-
-def test_groups_that_are_unsure_of_themselves_make_what_is_like_them_unsure(tmp_path):
-    batch, who = draw(range(12))
-    for trust in (1.0, 0.5):
-        labels = np.unique(who, return_inverse=True)[1]
-        path = str(tmp_path / f"{trust}")
-        with IdentityLedger.create(path, batch, labels, FINGERPRINT, "", np.full(len(who), trust)) as ledger:
-            assert ledger.identify(draw([3], images=1, seed=8)[0].vectors)[0][1] == pytest.approx(trust, abs=0.02)
-
-
-def test_a_grown_ledger_is_calibrated_anew(ledger):
-    old = ledger.model().calibration
-    ledger.add(draw(range(20, 26), seed=1)[0], FINGERPRINT)  # half as many again
-    assert ledger.model().calibration == old  # by what was there before
-    ledger.add(draw([1], images=2, seed=2)[0], FINGERPRINT)
-    assert (old.people, ledger.model().calibration.people) == (12, 18)
-    ledger.undo()
-    assert ledger.model().calibration == old
-
-
-def test_one_image_of_nobody_is_undecided_until_its_like_come(ledger):
-    batch, _ = draw([30], images=12, seed=1)
-    first = ledger.add(batch.of([0]), FINGERPRINT)
-    assert (first.known, first.new, first.undecided) == (0, 0, 1)
-    rest = ledger.add(batch.of(range(1, 12)), FINGERPRINT)
-    assert rest.images == 11 and rest.new == 12
-    assert {row.person for row in verdicts(ledger, batch)} == {13}
-
-
-def test_a_track_decides_together(ledger):
-    batch, who = draw([3, 40], images=4, seed=5, tracks=True)
-    blurred = batch.vectors.copy()
-    noise = np.random.default_rng(1).normal(size=blurred.shape[1])
-    blurred[1] = noise / np.linalg.norm(noise)  # one image of the track shows nothing
-    alone = batch._replace(vectors=blurred, sightings=[Sighting()] * 8)
-    ledger.add(alone, FINGERPRINT)
-    assert verdicts(ledger, alone)[1].person is None
-    ledger.undo()
-    ledger.add(batch._replace(vectors=blurred), FINGERPRINT)
-    found = verdicts(ledger, batch)
-    assert {row.person for row in found[:4]} == {4} and len({row.probability for row in found[:4]}) == 1
-    assert {row.person for row in found[4:]} == {13}
-
-
-def test_adding_again_changes_nothing(ledger):
-    batch, _ = draw(range(10, 14), seed=1)
-    ledger.add(batch, FINGERPRINT)
-    before, changes = dump(ledger), ledger.changes()
-    assert ledger.add(batch, FINGERPRINT).images == 0
-    assert dump(ledger) == before and ledger.changes() == changes
-
-
-def test_a_copy_under_another_name_is_said_once(ledger, caplog):
-    caplog.set_level(logging.WARNING)
-    batch, _ = draw(range(1), images=1)
-    copy = batch._replace(paths=["other/name.jpg"])
-    assert ledger.add(copy, FINGERPRINT).copies == {"other/name.jpg": batch.paths[0]}
-    assert f"other/name.jpg is {batch.paths[0]}" in caplog.text
-    caplog.clear()
-    assert ledger.add(copy, FINGERPRINT).images == 0 and not caplog.text
-
-
-def test_copies_within_a_batch(ledger):
-    batch, _ = draw([50], images=1, seed=3)
-    twice = Batch(["a.jpg", "b.jpg"], np.repeat(batch.vectors, 2, 0), batch.sightings * 2, batch.digests * 2)
-    added = ledger.add(twice, FINGERPRINT)
-    assert added.images == 1 and added.copies == {"b.jpg": "a.jpg"}
-
-
-def test_another_picture_under_an_old_name_is_named_and_left_alone(ledger, caplog):
-    before = dump(ledger)
-    batch, _ = draw(range(1), images=1)
-    ledger.add(batch._replace(digests=[b"x" * 32]), FINGERPRINT)
-    assert "1 files are others than when they were added" in caplog.text and dump(ledger) == before
-
-
-def test_names_that_are_no_utf8_come_back(ledger):
-    batch, _ = draw([60], images=1, seed=3)
-    ledger.add(batch._replace(paths=["cam\udcff/1.jpg"], sightings=[Sighting(camera="cam\udcff")]), FINGERPRINT)
-    last = list(ledger.images())[-1]
-    assert (last.path, last.camera) == ("cam\udcff/1.jpg", "cam\udcff")
 
 
 @pytest.mark.parametrize(
@@ -160,11 +46,6 @@ def test_embeddings_that_do_not_fit_are_refused(ledger, change, message):
     with pytest.raises(UsageError, match=message):
         ledger.add(change(draw([1], seed=1)[0]), FINGERPRINT)
     assert dump(ledger) == before
-
-
-def test_a_network_of_another_digest_is_refused_with_the_command(ledger):
-    with pytest.raises(UsageError, match="another network.*ise-identities retrain"):
-        ledger.add(draw([1], seed=1)[0], "fedcba")
 
 
 def test_a_failed_creation_leaves_nothing(tmp_path):

@@ -1,16 +1,16 @@
-"""What is asked first, and what becomes of the answers."""
+"""What is asked first."""
 
 import shutil
 
 import numpy as np
 import pytest
-from ledger_helpers import FINGERPRINT, draw, dump
+from ledger_helpers import FINGERPRINT, draw
 
 from ise_plugin.clustering.quality import b_cubed, outliers_alone
 from ise_plugin.errors import UsageError
 from ise_plugin.ledger import IdentityLedger
-from ise_plugin.ledger.likeness import NEAR, Likeness, cut_in_two
-from ise_plugin.ledger.questions import MOST_OTHERS, SHOWN, Question, Questions, Said, apply
+from ise_plugin.ledger.answers import Question
+from ise_plugin.ledger.questions import MOST_OTHERS, SHOWN, Questions
 
 BATCH, WHO = draw(range(30), spread=0.35)
 WRONG = WHO.copy()
@@ -115,81 +115,6 @@ def test_after_an_answer_only_what_it_touches_is_counted_anew_and_the_same_comes
         assert {n: (*cut.one, -1, *cut.other) for n, cut in one.cuts.items()} == {
             n: (*cut.one, -1, *cut.other) for n, cut in other.cuts.items()
         }
-
-
-def test_likeness_is_the_mean_cosine_over_pairs():
-    from ise_plugin.ledger.decide import Gallery
-
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(60, 8)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    people, cameras = np.arange(60) // 12 + 1, np.arange(60) % 2
-    people[-2:] = -1
-    likeness = Likeness()
-    likeness.follow(Gallery([rows[:25], rows[25:]], people, np.ones(5)), cameras, True)
-    clean = rows - np.stack([rows[cameras == camera].mean(0) for camera in (0, 1)])[cameras]
-    clean /= np.linalg.norm(clean, axis=1, keepdims=True)
-
-    def mean(a, b):
-        return np.mean([clean[i] @ clean[j] for i in a for j in b if i != j])
-
-    groups = {label: np.flatnonzero(people == label) for label in range(1, 6)} | {-59: [58], -60: [59]}
-    inside = {label: mean(own, own) for label, own in groups.items() if label > 0}
-    usual = np.average(list(inside.values()), weights=[len(groups[label]) for label in inside])
-    within = lambda label: max(
-        (inside.get(label, 0) * (size := len(groups[label]) * (label > 0)) + 5 * usual) / (size + 5), 1e-6
-    )
-    for one, other in ((1, 2), (5, 3), (4, -60)):
-        expected = mean(groups[one], groups[other]) / np.sqrt(within(one) * within(other))
-        assert likeness.between(np.array([one]), np.array([other]))[0] == pytest.approx(expected, rel=1e-3)
-    assert likeness.labels.tolist() == [-60, -59, 1, 2, 3, 4, 5]
-    assert len(likeness.edges) == 10 + 5 * 2 <= 5 * NEAR  # every pair with a person
-
-
-def test_cut_in_two():
-    rows = np.repeat(np.eye(3, dtype=np.float32), [5, 200, 3], 0)
-    first = cut_in_two(np.concatenate([rows[:5], rows[-3:]]))
-    assert set(first[:5]) != set(first[5:]) and len(set(first[:5])) == len(set(first[5:])) == 1
-    many = cut_in_two(rows[:205])
-    assert set(many[:5]) != set(many[5:])
-    assert 0 < cut_in_two(np.ones((4, 2), np.float32) / 2**0.5).sum() < 4
-
-
-# -- answers
-
-
-def images(ledger, person):
-    return ledger.images_of(person)
-
-
-def test_an_answer_is_one_change(ledger):
-    before = dump(ledger)
-    lone = ledger.add(draw([40], images=1, seed=9)[0], FINGERPRINT)
-    assert lone.undecided == 1
-    middle, half = dump(ledger), tuple(images(ledger, 1)[:3])
-    said = [Said(8, 9, (), True), Said(8, 97, (), True), Said(8, 17, (), False), Said(8, 1, half, False)]
-    assert apply(ledger, [said]) == []
-    assert images(ledger, 13) == list(half)
-    assert images(ledger, 1) == [*range(4, 17), 97]  # the halves parted first, then the others joined
-    with pytest.raises(UsageError, match="were said to be two people"):
-        ledger.merge(1, 3)
-    ledger.undo()
-    assert dump(ledger) == middle
-    ledger.undo()
-    assert dump(ledger) == before
-
-
-def test_who_has_a_name_keeps_the_number(ledger):
-    ledger.name(5, "Ada")
-    apply(ledger, [[Said(images(ledger, 2)[0], images(ledger, 5)[0], (), True)]])
-    assert ledger.require(5).images == 16
-
-
-def test_what_cannot_be_taken_is_named_and_the_rest_is_taken(ledger):
-    ledger.lock(2)
-    refused = apply(ledger, [[Said(1, 9, (), True), Said(1, 17, (), True)], [Said(1, 9999, (), True)]])
-    assert len(refused) == 2 and "person 2 is locked" in refused[0] and "no image 9999" in refused[1]
-    assert ledger.require(1).images == 16 and len(ledger.changes()) == 2
 
 
 def test_locked_people_are_not_asked_about(wrong):

@@ -10,7 +10,6 @@ import sqlite3
 import time
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 from helpers import HANG, forkserver
 from ledger_helpers import FINGERPRINT, change_forever, draw, dump, new_ledger, write_slowly

@@ -25,7 +25,8 @@ from tabulate import tabulate
 from ise_plugin.clustering import DBSCAN, jaccard_graph
 from ise_plugin.clustering.quality import b_cubed, outliers_alone
 from ise_plugin.ledger import IdentityLedger
-from ise_plugin.ledger.questions import Question, Questions
+from ise_plugin.ledger.answers import Question
+from ise_plugin.ledger.questions import Questions
 from ise_plugin.utils.command_line import run_command
 
 K1 = 20
