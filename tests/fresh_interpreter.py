@@ -16,34 +16,40 @@ import json, os, runpy, sys, traceback
 import faiss, numba, scipy.stats, sklearn.metrics, tensorboard, torch, torch._dynamo, torch.utils.data
 assert not {"ise_plugin", "fastreid", "torchvision"} & set(sys.modules)
 
-def begin(job):
+def begin(job, environment):
     if job["new_session"]:
         os.setsid()
     os.environ.clear()
-    os.environ.update(job["environment"])
+    os.environ.update(job["environment"], **environment)
     os.chdir(job["folder"])
     for descriptor, path in enumerate([os.devnull, job["stdout"], job["stderr"]]):
-        os.dup2(os.open(path, os.O_RDWR), descriptor)
+        os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), descriptor)
     sys.path[:0] = job["environment"].get("PYTHONPATH", "").split(os.pathsep)
 
 for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        begin(job)
-        sys.argv = job["arguments"]
-        if job["code"] is None:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        else:
-            exec(compile(job["code"], "<string>", "exec"), {"__name__": "__main__"})
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    job, children = json.loads(line), []
+    for environment in job["processes"]:
+        children.append(os.fork())
+        if children[-1] == 0:
+            begin(job, environment)
+            sys.argv = job["arguments"]
+            if job["code"] is None:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            else:
+                exec(compile(job["code"], "<string>", "exec"), {"__name__": "__main__"})
+            sys.exit()
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(next(filter(None, codes), 0), flush=True)
 """
 _server = None
 
 
-def run(*arguments, code=None, environment=None, new_session=False) -> subprocess.CompletedProcess:
-    """Runs a script with its arguments, or a piece of code, to its end; ``environment`` is added to that of the test."""
+def run(*arguments, code=None, environment=None, new_session=False, processes=({},)) -> subprocess.CompletedProcess:
+    """Runs a script with its arguments, or a piece of code, to its end; ``environment`` is added to that of the test.
+
+    With several ``processes``, what each has in its environment besides, all run at once; the exit code is the first
+    that is not 0.
+    """
     global _server
     if _server is None:
         command = [sys.executable, "-W", "ignore", "-c", _SERVER]
@@ -56,6 +62,7 @@ def run(*arguments, code=None, environment=None, new_session=False) -> subproces
             "environment": {**os.environ, **(environment or {})},
             "folder": os.getcwd(),
             "new_session": new_session,
+            "processes": list(processes),
             "stdout": stdout.name,
             "stderr": stderr.name,
         }

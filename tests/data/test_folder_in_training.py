@@ -33,6 +33,10 @@ def crops(datasets_folder, tmp_path):
     return tmp_path / "crops"
 
 
+# the method alone: pictures' colours and textures, and their scenes, take longer than all else here
+METHOD_ALONE = "ISE.APPEARANCE.WEIGHT 0 ISE.APPEARANCE.SCENES 0".split()
+
+
 class Remove(HookBase):
     """Files vanish after the first epoch."""
 
@@ -46,7 +50,7 @@ class Remove(HookBase):
 
 def test_a_few_files_may_vanish(crops, tmp_path, caplog):
     gone = sorted(crops.iterdir())[3:10:3]
-    trainer = trainer_on(crops, tmp_path / "run")
+    trainer = trainer_on(crops, tmp_path / "run", *METHOD_ALONE)
     trainer.register_hooks([Remove(gone)])
     trainer.train()
     rows = read_csv(str(tmp_path / "run/identities.csv"))
@@ -56,7 +60,7 @@ def test_a_few_files_may_vanish(crops, tmp_path, caplog):
 
 
 def test_many_files_may_not(crops, tmp_path):
-    trainer = trainer_on(crops, tmp_path / "run")
+    trainer = trainer_on(crops, tmp_path / "run", *METHOD_ALONE)
     trainer.register_hooks([Remove(sorted(crops.iterdir())[:9])])
     with pytest.raises(UsageError, match="8 of 150 images.*MAX_BAD_SHARE"):
         trainer.train()
@@ -116,7 +120,7 @@ def test_an_evaluation_that_cannot_be_is_refused_before_training(crops, tmp_path
 def test_a_gallery_smaller_than_the_ranks_is_evaluated(crops, tmp_path):
     options = ["DATASETS.FOLDER.GALLERY", labelled(tmp_path / "g", "ab")]
     options += ["DATASETS.FOLDER.QUERY", labelled(tmp_path / "q", "a"), "DATASETS.TESTS", "('Folder',)"]
-    trainer_on(crops, tmp_path / "run", *options, "SOLVER.MAX_EPOCH", "1").train()
+    trainer_on(crops, tmp_path / "run", *options, *METHOD_ALONE, "SOLVER.MAX_EPOCH", "1").train()
     assert json.loads((tmp_path / "run/results.json").read_text())["final"]["Rank-10"] == 100
 
 

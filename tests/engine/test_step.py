@@ -368,14 +368,14 @@ def test_groups_cost_few_launches_and_no_copy(monkeypatch, precision):
     monkeypatch.setattr(normalization, "_adds_up_naively", lambda x: False)
     monkeypatch.setattr(step_module, "_NEVER_WAITING", ())
     cfg = load_cfg(str(CONFIGS / "ISE/market_r50.yml"), ["MODEL.BACKBONE.PRETRAIN", "False"])
-    cfg.MODEL.DEVICE, images = "cpu", 16
+    cfg.MODEL.DEVICE, images = "cpu", 8
     launched, copied = {}, {}
     for groups in (1, 4):
         cfg.ISE.BN_GROUP_SIZE = images // groups
         model = build_model(cfg).train()
         model.heads.set_centroids(torch.randn(50, cfg.MODEL.BACKBONE.FEAT_DIM))
         step = TrainingStep(model, build_optimizer(cfg, model), CPU, precision)
-        pictures = torch.zeros(images, 3, 64, 32, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+        pictures = torch.zeros(images, 3, 32, 16, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
         step.set_loader([{"images": pictures, "targets": torch.arange(images) // 4}] * 2)
         step.iter = 0
         step.run_step()  # the first one makes the optimiser's state

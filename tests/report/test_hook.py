@@ -29,7 +29,7 @@ CONFIG_FILE = str(CONFIGS / "ISE/synthetic_tiny.yml")
 
 def make_cfg(output_dir, *opts):
     given = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output_dir), "SOLVER.CHECKPOINT_PERIOD", "1"]
-    return load_cfg(CONFIG_FILE, [*given, *map(str, opts)])
+    return load_cfg(CONFIG_FILE, [*given, "ISE.REPORT.PICTURES", "True", *map(str, opts)])
 
 
 def train(cfg, resume=False, hooks=()):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -17,8 +18,9 @@ TOOL = str(REPOSITORY / "tools" / "train_net.py")
 main = load_tool("train_net").main
 
 
-def run(datasets, *arguments, **environment):
-    return fresh_interpreter.run(TOOL, *arguments, environment={"FASTREID_DATASETS": str(datasets), **environment})
+def run(datasets, *arguments, processes=({},), **environment):
+    environment = {"FASTREID_DATASETS": str(datasets), **environment}
+    return fresh_interpreter.run(TOOL, *arguments, environment=environment, processes=processes)
 
 
 def opts(output_dir, *more):
@@ -145,18 +147,6 @@ SAME_FOR_ANY_NUMBER_OF_PROCESSES = """
 ROUNDING = 1e-3
 
 
-def torchrun(datasets, world, *arguments, restarts=0):
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-    return subprocess.Popen(
-        [*command, f"--max-restarts={restarts}", TOOL, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "FASTREID_DATASETS": str(datasets), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
-
-
 @pytest.fixture(scope="module")
 def one_process(datasets_folder, tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("one") / "run"
@@ -165,12 +155,20 @@ def one_process(datasets_folder, tmp_path_factory):
     return output_dir
 
 
+def as_torchrun_does(world):
+    """What torchrun has in the environment of each process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+
+
 @pytest.mark.parametrize("world", [4])
 def test_any_number_of_processes_labels_and_learns_as_one(datasets_folder, one_process, tmp_path, world):
     one, several = one_process, tmp_path / "several"
-    process = torchrun(datasets_folder, world, *opts(several), *SAME_FOR_ANY_NUMBER_OF_PROCESSES)
-    _, errors = process.communicate(timeout=HANG)
-    assert process.returncode == 0, errors
+    words = [*opts(several), *SAME_FOR_ANY_NUMBER_OF_PROCESSES]
+    result = run(datasets_folder, *words, processes=as_torchrun_does(world), OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
     for name in ("model_0000.pth", "model_final.pth"):
         a, b = load_checkpoint_file(str(one / name)), load_checkpoint_file(str(several / name))
         assert a["pseudo_labels"]["labels"].max() >= 3
@@ -183,17 +181,6 @@ def test_any_number_of_processes_labels_and_learns_as_one(datasets_folder, one_p
     assert {path.name for path in several.rglob("log.txt*")} == {"log.txt"}  # the first process alone writes
 
 
-# three epochs, in the second of which the second process is killed
-KILLED = [
-    "SOLVER.MAX_EPOCH",
-    3,
-    "SOLVER.CHECKPOINT_PERIOD",
-    1,
-    "ISE.HOOKS",
-    "('EpochSummary', 'faulty_hooks.KillProcess1')",
-]
-
-
 def is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -202,26 +189,35 @@ def is_alive(process: int) -> bool:
     return True
 
 
-def test_killed_process_ends_the_run_and_the_next_start_goes_on(tiny_dataset, tmp_path, capfd):
-    output_dir = tmp_path / "run"
-    launcher = torchrun(tiny_dataset, 2, *opts(output_dir), *KILLED)
-    _, errors = launcher.communicate(timeout=HANG)
-    processes = [int(path.name.split("_")[1]) for path in output_dir.glob("process_*")]
-    assert launcher.returncode != 0 and len(processes) == 2 and not any(map(is_alive, processes))
-    assert errors.count("\nerror: ") <= 1 and not (output_dir / "model_final.pth").exists()
-    assert run_here(*opts(output_dir, "--resume"), *KILLED) == 0  # with one process
-    assert "Starting training from epoch 2" in capfd.readouterr().out
-    assert set(json.loads((output_dir / "results.json").read_text())) >= {"initial", "final"}
+def torchrun(datasets, world, *arguments, restarts=0):
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+    return subprocess.run(
+        [*command, f"--max-restarts={restarts}", TOOL, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        env={**os.environ, "FASTREID_DATASETS": str(datasets), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
 
 
-def test_torchrun_restarts_from_the_last_checkpoint_of_this_run(datasets_folder, tmp_path):
+# three epochs; the second process is killed in the second, and in the third when it has been started again
+KILLED = "SOLVER.MAX_EPOCH 3 SOLVER.CHECKPOINT_PERIOD 1 ISE.HOOKS ('EpochSummary','faulty_hooks.KillProcess1')".split()
+
+
+def test_torchrun_restarts_from_the_last_checkpoint_of_this_run_and_ends_when_it_gives_up(
+    tiny_dataset, tmp_path, capfd
+):
     output_dir = tmp_path / "run"
     output_dir.mkdir()
     (output_dir / "last_checkpoint").write_text("model_of_an_older_run.pth")
-    launcher = torchrun(datasets_folder, 2, *opts(output_dir), *KILLED, restarts=1)
-    _, errors = launcher.communicate(timeout=HANG)
+    result = torchrun(tiny_dataset, 2, *opts(output_dir), *KILLED, restarts=1)
     log = (output_dir / "log.txt").read_text()
-    assert launcher.returncode == 0, errors
     assert "is of an older run" in log and "Starting training from epoch 1" in log
     assert "torchrun started the run again (attempt 2)" in log and "Starting training from epoch 2" in log
-    assert (output_dir / "model_final.pth").exists()
+    processes = [int(path.name.split("_")[1]) for path in output_dir.glob("process_*")]
+    assert result.returncode != 0 and len(processes) == 4 and not any(map(is_alive, processes))
+    assert result.stderr.count("\nerror: ") <= 2 and not (output_dir / "model_final.pth").exists()
+    assert run_here(*opts(output_dir, "--resume"), *KILLED) == 0  # with one process
+    assert "Starting training from epoch 3" in capfd.readouterr().out
+    assert set(json.loads((output_dir / "results.json").read_text())) >= {"initial", "final"}
