@@ -1,7 +1,9 @@
-"""Interpreters that have imported slow packages already, but neither this one nor fastreid nor torchvision.
+"""Interpreters that have imported slow packages already, but neither this one nor fastreid nor torchvision; ``warm`` ones
+have imported these as well.
 
-A server imports them once and forks; to the program it is as if it had just started. What depends on the first moments of
-a process (threads, variables of the environment that libraries read when they are loaded) needs one of its own.
+A server of each kind imports them once and forks; to the program it is as if it had just started. What depends on the
+first moments of a process (threads, variables of the environment that libraries read when they are loaded) needs one of
+its own.
 """
 
 import atexit
@@ -11,10 +13,15 @@ import subprocess
 import sys
 import tempfile
 
+from helpers import REPOSITORY
+
 _SERVER = """
 import json, os, runpy, sys, traceback
 import faiss, numba, scipy.stats, sklearn.metrics, tensorboard, torch, torch._dynamo, torch.utils.data
-assert not {"ise_plugin", "fastreid", "torchvision"} & set(sys.modules)
+if WARM:
+    import ise_plugin.engine
+else:
+    assert not {"ise_plugin", "fastreid", "torchvision"} & set(sys.modules)
 
 def begin(job, environment):
     if job["new_session"]:
@@ -41,20 +48,25 @@ for line in sys.stdin:
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     print(next(filter(None, codes), 0), flush=True)
 """
-_server = None
+_servers: dict = {}
 
 
-def run(*arguments, code=None, environment=None, new_session=False, processes=({},)) -> subprocess.CompletedProcess:
+def run(
+    *arguments, code=None, environment=None, new_session=False, processes=({},), warm=False
+) -> subprocess.CompletedProcess:
     """Runs a script with its arguments, or a piece of code, to its end; ``environment`` is added to that of the test.
 
     With several ``processes``, what each has in its environment besides, all run at once; the exit code is the first
     that is not 0.
     """
-    global _server
-    if _server is None:
-        command = [sys.executable, "-W", "ignore", "-c", _SERVER]
-        _server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        atexit.register(_server.communicate)  # the end of its input ends it
+    if warm not in _servers:
+        command = [sys.executable, "-W", "ignore", "-c", f"WARM = {warm}\n{_SERVER}"]
+        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        _servers[warm] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+        )
+        atexit.register(_servers[warm].communicate)  # the end of its input ends it
+    server = _servers[warm]
     with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
         job = {
             "arguments": [str(argument) for argument in arguments] or ["-c"],
@@ -66,7 +78,7 @@ def run(*arguments, code=None, environment=None, new_session=False, processes=({
             "stdout": stdout.name,
             "stderr": stderr.name,
         }
-        print(json.dumps(job), file=_server.stdin, flush=True)
+        print(json.dumps(job), file=server.stdin, flush=True)
         return subprocess.CompletedProcess(
-            job["arguments"], int(_server.stdout.readline()), stdout.read(), stderr.read()
+            job["arguments"], int(server.stdout.readline()), stdout.read(), stderr.read()
         )

@@ -111,7 +111,7 @@ def command(datasets_folder, tmp_path_factory):
     def run(folder, *options, **environment):
         words = [script, "--config-file", CONFIGS / "ISE/synthetic_tiny.yml", "OUTPUT_DIR", folder, *OPTIONS, *options]
         environment = {"FASTREID_DATASETS": str(datasets_folder), **environment}
-        return fresh_interpreter.run(*words, environment=environment, new_session=True)
+        return fresh_interpreter.run(*words, environment=environment, new_session=True, warm=True)
 
     return run
 

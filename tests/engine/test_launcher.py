@@ -52,7 +52,7 @@ def started(main, timeout, args=()):
     return raised
 
 
-def test_processes_meet_and_end(two_devices, tmp_path):
+def test_processes_meet_and_end(quick_start, tmp_path):
     assert started(workers.meet, HANG, (str(tmp_path),)) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0 of 2", "1 of 2"]
 

@@ -20,7 +20,7 @@ main = load_tool("train_net").main
 
 def run(datasets, *arguments, processes=({},), **environment):
     environment = {"FASTREID_DATASETS": str(datasets), **environment}
-    return fresh_interpreter.run(TOOL, *arguments, environment=environment, processes=processes)
+    return fresh_interpreter.run(TOOL, *arguments, environment=environment, processes=processes, warm=True)
 
 
 def opts(output_dir, *more):

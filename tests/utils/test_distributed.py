@@ -15,9 +15,7 @@ from ise_plugin.neighbors._device import search_on_device
 from ise_plugin.utils import distributed
 
 
-@pytest.fixture(
-    scope="module", params=[("gloo", 2), ("gloo", 3), pytest.param(("nccl", 2), marks=pytest.mark.nccl)], ids=str
-)
+@pytest.fixture(scope="module", params=[("gloo", 3), pytest.param(("nccl", 2), marks=pytest.mark.nccl)], ids=str)
 def outcomes(request, tmp_path_factory):
     """What every function of distributed_workers gave in every process: {name: [of process 0, of process 1, ...]}.
 
