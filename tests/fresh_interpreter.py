@@ -9,6 +9,7 @@ its own.
 import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -82,3 +83,11 @@ def run(
         return subprocess.CompletedProcess(
             job["arguments"], int(server.stdout.readline()), stdout.read(), stderr.read()
         )
+
+
+def as_of_torchrun(count: int) -> list[dict]:
+    """``processes`` with what torchrun gives each of so many in its environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]

@@ -3,6 +3,7 @@
 import os
 import sys
 
+import fresh_interpreter
 import pytest
 import torch
 from helpers import HANG, REPOSITORY, load_tool
@@ -24,7 +25,17 @@ def rows_of(table):
 
 
 def test_dry_run_makes_every_part_of_the_table(datasets_folder, tmp_path, tool, monkeypatch):
-    """In this process; that each part has one of its own, and a limit of time, the next test shows."""
+    """In this process; that each part has one of its own, and a limit of time, the next test shows. Processes of torchrun are
+    forked from one that has imported everything."""
+    run = tool.subprocess.run
+
+    def forked(words, **options):
+        if "torch.distributed.run" not in words:
+            return run(words, **options)
+        start = next(i for i, word in enumerate(words) if word.endswith("train_net.py"))
+        done = fresh_interpreter.run(*words[start:], processes=fresh_interpreter.as_of_torchrun(1), warm=True)
+        done.check_returncode()
+        return done
 
     def run_part(number, *_):
         rows = []
@@ -32,6 +43,7 @@ def test_dry_run_makes_every_part_of_the_table(datasets_folder, tmp_path, tool, 
         return rows
 
     monkeypatch.setattr(tool, "run_part", run_part)
+    monkeypatch.setattr(tool.subprocess, "run", forked)
     (tmp_path / "datasets").symlink_to(datasets_folder)  # drawn already
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "datasets"))
     output = tmp_path / "check.md"

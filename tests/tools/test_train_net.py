@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -155,19 +154,11 @@ def one_process(datasets_folder, tmp_path_factory):
     return output_dir
 
 
-def as_torchrun_does(world):
-    """What torchrun has in the environment of each process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
-
-
 @pytest.mark.parametrize("world", [4])
 def test_any_number_of_processes_labels_and_learns_as_one(datasets_folder, one_process, tmp_path, world):
     one, several = one_process, tmp_path / "several"
     words = [*opts(several), *SAME_FOR_ANY_NUMBER_OF_PROCESSES]
-    result = run(datasets_folder, *words, processes=as_torchrun_does(world), OMP_NUM_THREADS="1")
+    result = run(datasets_folder, *words, processes=fresh_interpreter.as_of_torchrun(world), OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     for name in ("model_0000.pth", "model_final.pth"):
         a, b = load_checkpoint_file(str(one / name)), load_checkpoint_file(str(several / name))

@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 
+import fresh_interpreter
 import pytest
 import torch
-from helpers import CONFIGS, HANG, REPOSITORY
+from helpers import CONFIGS, REPOSITORY
 
 from ise_plugin.engine import checkpointing
 from ise_plugin.engine.checkpointing import check_space
@@ -127,31 +128,17 @@ def test_too_little_space_is_said_before_the_run(tmp_path, monkeypatch):
 
 def test_a_full_disk_ends_a_run_in_one_line_with_the_older_checkpoint_intact(datasets_folder, tmp_path):
     """A limit on the size of files is like a full disk: writing fails in the middle of a checkpoint."""
-    command = [
-        sys.executable,
-        str(REPOSITORY / "tools/train_net.py"),
-        "--config-file",
-        str(CONFIGS / "ISE/synthetic_tiny.yml"),
-    ]
-    options = [
-        "OUTPUT_DIR",
-        str(tmp_path / "run"),
-        "MODEL.DEVICE",
-        "cpu",
-        "DATASETS.TESTS",
-        "()",
-        "ISE.HOOKS",
-        "()",
-    ]
-    run = tmp_path / "run"
+    config, run = CONFIGS / "ISE/synthetic_tiny.yml", tmp_path / "run"
+    words = f"--config-file {config} OUTPUT_DIR {run} MODEL.DEVICE cpu DATASETS.TESTS () ISE.HOOKS ()".split()
     run.mkdir()
     (run / "model_0000.pth").write_bytes(b"older")
-    result = subprocess.run(
-        ["bash", "-c", 'ulimit -f 4096; exec "$@"', "bash", *command, *options],
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        env={**os.environ, "FASTREID_DATASETS": str(datasets_folder)},
+    limited = "import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (2**22, 2**22))\n"
+    result = fresh_interpreter.run(
+        "train_net.py",
+        *words,
+        code=f"{limited}runpy.run_path({str(REPOSITORY / 'tools/train_net.py')!r}, run_name='__main__')",
+        environment={"FASTREID_DATASETS": str(datasets_folder)},
+        warm=True,
     )
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
