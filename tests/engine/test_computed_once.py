@@ -44,6 +44,7 @@ def counted(monkeypatch):
 def test_report_and_identities_compute_nothing_again(counted, datasets_folder, tmp_path):
     crops = datasets_folder / "synthetic_persons_tiny/bounding_box_train"
     options = ["DATASETS.FOLDER.ROOT", str(crops), "OUTPUT_DIR", str(tmp_path / "run"), *FOLDER_RUN_OPTIONS]
+    options += ["ISE.REPORT.PICTURES", "True"]
     cfg = load_cfg(str(CONFIGS / "ISE/folder.yml"), options)
     assert {"RunReport", "IdentityChoice"} <= set(cfg.ISE.HOOKS) and cfg.ISE.REPORT.PICTURES
     seed_all_rng(cfg.SEED)
