@@ -83,7 +83,15 @@ def folder_run(datasets_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("folder_run") / "run"
     cfg = load_cfg(
         str(CONFIGS / "ISE" / "folder.yml"),
-        ["DATASETS.FOLDER.ROOT", str(crops), "OUTPUT_DIR", str(output), *FOLDER_RUN_OPTIONS],
+        [
+            *FOLDER_RUN_OPTIONS,
+            "DATASETS.FOLDER.ROOT",
+            str(crops),
+            "OUTPUT_DIR",
+            str(output),
+            "ISE.REPORT.PICTURES",
+            "True",
+        ],
     )
     output.mkdir()
     (output / "config.yaml").write_text(cfg.dump())
