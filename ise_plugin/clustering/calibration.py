@@ -39,7 +39,7 @@ CORE_SHARES = (0.6, 0.7, 0.8)
 MOST_IMAGES = 10_000
 # Of the Jaccard distance and of DBSCAN, as in the configs for folders; two images make a core.
 _K1, _MIN_SAMPLES, _CORE_SAMPLES = 20, 4, 2
-_PAIR_NEIGHBORS = 10
+PAIR_NEIGHBORS = 10  # of an image, for whom a pair is looked at
 _FEWEST = 20  # images that a calibration can rest on
 _ROUNDS = 200  # of expectation maximisation
 _LEAST_SPREAD = 1e-3
@@ -329,7 +329,7 @@ def _pairs(similarities: np.ndarray, indices: np.ndarray, labels: np.ndarray, un
     the labels. Zeros where all are the same."""
     from sklearn.linear_model import LogisticRegression
 
-    near, cosines = indices[:, 1 : _PAIR_NEIGHBORS + 1], similarities[:, 1 : _PAIR_NEIGHBORS + 1]
+    near, cosines = indices[:, 1 : PAIR_NEIGHBORS + 1], similarities[:, 1 : PAIR_NEIGHBORS + 1]
     apart = units[near] != units[:, None]
     same, cosines = (labels[near] == labels[:, None])[apart], cosines[apart].astype(np.float64)
     if not 0 < same.sum() < len(same):

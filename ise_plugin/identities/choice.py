@@ -6,15 +6,15 @@ import logging
 import os
 from typing import Optional
 
-import numpy as np
 import torch
 from fastreid.engine.hooks import HookBase
 from fastreid.utils import comm
 
-from ..clustering.calibration import calibrate, write_calibration
+from ..clustering.calibration import write_calibration
 from ..clustering.purity import mean_purity
 from ..data.datasets.folder import Folder
 from ..data.image_sets import TrainingImages
+from ..engine.calibration import calibration_of
 from ..engine.checkpointing import CHOSEN
 from ..engine.console import RESULT
 from ..engine.labelling import Labelling
@@ -106,10 +106,7 @@ class IdentityChoice(HookBase):
         found = labelling.labels, labelling.similarities, labelling.purities
         rows = identities_of(paths, cameras, *found, copies, least)
         lost = {path for path, gone in zip(paths, stand_ins.lost.tolist()) if gone} if stand_ins else set()
-        units = np.where(images.tracks >= 0, images.tracks, images.tracks.max(initial=-1) + 1 + np.arange(len(paths)))
-        features = labelling.features.cpu().numpy()
-        made_by = {} if labelling.eps is None else {"eps": labelling.eps, "graph": labelling.graph}
-        found_out = calibrate(features, labelling.labels, units, **made_by)
+        found_out = calibration_of(labelling, images.tracks)
         write_calibration(self._cfg.OUTPUT_DIR, found_out, self._path)
         more = {
             "lost_during_the_run": len(lost),

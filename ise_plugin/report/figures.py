@@ -62,7 +62,8 @@ class Figures:
         self._drawn: dict = {}
 
     def draw(self, paint: Callable, title: str, *data, caption: str = "", **options) -> Figure:
-        """A figure by :func:`lines`, :func:`bars`, :func:`sizes`, :func:`distances`, :func:`timeline` or :func:`scatter`."""
+        """A figure by :func:`lines`, :func:`bars`, :func:`sizes`, :func:`distances`, :func:`reliability`, :func:`timeline` or
+        :func:`scatter`."""
         before, svg = self._drawn.get(title, (None, ""))
         if before is None or before != (data, options) and not (self.reuse and paint in (lines, bars)):
             svg = _draw(paint, *data, **options)
@@ -164,6 +165,17 @@ def distances(axes, histogram: dict, distance: str) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:.0f}" if count < 1000 else f"{count / 1000:.0f}k")
     _label(axes, f"{distance} distance", "pairs")
+
+
+def reliability(axes, bins: dict) -> None:
+    """Of each bin of stated probabilities the share that is true: ``stated``, ``true`` and ``counts``, lists; the area of a mark
+    is the share of all statements."""
+    axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1.5, label="calibrated")
+    shares = np.array(bins["counts"]) / max(1, sum(bins["counts"]))
+    axes.plot(bins["stated"], bins["true"], color=SERIES[0], linewidth=1.2, label="pairs")
+    axes.scatter(bins["stated"], bins["true"], s=12 + 300 * shares, color=SERIES[0], alpha=0.7, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    _label(axes, "stated probability", "share that is true")
 
 
 def timeline(axes, bars: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], names: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ from ..utils.files import write_atomically, written_whole
 from . import figures, geometry, run_files
 from .facts import read_true_identities, run_facts
 from .page import build_page
+from .probabilities import pair_reliability
 from .run_files import find_troubles
 from .sheets import retrieval_rows, sheets_of
 
@@ -168,10 +169,20 @@ class RunReport(HookBase):
             kept["map"] = points
         if epoch in (labelled[0], labelled[len(labelled) // 2], labelled[-1]):
             kept["distances"] = geometry.distance_histogram(labelling, self._identities)
+            if epoch == labelled[-1] and self._identities is not None:
+                kept["reliability"] = self._reliability(labelling)
             if points is not None:
                 kept["map"] = geometry.placed(points, self.cfg.ISE.REPORT.MAP_METHOD)
             self._write(run_files.LABELLING_NAME.format(epoch), kept)
         self._write(run_files.LATEST, kept)
+
+    def _reliability(self, labelling: Labelling) -> Optional[dict]:
+        found = pair_reliability(labelling, self.trainer.images.tracks, self._identities)
+        if found is None:
+            return None
+        filled = found.counts > 0
+        kept = {"stated": found.stated[filled], "true": found.true[filled], "counts": found.counts[filled]}
+        return {**{name: np.round(row, _DECIMALS).tolist() for name, row in kept.items()}, "error": found.error}
 
     @_harmless
     def _keep_evidence(self, labelling: Labelling) -> None:

@@ -142,11 +142,15 @@ def _labels(run: Run, drawing: Figures) -> list[Figure]:
         shown, caption = series[:1] + series[1:][-1:], "first and last labelling"
         found.append(drawing.draw(figures.sizes, "Sizes of the clusters", shown, caption=caption))
     name = run.config.get("ISE.PSEUDO_LABEL.DISTANCE", "Jaccard")
-    caption = "of a sample of images to all others less than 1 apart; pairs left of eps are joined"
+    to_all = "of a sample of images to all others less than 1 apart; pairs left of eps are joined"
     for one in labellings:
         if counts := one.get("distances"):
             title = f"Distances, epoch {one['epoch']}"
-            found.append(drawing.draw(figures.distances, title, counts, name, caption=caption))
+            found.append(drawing.draw(figures.distances, title, counts, name, caption=to_all))
+        if bins := one.get("reliability"):
+            whole = sum(bins["counts"])
+            caption = f"{whole} pairs of an image and one near; calibration error (ECE) {bins['error']:.3f}"
+            found.append(drawing.draw(figures.reliability, "Reliability of probabilities", bins, caption=caption))
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ise_plugin.report import figures
-from ise_plugin.report.figures import Figures, bars, distances, lines, scatter, sizes
+from ise_plugin.report.figures import Figures, bars, distances, lines, reliability, scatter, sizes
 
 CSS = (Path(figures.__file__).parent / "templates/style.css").read_text()
 
@@ -28,6 +28,7 @@ DRAWN = {
     "sizes": lambda f: f.draw(sizes, "", [("first", [4, 5, 300]), ("last", [7])]),
     "distances": lambda f: f.draw(distances, "", HISTOGRAM, "Jaccard"),
     "distances without eps": lambda f: f.draw(distances, "", {**HISTOGRAM, "eps": None}, "Jaccard"),
+    "reliability": lambda f: f.draw(reliability, "", {"stated": [0.1, 0.9], "true": [0.2, 0.8], "counts": [9, 1]}),
     "map": lambda f: f.draw(scatter, "", POINTS),
 }
 

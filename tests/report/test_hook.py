@@ -104,9 +104,11 @@ def test_report_shows_the_run(finished_run):
     assert run.facts["identities"] == 12 and run.facts["images"] == 150 and run.facts["problems"] == []
     assert [epoch for epoch in run.labellings] == [1, 2, 3]
     assert all({"sizes", "distances", "map"} <= set(labelling) for labelling in run.labellings.values())
+    assert ["reliability" in labelling for labelling in run.labellings.values()] == [False, False, True]
+    assert 0 <= run.labellings[3]["reliability"]["error"] < 1
     assert len({tuple(labelling["map"]["images"]) for labelling in run.labellings.values()}) == 1
     assert set(run.retrieval["SyntheticPersonsTiny"]) == {"before", "after"}
-    for part in ("Purest clusters", "CMC, ", "Epoch 3", "Ranked, ", "Errors of the labels"):
+    for part in ("Purest clusters", "CMC, ", "Epoch 3", "Ranked, ", "Errors of the labels", "Reliability of"):
         assert part in page
     assert len(page) < 5_000_000
 

@@ -26,6 +26,7 @@ LABELLING = {
     "epoch": 1,
     "sizes": [5, 6, 7],
     "distances": {"edges": [0, 0.5, 1], "eps": 0.4, "same": [3, 0], "different": [0, 9]},
+    "reliability": {"stated": [0.05, 0.93], "true": [0.1, 0.9], "counts": [700, 300], "error": 0.044},
     "map": {**MAP, "places": np.random.default_rng(0).random((11, 2)).tolist()},
 }
 FACTS = {
@@ -63,8 +64,9 @@ def test_a_whole_run_shows_everything(whole_run, read_page):
     assert page.stays_alone()
     assert "finished, 3 epochs · Drawn · 150 training images" in page.text
     assert "70.5 % from 20.0 (+50.5)" in page.text and "for 12 identities" in page.text and "2 min 5 s" in page.text
-    # seven curves, sizes, distances, a map with four marks in its legend, CMC
-    assert page.tags.count("svg") - 4 == page.tags.count("figure") == 11
+    # seven curves, sizes, distances, reliability, a map with four marks in its legend, CMC
+    assert page.tags.count("svg") - 4 == page.tags.count("figure") == 12
+    assert "1000 pairs of an image and one near; calibration error (ECE) 0.044" in page.text
     for word in ("eps 0.4", "support sample", "Purest clusters", "average precision 50%", "SOLVER.", "torch"):
         assert word in page.text
     assert "is not known" not in page.text and "No " not in page.text

@@ -19,11 +19,12 @@ import tempfile
 import time
 
 import numpy as np
-from ledger import Images, batch_of, calibration_error, drawn_batch, read
+from ledger import Images, batch_of, drawn_batch, read
 from tabulate import tabulate
 
 from ise_plugin.clustering import DBSCAN, jaccard_graph
 from ise_plugin.clustering.quality import b_cubed, outliers_alone
+from ise_plugin.clustering.reliability import reliability
 from ise_plugin.ledger import IdentityLedger
 from ise_plugin.ledger.answers import Question
 from ise_plugin.ledger.questions import Questions
@@ -79,7 +80,7 @@ def run(path: str, order: str, count: int, others: int, eps: float, seed: int) -
                 if number % max(1, count // 4) == 0:
                     closed.append((f_of(ledger, images.people) - start) / (1 - start))
     shown = {f"after {count // 4 * (i + 1)}": share for i, share in enumerate(closed)}
-    error = calibration_error(np.array(chances), np.array(right)) if order != "random" else float("nan")
+    error = reliability(np.array(chances), np.array(right)).error if order != "random" else float("nan")
     row = {"file": os.path.basename(path), "order": order, "images": len(labels), "F": start, **shown}
     return {**row, "pairs": len(chances), "ECE": error}
 
@@ -129,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--questions", type=int, default=100)
     result.add_argument("--others", type=int, default=8, help="at most so many in a question; 1: pairs (default: 8)")
     result.add_argument("--eps", type=float, default=0.5, help="of the labelling (default: 0.5)")
-    result.add_argument("--seed", type=int, default=0, help="of what is random (default: 0)")
+    result.add_argument("--seeds", type=int, nargs="+", default=[0], help="of what is random (default: 0)")
     result.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
     result.add_argument("--size", type=int, nargs="*", default=[], help="images in a ledger of drawn embeddings")
     result.add_argument("--width", type=int, default=256)
@@ -138,9 +139,10 @@ def parser() -> argparse.ArgumentParser:
 
 def measured(args: argparse.Namespace) -> None:
     rows = [
-        run(path, order, args.questions, args.others, args.eps, args.seed)
+        run(path, order, args.questions, args.others, args.eps, seed)
         for path in args.files
         for order in args.orders
+        for seed in (args.seeds[:1] if order == "best" else args.seeds)  # nothing is random in the ledger's own
     ]
     rows += [size(count, args.width) for count in args.size]
     print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".3f"))
