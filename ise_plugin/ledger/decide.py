@@ -86,9 +86,9 @@ def decide(
     """Decides for the images of a batch.
 
     The images of a unit decide together, by their mean scores: *known* where the score of the best person is one that a share
-    ``false_accept`` of people who are not known reaches. What is left over is grouped with its like: with a group of which most
-    images were recognised as one person it is known as well; *new* where it is more likely nobody in the ledger; else
-    *undecided*, as what has no like.
+    ``false_accept`` of people who are not known reaches. Then the images are grouped with their like, and a group of which some
+    are not known decides together as well: of which most were recognised as one person, it is known; *new* where it is more
+    likely nobody in the ledger, also those of it who look like somebody; else, as what has no like, those are *undecided*.
 
     Args:
         vectors: (N, D) float32 unit rows.
@@ -119,9 +119,9 @@ def decide(
             left = left[[taken.give(unit, name) for unit in units[left].tolist()]]
             verdicts[left], people[left] = KNOWN, name
             probability[left] = probability[recognised].mean()
-        elif not len(recognised) and probability[left].mean() < _EVEN:
-            verdicts[left], people[left] = NEW, number
-            probability[left] = 1 - probability[left]
+        elif probability[members].mean() < _EVEN:
+            verdicts[members], people[members] = NEW, number
+            probability[members] = 1 - probability[members].mean()
             number += 1
     candidates = np.where(verdicts == UNDECIDED, person, _NOBODY)
     return Decided(verdicts, people, candidates, probability)

@@ -6,7 +6,8 @@
 
 Each file is one that tools/embed.py wrote, of images named as Market-1501's are (0002_c1s1_000451_03.jpg: identity, camera).
 Three days of --people new people each; of everybody who came before, some images come again. One camera is new on day 3. The
-ledger begins with a labelling of day 1. People who never come are the ones who must not be recognised. With --size: seconds for
+ledger begins with a labelling of day 1. People who never come are the ones who must not be recognised; new taken: the
+images of people when they first come that went to somebody. With --size: seconds for
 1,000 images into a ledger of so many drawn embeddings, a fifth of them of new people, and for 1,000 more; beside them the seconds
 that a core has worked for it.
 """
@@ -27,6 +28,7 @@ from ise_plugin.clustering import DBSCAN, generate_pseudo_labels, jaccard_graph
 from ise_plugin.clustering.calibration import score_people
 from ise_plugin.clustering.purity import REACH, estimate_purities
 from ise_plugin.clustering.quality import adjusted_rand_index, outliers_alone
+from ise_plugin.clustering.reliability import reliability
 from ise_plugin.data.sightings import Sighting
 from ise_plugin.ledger import Batch, IdentityLedger
 from ise_plugin.ledger.decide import Gallery, best_people, probabilities
@@ -84,15 +86,18 @@ def run(path: str, people: int, seed: int, eps: float) -> dict:
         likely = np.r_[estimate_purities(labels, graph), np.nan][labels]
         first = batch_of(images, days[0])
         ledger = IdentityLedger.create(os.path.join(folder, "ledger"), first, labels, "drawn", "", likely, eps)
-        kept = []
-        for rows in days[1:]:
+        kept, taken = [], []
+        for number, rows in enumerate(days[1:], 1):
             before = {row.path: row.person for row in ledger.images() if row.person is not None}
+            old = {person.number for person in ledger.people()}
             ledger.add(batch_of(images, rows), "drawn", FALSE_ACCEPT)
             after = {row.path: row.person for row in ledger.images()}
             kept.append(np.mean([after[name] == person for name, person in before.items()]))
+            come = rows[~np.isin(images.people[rows], images.people[np.concatenate(days[:number])])]
+            taken += [after[images.paths[i]] in old for i in come]
         found = measure(ledger, images, np.concatenate(days), strangers, eps)
         ledger.close()
-    return {"file": os.path.basename(path), "seed": seed, "kept": min(kept), **found}
+    return {"file": os.path.basename(path), "seed": seed, "kept": min(kept), **found, "new taken": np.mean(taken)}
 
 
 def measure(ledger: IdentityLedger, images: Images, rows: np.ndarray, strangers: np.ndarray, eps: float) -> dict:
@@ -123,7 +128,7 @@ def measure(ledger: IdentityLedger, images: Images, rows: np.ndarray, strangers:
         "false accepts": (strange >= threshold).mean(),
         "true accepts": accepted(threshold),
         "of the best": accepted(threshold) / accepted(chosen),
-        "ECE": calibration_error(likely, truth),
+        "ECE": reliability(likely, truth).error,
     }
 
 
@@ -138,14 +143,6 @@ def leave_out(gallery: Gallery, places: np.ndarray) -> tuple[np.ndarray, np.ndar
     found = np.where(near.places == places[:, None], -1, people[near.places])
     person, score = score_people(near.similarities, found, sizes).best(len(places))
     return np.where(person >= 0, numbers[person], -1), score
-
-
-def calibration_error(likely: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error (Naeini et al., AAAI 2015): mean distance of probability and share of the true, by bins."""
-    where = np.minimum((likely * bins).astype(int), bins - 1)
-    counts = np.bincount(where, minlength=bins)
-    gap = np.abs(np.bincount(where, likely, bins) - np.bincount(where, truth, bins))
-    return float(gap.sum() / counts.sum())
 
 
 def drawn_batch(who: np.ndarray, start: int, width: int, rng: np.random.Generator) -> Batch:
