@@ -90,6 +90,28 @@ class Constraints:
         linked.sort_indices()
         return linked
 
+    def joined(self, graph: csr_matrix, max_distance: float) -> np.ndarray:
+        """Units put together to people by average linkage, never two that are apart: each unit decides as a whole.
+
+        The distance of two units is one less the similarity of each image to the most similar one of the other unit, in the mean
+        of all images.
+
+        Args:
+            graph: (N, N) symmetric distances in [0, 1], the diagonal stored; what is not stored counts as 1.
+            max_distance: of two parts that are joined, in [0, 1].
+
+        Returns:
+            (N,) int64 labels, 0..M-1 in the order of their first images; every image has one.
+        """
+        count, sizes = int(self.units.max()) + 1, np.bincount(self.units)
+        means = _block_similarities(_similarities(graph), self.units).tocoo()
+        weights = means.data * sizes[means.row] * sizes[means.col]
+        sums = csr_matrix((weights, (means.row, means.col)), (count, count))
+        parts = _parts(np.arange(count), sums, sizes, _neighbors_of(self.apart), 1 - max_distance)
+        found = np.empty(count, np.int64)
+        found[np.concatenate(parts)] = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        return numbered(found[self.units])
+
     def repaired(self, labels: np.ndarray, graph: csr_matrix) -> np.ndarray:
         """Labels (N,) int64 that hold every constraint, from those that a clusterer found on the graph of :meth:`linked`.
 
@@ -487,7 +509,7 @@ def _neighbors_of(pairs: np.ndarray) -> defaultdict:
     return found
 
 
-def _parts(members: np.ndarray, sums: csr_matrix, sizes: np.ndarray, foes: dict) -> list:
+def _parts(members: np.ndarray, sums: csr_matrix, sizes: np.ndarray, foes: dict, least_similarity: float = 0.0) -> list:
     """Units put together by average linkage, never two that may not be together: lists of their numbers, ascending.
 
     Lazy: a pair in the queue counts only while both of its parts still are what they were.
@@ -502,9 +524,11 @@ def _parts(members: np.ndarray, sums: csr_matrix, sizes: np.ndarray, foes: dict)
     queue = [(mean(a, b), a, b) for a in range(len(parts)) for b in near[a] if a < b and b not in apart[a]]
     heapq.heapify(queue)
     while queue:
-        _, a, b = heapq.heappop(queue)
+        similarity, a, b = heapq.heappop(queue)
         if not (parts[a] and parts[b]) or b in apart[a]:
             continue
+        if -similarity < least_similarity:
+            break
         new = len(parts)
         parts.append(sorted(parts[a] + parts[b]))
         images.append(images[a] + images[b])

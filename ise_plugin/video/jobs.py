@@ -6,10 +6,8 @@ from typing import NamedTuple, Optional, Sequence, cast
 
 import numpy as np
 
-from ..clustering import OUTLIER
 from ..data.sightings import Sighting
 from ..errors import UsageError
-from ..identities.groups import CSV_NAME, read_csv
 from ..inference.embedder import Embedder
 from ..inference.jobs import embed_files
 from ..ledger import Batch, IdentityLedger
@@ -62,13 +60,12 @@ def find_people(
     cut_recordings(sources, crops, camera, settings, processes)
     paths, sightings = crops_in(output)
     if not os.path.exists(path):
-        labels = None
         if model is None:
             run = os.path.join(output, RUN)
             train(training.config, run, crops, [*training.options, "MODEL.DEVICE", device])
-            labels, model = _labels_of(run, crops, paths), run
+            model = run
         network = load_network(model, weights, device)
-        _begin_ledger(path, _embedded(output, network, paths, sightings), network, crops, labels)
+        _begin_ledger(path, _embedded(output, network, paths, sightings), network, crops)
     with IdentityLedger(path) as ledger:
         known = {row.path for row in ledger.images()}
         if missing := set(paths) - known - set(_copies(ledger)):
@@ -129,14 +126,6 @@ def crops_in(output: str, names: Optional[Sequence[str]] = None) -> tuple[list[s
     return paths, sightings
 
 
-def _labels_of(run: str, crops: str, paths: Sequence[str]) -> np.ndarray:
-    """(N,) groups of a finished training."""
-    rows = {
-        os.path.abspath(os.path.join(crops, row.path)): row.cluster for row in read_csv(os.path.join(run, CSV_NAME))
-    }
-    return np.array([rows.get(path, OUTLIER) for path in paths], np.int64)
-
-
 def _embedded(output: str, network: Network, paths: Sequence[str], sightings: Sequence[Sighting]) -> Batch:
     """What can be embedded of the crops; those of an interrupted call are found again."""
     place = {path: i for i, path in enumerate(paths)}
@@ -148,15 +137,15 @@ def _embedded(output: str, network: Network, paths: Sequence[str], sightings: Se
     return Batch(job.embeddings.paths, job.embeddings.vectors, known, digests)
 
 
-def _begin_ledger(path: str, batch: Batch, network: Network, crops: str, labels: Optional[np.ndarray]) -> None:
+def _begin_ledger(path: str, batch: Batch, network: Network, crops: str) -> None:
     """There whole or not at all."""
-    found = group_crops(batch.vectors, batch.sightings, batch.paths, crops, labels)
+    found = group_crops(batch.vectors, batch.sightings, batch.paths, crops)
     temporary = f"{path}.new"
     for left in (temporary, f"{temporary}-journal"):  # by a call that was killed
         if os.path.exists(left):
             os.remove(left)
     run = os.path.abspath(network.run) if os.path.exists(network.run) else network.run
-    IdentityLedger.create(temporary, batch, found.labels, network.fingerprint, run, found.likely, found.eps).close()
+    IdentityLedger.create(temporary, batch, found.labels, network.fingerprint, run, found.likely).close()
     os.replace(temporary, path)
 
 

@@ -2,22 +2,32 @@
 
 import csv
 import logging
+import math
 import os
 from collections import defaultdict
 from typing import Any, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
+import torch
 
-from ..clustering import DBSCAN, OUTLIER, jaccard_graph
-from ..clustering.constraints import Constraints, fit_constrained, track_constraints
+from ..clustering import OUTLIER, jaccard_graph
+from ..clustering.constraints import Constraints, track_constraints
+from ..clustering.labels import numbered
 from ..clustering.purity import REACH, estimate_purities
 from ..data.sightings import Sighting, arrays_of
+from ..modeling.scenes import without_scenes
+from ..neighbors.camera_search import tells_cameras_apart
 from .crops import BOXES
 
 logger = logging.getLogger("fastreid.ise.video")
 
-# Of the Jaccard distance and of DBSCAN, as in the configs for folders.
-_K1, _K2, _MIN_SAMPLES = 20, 4, 4
+# Neighbours of the Jaccard distance, jaccard_graph's own defaults. Of N crops the root of N at most, the usual number of
+# neighbours: where all are everybody's neighbours, all are alike.
+_K1, _K2 = 30, 6
+# Crops of a track that is somebody though it is like nobody: as many as DBSCAN makes a group of in the configs for folders.
+_MIN_CROPS = 4
+# The graph holds every pair that shares a neighbour: a mean is of near and far ones.
+_ALL = 1.0
 
 
 class TrackedBox(NamedTuple):
@@ -65,44 +75,37 @@ class Nearest:
 
 
 class Grouped(NamedTuple):
-    """People of N crops: labels (N,) int64, -1: nothing tells; probabilities (N,) that the group is the right one; eps."""
+    """People of N crops: labels (N,) int64, -1: nothing tells; probabilities (N,) that the group is the right one."""
 
     labels: np.ndarray
     likely: np.ndarray
-    eps: Optional[float]
 
 
-def group_crops(
-    vectors: np.ndarray,
-    sightings: Sequence[Sighting],
-    paths: Sequence[str],
-    crops: str,
-    labels: Optional[np.ndarray] = None,
-) -> Grouped:
+def group_crops(vectors: np.ndarray, sightings: Sequence[Sighting], paths: Sequence[str], crops: str) -> Grouped:
     """Groups crops into people: the images of a track are one, and tracks in one frame of one camera are two, without exception.
+
+    Tracks are joined by average linkage on the Jaccard distance, of vectors without what the crops of a camera have in common.
 
     Args:
         vectors: (N, D) float32, unit rows.
         sightings: of each: camera, track, sequence (the recording's name), time.
         paths: of each.
         crops: the folder with the recordings' folders.
-        labels: (N,) that a training has found, -1: outlier; None: found here, by DBSCAN on the Jaccard distance.
     """
     known = arrays_of(paths, sightings)
     evidence = track_constraints(vectors, known["cameras"], known["tracks"], known["times"], names=known["track_names"])
     units = np.arange(len(vectors)) if evidence is None else evidence.units
     blocks = units if evidence is None else evidence.blocks
     constraints = Constraints(units, blocks, seen_together(units, sightings, crops))
-    clusterer = DBSCAN("auto", _MIN_SAMPLES)
-    graph = jaccard_graph(vectors, min(_K1, len(vectors) - 1), _K2, max_distance=REACH)
-    if labels is None:
-        labels = fit_constrained(clusterer, graph, constraints, REACH)
-        logger.info(f"eps {clusterer.eps_:.2f}, because {clusterer.reason_}")
-    else:
-        labels = constraints.repaired(labels, constraints.linked(graph, REACH))
-    labels = _with_lone_tracks(labels, units)
-    purities = np.r_[estimate_purities(labels, graph), np.nan]
-    return Grouped(labels, purities[labels], getattr(clusterer, "eps_", None))
+    if tells_cameras_apart(known["cameras"]):
+        vectors = without_scenes(torch.from_numpy(vectors), torch.from_numpy(known["cameras"])).numpy()
+    k1 = min(_K1, math.isqrt(len(vectors)))
+    graph = jaccard_graph(vectors, k1, min(_K2, k1), max_distance=_ALL)
+    labels = _without_few(constraints.joined(graph, REACH), units)
+    near = graph.copy()
+    near.data[near.data > REACH] = _ALL  # similarity 0, as purity takes pairs further apart
+    purities = np.r_[estimate_purities(labels, near), np.nan]
+    return Grouped(labels, purities[labels])
 
 
 def seen_together(units: np.ndarray, sightings: Sequence[Sighting], crops: str) -> np.ndarray:
@@ -132,11 +135,7 @@ def _frames(place: str, nearest: Nearest) -> Iterator[set]:
     yield present
 
 
-def _with_lone_tracks(labels: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """A track that is like nobody is somebody, if it has enough crops to be a group."""
-    labels = labels.copy()
-    alone = labels == OUTLIER
-    counts = np.bincount(units[alone], minlength=int(units.max(initial=0)) + 1)
-    for unit in np.flatnonzero(counts >= _MIN_SAMPLES):
-        labels[alone & (units == unit)] = labels.max(initial=OUTLIER) + 1
-    return labels
+def _without_few(labels: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """A track that is like nobody is somebody only if it has enough crops to be a group."""
+    joined = np.bincount(np.unique(np.stack([labels, units]), axis=1)[0]) > 1
+    return numbered(np.where(joined[labels] | (np.bincount(labels)[labels] >= _MIN_CROPS), labels, OUTLIER))

@@ -7,7 +7,9 @@ import pytest
 from clustering.references import random_embeddings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_matrix
+from scipy.spatial.distance import squareform
 from sklearn.cluster import OPTICS
 from sklearn.metrics import adjusted_rand_score
 
@@ -214,6 +216,32 @@ def test_a_cluster_with_two_people_is_put_together_anew_the_most_similar_first()
     # what is left alone of a cluster is an outlier
     alone = Constraints(np.arange(5), np.arange(5), np.array([[0, 3], [2, 3]]))
     assert alone.repaired(np.zeros(5, np.int64), csr_matrix(graph)).tolist() == [0, 0, 0, OUTLIER, 0]
+
+
+@pytest.mark.parametrize("max_distance", [0.3, 0.6, 1.0])
+def test_units_are_joined_by_average_linkage_up_to_a_distance_and_never_two_that_are_apart(max_distance):
+    random = np.random.default_rng(4)
+    graph = random_graph(30, random, reach=1.0)
+    alone, nobody = np.arange(30), np.empty((0, 2), np.int64)
+    tree = linkage(squareform(1 - _dense_similarities(graph), checks=False), "average")
+    found = Constraints(alone, alone, nobody).joined(graph, max_distance)
+    # parts that share nothing are not joined: nothing is known of them
+    expected = fcluster(tree, min(max_distance, 1 - 1e-6), "distance")
+    assert adjusted_rand_score(found, expected) == 1
+    units = np.repeat(np.arange(10), 3)
+    apart = np.array([(0, 1), (2, 7)])
+    constraints = Constraints(units, units, apart)
+    found = constraints.joined(graph, max_distance)
+    assert constraints.violated(found) == 0 and (found >= 0).all()
+    assert all(len(set(found[units == unit])) == 1 for unit in range(10))
+
+
+def _dense_similarities(graph):
+    distances = np.ones(graph.shape)
+    distances[graph.nonzero()] = 0
+    dense = np.where(distances == 0, graph.toarray(), 1)
+    np.fill_diagonal(dense, 0)
+    return 1 - dense
 
 
 def test_a_unit_goes_where_most_of_its_clustered_images_are_or_where_it_is_nearer():
