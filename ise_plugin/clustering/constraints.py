@@ -510,7 +510,8 @@ def _neighbors_of(pairs: np.ndarray) -> defaultdict:
 
 
 def _parts(members: np.ndarray, sums: csr_matrix, sizes: np.ndarray, foes: dict, least_similarity: float = 0.0) -> list:
-    """Units put together by average linkage, never two that may not be together: lists of their numbers, ascending.
+    """Units put together by average linkage, never two that may not be together, nor parts less alike than that: lists of their
+    numbers, ascending.
 
     Lazy: a pair in the queue counts only while both of its parts still are what they were.
     """

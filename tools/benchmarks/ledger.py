@@ -182,12 +182,17 @@ def size(count: int, width: int) -> dict:
     return {"images": count, **times, **verdicts, "file MB": megabytes, "peak GB": peak}
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("files", nargs="*", metavar="FILE.npz")
+def add_days(result: argparse.ArgumentParser) -> None:
+    """The arguments that say what three days are."""
     result.add_argument("--people", type=int, default=25, help="new ones each day (default: 25)")
     result.add_argument("--eps", type=float, default=0.5, help="of the labelling (default: 0.5)")
     result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("files", nargs="*", metavar="FILE.npz")
+    add_days(result)
     result.add_argument("--size", type=int, nargs="*", default=[], help="images in a ledger of drawn embeddings")
     result.add_argument("--width", type=int, default=256)
     return result

@@ -16,7 +16,7 @@ from collections import defaultdict
 from typing import Iterator, NamedTuple, Optional
 
 import numpy as np
-from ledger import FALSE_ACCEPT, K1, Images, batch_of, plan, read
+from ledger import FALSE_ACCEPT, K1, Images, add_days, batch_of, plan, read
 from scipy.stats import norm, t
 from tabulate import tabulate
 
@@ -126,9 +126,7 @@ def halves(day: Day, rng: np.random.Generator) -> np.ndarray:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("files", nargs="+", metavar="FILE.npz")
-    result.add_argument("--people", type=int, default=25, help="new ones each day (default: 25)")
-    result.add_argument("--eps", type=float, default=0.5, help="of the labelling (default: 0.5)")
-    result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add_days(result)
     return result
 
 
